@@ -1,0 +1,1 @@
+"""Optimizers: momentum-adaptive SGD, Muon hybrids and a registry of every optimizer by name."""

@@ -1,0 +1,264 @@
+"""Orthogonalisation of batches of matrices: G = U S V^T becomes (nearly) U V^T by matrix products alone.
+
+Every method here is an odd polynomial iteration ``X <- aX + b(XX^T)X + c(XX^T)^2 X`` with its own coefficients per step:
+
+- ``quintic``: Keller Jordan's coefficients (https://kellerjordan.github.io/posts/muon/). Singular values end in
+  0.68 .. 1.21, which is all that Muon needs.
+- ``polar-express``: step-wise optimal coefficients of Amsel et al. 2025 (arXiv 2505.16932): closer for the same work.
+- ``cubic``: the classical Newton-Schulz step (1.5, -0.5, 0), which needs two to three times as many steps.
+- ``svd``: exact, for reference; singular values below ``1e-6`` of the largest are treated as zero.
+
+and one of three kernels, which compute the same polynomial (see :mod:`yolo_musgd.optim.plan` for the choice):
+
+- standard: iterate on X itself;
+- Gram: iterate on the small Gram matrix R = XX^T and multiply back once. fp32 only: in bf16 the rounding of R turns
+  into negative eigenvalues, which five steps blow up;
+- Gram with restarts: the same, but X is updated and R recomputed after two or three steps, before that rounding has
+  grown. Safe in bf16, and cheaper than the standard kernel for matrices at least twice as wide as high.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Step = tuple[float, float, float]
+
+TINY = 1e-36  # squared Frobenius norm below which a matrix counts as zero (a float32 cannot square less reliably)
+SVD_CUTOFF = 1e-6
+QUINTIC: Step = (3.4445, -4.7750, 2.0315)
+CUBIC: Step = (1.5, -0.5, 0.0)
+# Amsel et al. 2025, for singular values in [1e-3, 1]; later steps repeat the last entry.
+POLAR_EXPRESS: tuple[Step, ...] = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+METHODS = ("quintic", "polar-express", "cubic", "svd")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How to evaluate the iteration.
+
+    Attributes:
+        dtype: precision of the products.
+        restarts: steps between two recomputations of the Gram matrix; empty for the standard kernel. Must sum to the
+            number of steps.
+    """
+
+    dtype: torch.dtype = torch.float32
+    restarts: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        kind = "standard" if not self.restarts else "gram " + "+".join(map(str, self.restarts))
+        return f"{kind} {str(self.dtype).removeprefix('torch.')}"
+
+
+def ns_coefficients(method: str = "quintic", steps: int = 5, safety: float = 1.02) -> tuple[Step, ...]:
+    """Coefficients (a, b, c) of every step.
+
+    Args:
+        method: ``quintic``, ``polar-express`` or ``cubic``.
+        steps: number of steps, 1 to 100.
+        safety: Polar Express only: every step but the last sees its input divided by this factor, so that rounding
+            cannot push a singular value beyond the interval in which the polynomial is bounded.
+
+    Raises:
+        ValueError: unknown method, or a number out of range.
+    """
+    if not 1 <= steps <= 100:
+        raise ValueError(f"ns_steps must be in [1, 100], got {steps}")
+    if safety < 1:
+        raise ValueError(f"safety must be >= 1, got {safety}")
+    if method == "quintic":
+        return (QUINTIC,) * steps
+    if method == "cubic":
+        return (CUBIC,) * steps
+    if method == "polar-express":
+        table = [POLAR_EXPRESS[min(i, len(POLAR_EXPRESS) - 1)] for i in range(steps)]
+        safe = [(a / safety, b / safety**3, c / safety**5) for a, b, c in table[:-1]]
+        return (*safe, table[-1])
+    raise ValueError(f"method must be one of quintic, polar-express, cubic, got {method!r}")
+
+
+def orthogonalize(
+    matrices: Tensor,
+    method: str = "quintic",
+    steps: int = 5,
+    kernel: Kernel | None = None,
+    normalize: str | None = None,
+) -> Tensor:
+    """Nearest (semi-)orthogonal matrices U V^T of matrices U S V^T.
+
+    Args:
+        matrices: shape (..., rows, columns), floating point; never written to.
+        method: one of ``METHODS``.
+        steps: iterations; ignored by ``svd``.
+        kernel: evaluation; the standard fp32 kernel unless told.
+        normalize: ``frobenius`` (default but for cubic) or ``spectral`` (default of cubic, which converges slowly from
+            small singular values).
+
+    Returns:
+        A tensor of the shape and dtype of ``matrices``. Zero matrices stay zero; a matrix that holds NaN or inf becomes
+        NaN and leaves its neighbours alone.
+
+    Raises:
+        ValueError: fewer than two dimensions, unknown method, or a kernel that does not fit the number of steps.
+    """
+    if matrices.ndim < 2:
+        raise ValueError(f"expected matrices of shape (..., rows, columns), got {tuple(matrices.shape)}")
+    batch = matrices.reshape(-1, *matrices.shape[-2:])
+    if method == "svd":
+        return svd_orthogonalize(batch).to(matrices.dtype).reshape(matrices.shape)
+    coefficients = ns_coefficients(method, steps)
+    kernel = kernel or Kernel()
+    normalize = normalize or ("spectral" if method == "cubic" else "frobenius")
+    if normalize not in ("frobenius", "spectral"):
+        raise ValueError(f"normalize must be frobenius or spectral, got {normalize!r}")
+    if batch.numel() == 0:
+        return matrices.clone()
+    result, scale = newton_schulz(batch.to(kernel.dtype), coefficients, kernel.restarts, normalize == "spectral")
+    return (result.float() * scale[:, None, None]).to(matrices.dtype).reshape(matrices.shape)
+
+
+def svd_orthogonalize(batch: Tensor, cutoff: float = SVD_CUTOFF) -> Tensor:
+    """Exact U V^T of a batch (b, rows, columns), over the singular values above ``cutoff`` times the largest.
+
+    Without the mask a zero or rank-deficient matrix would get an arbitrary orthonormal basis of its null space.
+    """
+    finite = batch.isfinite().all(-1).all(-1)[:, None, None]
+    work = batch.to(torch.float32 if batch.dtype != torch.float64 else torch.float64)
+    u, s, vt = torch.linalg.svd(torch.where(finite, work, torch.zeros_like(work)), full_matrices=False)
+    keep = (s > cutoff * s[..., :1]) & (s[..., :1] > math.sqrt(TINY))
+    return torch.where(finite, (u * keep[..., None, :]) @ vt, torch.full_like(work, math.nan))
+
+
+def newton_schulz(
+    batch: Tensor, coefficients: Sequence[Step], restarts: Sequence[int] = (), spectral: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run the iteration on a batch, leaving the normalisation as a factor per matrix.
+
+    Normalising the input would be a pass over the data; the Gram matrix holds the norm in its trace, and the factor
+    can ride on the learning rate.
+
+    Args:
+        batch: contiguous, shape (b, rows, columns), fp32 or bf16, of any magnitude above 1e-18; never written to.
+        coefficients: (a, b, c) per step.
+        restarts: see :class:`Kernel`; empty runs the standard kernel (one step per restart).
+        spectral: divide by an estimate of the spectral norm instead of the Frobenius norm.
+
+    Returns:
+        ``(result, scale)`` of shapes (b, rows, columns) and (b,), ``scale`` in fp32: the orthogonalised matrices are
+        ``result * scale``.
+
+    Raises:
+        ValueError: ``restarts`` does not sum to the number of steps.
+    """
+    restarts = tuple(restarts) or (1,) * len(coefficients)
+    if sum(restarts) != len(coefficients):
+        raise ValueError(f"restarts {restarts} must sum to the {len(coefficients)} steps")
+    gram = gram_matrix(batch)
+    size_sq = _spectral_norm_sq(gram) if spectral else gram.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=torch.float32)
+    scale_sq = torch.where(size_sq < TINY, torch.zeros_like(size_sq), 1 / size_sq)
+    work = [torch.empty_like(gram) for _ in range(3 if max(restarts) > 1 else 1)]
+    X, first = batch, True
+    out = torch.empty_like(batch)
+    spare = None
+    done = 0
+    for length in restarts:
+        if not first:
+            gram_matrix(X, out=gram)
+        gram.mul_(scale_sq[:, None, None])
+        identity, P = _gram_polynomial(gram, coefficients[done : done + length], work)
+        _apply(X, P, identity, out)
+        if spare is None:
+            spare = torch.empty_like(batch) if len(restarts) > 1 else out
+        X, out = out, spare if first else X
+        first = False
+        done += length
+    return X, scale_sq.sqrt()
+
+
+def _apply(X: Tensor, P: Tensor, identity: float, out: Tensor) -> None:
+    """out = (identity * I + P) X, from the left for wide matrices and from the right for tall ones."""
+    if X.shape[-2] <= X.shape[-1]:
+        torch.baddbmm(X, P, X, beta=identity, out=out)
+    else:
+        torch.baddbmm(X, X, P, beta=identity, out=out)
+
+
+def gram_matrix(X: Tensor, out: Tensor | None = None) -> Tensor:
+    """X X^T of wide matrices (b, s, n), X^T X of tall ones (b, n, s): shape (b, s, s) with s the smaller side."""
+    if X.shape[-2] <= X.shape[-1]:
+        return torch.bmm(X, X.mT) if out is None else torch.bmm(X, X.mT, out=out)
+    return torch.bmm(X.mT, X) if out is None else torch.bmm(X.mT, X, out=out)
+
+
+def _gram_polynomial(R: Tensor, steps: Sequence[Step], work: list[Tensor]) -> tuple[float, Tensor]:
+    """The polynomial that these steps apply to X, as ``identity * I + P`` with P a polynomial of R without constant.
+
+    The constant grows to a^k while both parts nearly cancel on large singular values, so it is kept out of the rounded
+    matrix. All matrices here commute and are symmetric. ``R`` and ``work`` are overwritten.
+    """
+    a, b, c = steps[0]
+    W, *rest = work
+    P = _quadratic(R, b, c, W)
+    identity = a
+    if len(steps) == 1:
+        return identity, P
+    V, other = rest
+    for a_next, b_next, c_next in steps[1:]:
+        # R <- R (aI + W)^2 with the W of the step before
+        torch.baddbmm(R, R, W, beta=a, out=V)
+        torch.baddbmm(V, V, W, beta=a, out=R)
+        if P is W:  # the first product stays in its buffer, and the others rotate
+            P, W = W, other
+        _quadratic(R, b_next, c_next, W)
+        # (identity I + P)(a I + W) = identity a I + (a P + P W + identity W)
+        torch.baddbmm(P, P, W, beta=a_next, out=V)
+        P, V = V.add_(W, alpha=identity), P
+        identity *= a_next
+        a = a_next
+    return identity, P
+
+
+def _quadratic(R: Tensor, b: float, c: float, out: Tensor) -> Tensor:
+    """B R + c R^2."""
+    if c == 0:
+        return torch.mul(R, b, out=out)
+    return torch.baddbmm(R, R, R, beta=b, alpha=c, out=out)
+
+
+def _spectral_norm_sq(R: Tensor, rounds: int = 12) -> Tensor:
+    """Largest eigenvalue of each Gram matrix (b, s, s) by power iteration, 2 % on the safe side; shape (b,), fp32."""
+    R = R.float()
+    v = R.diagonal(dim1=-2, dim2=-1).clone().unsqueeze(-1) + R.abs().mean(-1, keepdim=True)
+    for _ in range(rounds):
+        v = R @ (v / v.norm(dim=-2, keepdim=True).clamp_min(1e-30))
+    return v.norm(dim=-2).squeeze(-1) * 1.02
+
+
+def singular_value_entropy(matrix: Tensor) -> Tensor:
+    """Evenness of the singular values, ``-(1 / log n) sum p_i log p_i`` with ``p_i = s_i^2 / sum_j s_j^2`` (S4).
+
+    Args:
+        matrix: shape (rows, ...): trailing dimensions are flattened, as for a conv filter.
+
+    Returns:
+        A 0-d fp32 tensor in [0, 1]: 1 for an orthogonal matrix, 0 for rank one, for zero and for a single row.
+    """
+    s = torch.linalg.svdvals(matrix.detach().float().reshape(matrix.shape[0], -1))
+    if s.numel() < 2:
+        return s.new_zeros(())
+    p = s.square() / s.square().sum().clamp_min(TINY)
+    return (-torch.xlogy(p, p).sum() / math.log(s.numel())).clamp(0, 1)

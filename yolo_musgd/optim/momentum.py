@@ -32,3 +32,21 @@ def adaptive_momentum(grad_norm_sq: Number, beta_max: float, adapt_factor: float
     if isinstance(beta, torch.Tensor):
         return beta.clamp(min=floor)
     return max(beta, floor)
+
+
+def relative_to_mean(norm_sq: torch.Tensor, mean: torch.Tensor, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared norm divided by its own exponential running mean: scale-free, about 1 in steady training.
+
+    ``m_t = decay*m_{t-1} + (1 - decay)*norm_sq`` with ``m_1 = norm_sq``; the ratio of a zero gradient is 0.
+
+    Args:
+        norm_sq: squared norms, any shape.
+        mean: running means of the same shape; 0 stands for "none yet".
+        decay: in [0, 1).
+
+    Returns:
+        (norm_sq / m_t, m_t).
+    """
+    updated = torch.where(mean > 0, decay * mean + (1 - decay) * norm_sq, norm_sq)
+    ratio = torch.where(updated > 0, norm_sq / updated.clamp(min=torch.finfo(updated.dtype).tiny), 0.0)
+    return ratio, updated

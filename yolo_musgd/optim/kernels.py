@@ -1,0 +1,193 @@
+"""Momentum-SGD updates with one momentum coefficient per tensor: single-tensor, foreach and fused back ends.
+
+All of them compute, for parameter p, gradient g, velocity v and momentum beta,
+
+    g += weight_decay * p                          (coupled decay; decoupled: p *= 1 - lr * weight_decay)
+    v  = beta * v + g            p -= lr * v       (lr outside; with Nesterov p -= lr * (g + beta * v))
+    v  = beta * v + lr * g       p -= v            (lr inside;  with Nesterov p -= lr * g + beta * v)
+
+without ever writing to the gradient. They follow torch.optim.SGD operation by operation, so that equal coefficients
+give equal bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Coefficients = list[float] | Tensor  # one a tensor: on the host, or on the device where a copy would be a sync
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyper:
+    """Hyper-parameters of one update of one param group."""
+
+    lr: float
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    lr_in_velocity: bool = False
+    decoupled_decay: bool = False
+
+
+def squared_norms(tensors: list[Tensor]) -> Tensor:
+    """Squared L2 norm of each tensor, shape (len(tensors),), in fp64 (fp32 on MPS), without a host sync.
+
+    On the CPU all vectors go through one concatenation: a network has twice as many of them as of matrices, and a
+    kernel launch each costs more than their arithmetic.
+    """
+    device = tensors[0].device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    vectors = [i for i, t in enumerate(tensors) if t.ndim == 1 and device.type == "cpu"]
+    if len(vectors) < 2:
+        return torch.stack(torch._foreach_norm([_at_least_fp32(t) for t in tensors])).to(wide).square()
+    out = torch.empty(len(tensors), dtype=wide)
+    flat = torch.cat([tensors[i] for i in vectors]).to(wide).square_()
+    lengths = torch.tensor([tensors[i].numel() for i in vectors])
+    out[vectors] = torch.segment_reduce(flat, "sum", lengths=lengths, unsafe=True)
+    others = [i for i, t in enumerate(tensors) if t.ndim != 1]
+    if others:
+        norms = torch._foreach_norm([_at_least_fp32(tensors[i]) for i in others])
+        out[others] = torch.stack(norms).to(wide).square_()
+    return out
+
+
+def _at_least_fp32(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def decayed(grads: list[Tensor], params: list[Tensor], weight_decay: float) -> list[Tensor]:
+    """``grad + weight_decay * param`` as new tensors, or the gradients themselves without decay."""
+    return list(torch._foreach_add(grads, params, alpha=weight_decay)) if weight_decay else grads
+
+
+def update_single(
+    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], betas: Coefficients, hyper: Hyper
+) -> None:
+    """One tensor after the other; betas (len(params),), numbers or a tensor."""
+    lr, wd = hyper.lr, hyper.weight_decay
+    for p, g, v, beta in zip(params, grads, buffers, betas, strict=True):
+        if wd and hyper.decoupled_decay:
+            p.mul_(1 - lr * wd)
+        elif wd:
+            g = g.add(p, alpha=wd)
+        v.mul_(beta).add_(g, alpha=lr if hyper.lr_in_velocity else 1)
+        if hyper.nesterov and isinstance(beta, Tensor):
+            g = torch.addcmul(g.mul(lr) if hyper.lr_in_velocity else g, v, beta.to(v.dtype))
+        elif hyper.nesterov:
+            g = (g.mul(lr) if hyper.lr_in_velocity else g).add(v, alpha=beta)
+        else:
+            g = v
+        p.add_(g, alpha=-1 if hyper.lr_in_velocity else -lr)
+
+
+def update_foreach(
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    betas: Coefficients,
+    hyper: Hyper,
+    finite: Tensor | None = None,
+) -> None:
+    """All tensors at once, few launches.
+
+    Args:
+        params: parameters, changed in place.
+        grads: gradients, only read.
+        buffers: velocities, changed in place.
+        betas: (len(params),), numbers or a tensor; one number for all (a 0-d tensor) is the fast path on a GPU.
+        hyper: hyper-parameters.
+        finite: 0-d, 1 to update and 0 to leave parameters and velocities as they are, decided on the device;
+            None always updates.
+    """
+    lr, wd = hyper.lr, hyper.weight_decay
+    if finite is not None:  # a skipped step keeps the velocity: beta is 1 and every gradient counts as 0
+        betas = torch.where(finite > 0, torch.as_tensor(betas, device=finite.device), 1.0)
+    if wd and hyper.decoupled_decay:
+        if finite is None:
+            torch._foreach_mul_(params, 1 - lr * wd)
+        else:
+            torch._foreach_mul_(params, (1 - lr * wd * finite).to(params[0].dtype))
+    elif wd:
+        grads = list(torch._foreach_add(grads, params, alpha=wd))
+    if finite is not None:
+        grads = _zero_unless(finite, grads)
+    scale = lr if hyper.lr_in_velocity else 1
+    factors = _factors(betas, buffers[0].dtype)
+    torch._foreach_mul_(buffers, factors)
+    torch._foreach_add_(buffers, grads, alpha=scale)
+    if not hyper.nesterov:
+        updates = buffers
+    elif isinstance(factors, float):  # in torch.optim.SGD's order of operations
+        scaled = grads if scale == 1 else list(torch._foreach_mul(grads, scale))
+        updates = list(torch._foreach_add(scaled, buffers, alpha=factors))
+    else:
+        updates = list(torch._foreach_mul(buffers, factors))
+        torch._foreach_add_(updates, grads, alpha=scale)
+    if finite is not None:
+        updates = list(torch._foreach_mul(updates, finite.to(params[0].dtype)))
+    torch._foreach_add_(params, updates, alpha=-1.0 if hyper.lr_in_velocity else -lr)
+
+
+def _factors(betas: Coefficients, dtype: torch.dtype) -> Any:
+    """The coefficients in the form that torch._foreach_mul takes: a number, a 0-d tensor, or a list of either."""
+    if isinstance(betas, Tensor):
+        betas = betas.to(dtype)
+        return betas if betas.ndim == 0 else list(betas.unbind())
+    return betas[0] if len(set(betas)) == 1 else betas
+
+
+def _zero_unless(finite: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, or zeros of the same layout where ``finite`` is 0: NaN * 0 would stay NaN."""
+    zero = finite.new_zeros((), dtype=tensors[0].dtype)
+    return [torch.where(finite > 0, t, zero) for t in tensors]
+
+
+def update_fused(
+    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], betas: list[float], hyper: Hyper
+) -> None:
+    """Torch's fused SGD kernel: one pass over memory and no temporary; lr outside the velocity only."""
+    wd = hyper.weight_decay
+    if wd and hyper.decoupled_decay:
+        torch._foreach_mul_(params, 1 - hyper.lr * wd)
+        wd = 0.0
+    kernel: Callable[..., None] = torch._fused_sgd_
+    options = {
+        "weight_decay": wd,
+        "lr": hyper.lr,
+        "dampening": 0.0,
+        "nesterov": hyper.nesterov,
+        "maximize": False,
+        "is_first_step": False,
+        "grad_scale": None,
+        "found_inf": None,
+    }
+    # The kernel walks raw memory: a gradient in another layout than its parameter (channels_last) must be rearranged.
+    grads = [
+        g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in zip(params, grads, strict=True)
+    ]
+    if len(set(betas)) == 1:
+        kernel(params, grads, buffers, momentum=betas[0], **options)
+        return
+    for p, g, v, beta in zip(params, grads, buffers, betas, strict=True):
+        kernel([p], [g], [v], momentum=beta, **options)
+
+
+@cache
+def fused_available(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether torch's fused SGD kernel runs for this dtype on the CPU.
+
+    Only the CPU's is of use: it takes its momentum from the host, which on a GPU would mean waiting for the norms.
+    """
+    if device_type != "cpu":
+        return False
+    try:
+        p, g, v = (torch.ones(2, dtype=dtype) for _ in range(3))
+        update_fused([p], [g], [v], [0.5], Hyper(lr=0.5))
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False
+    return bool(v[0] == 1.5 and p[0] == 0.25)

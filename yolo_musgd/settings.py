@@ -1,0 +1,170 @@
+"""Settings: frozen dataclasses whose fields know their range; key=value and YAML in, one clear line out.
+
+This module imports neither torch nor ultralytics, so that the plugin can read its keys at no cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+S = TypeVar("S", bound="Settings")
+
+
+class UserError(ValueError):
+    """Something the user can put right; the message is one line with value, allowed range and fix."""
+
+
+class SettingsError(UserError):
+    """A setting with an unknown name, a wrong type or a value out of range."""
+
+
+def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None, below: float | None = None,
+            choices: tuple[str, ...] | None = None) -> Any:  # fmt: skip
+    """A dataclass field with its documentation and range.
+
+    Args:
+        default: default value; its type (bool, float or str) is the setting's type.
+        help: one line for people.
+        low: smallest allowed number.
+        high: largest allowed number.
+        below: exclusive upper bound.
+        choices: allowed strings.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "low": low, "high": high, "below": below, "choices": choices}
+    )
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The entry of ``names`` that ``name`` most likely stands for, or None; letter case does not count."""
+    by_lower = {n.lower(): n for n in names}
+    hits = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[hits[0]] if hits else None
+
+
+def _range_text(meta: Mapping[str, Any]) -> str:
+    low, high, below = meta["low"], meta["high"], meta["below"]
+    if below is not None:
+        return f"in [{low:g}, {below:g})"
+    if high is not None:
+        return f"in [{low:g}, {high:g}]"
+    return f">= {low:g}" if low is not None else "a number"
+
+
+def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) -> Any:
+    """Return ``value`` in the setting's type, or raise SettingsError with value, range and fix.
+
+    Args:
+        name: the setting's name, for the message.
+        value: what the user gave.
+        default: the default, whose type is the wanted one.
+        meta: range and choices as `setting` wrote them.
+    """
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise SettingsError(f"{name} must be True or False, got {value!r}")
+        return value
+    if isinstance(default, (int, float)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        low, high, below = meta["low"], meta["high"], meta["below"]
+        if (
+            not number
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+            or (below is not None and value >= below)
+            or (isinstance(default, int) and value != int(value))
+        ):
+            raise SettingsError(f"{name} must be {_range_text(meta)}, got {value!r}; the default is {default:g}")
+        return type(default)(value)
+    if meta["choices"] is not None:
+        text = str(value).lower()
+        if text not in meta["choices"]:
+            guess = nearest(text, meta["choices"])
+            hint = f"; did you mean {guess}?" if guess else ""
+            raise SettingsError(f"{name} must be one of {', '.join(meta['choices'])}, got {value!r}{hint}")
+        return text
+    return str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of all settings: checks every field when it is made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = check_value(field.name, getattr(self, field.name), field.default, field.metadata)
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The settings' names, in order."""
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Name -> default value."""
+        return {f.name: f.default for f in dataclasses.fields(cls)}
+
+    @classmethod
+    def from_mapping(cls: type[S], values: Mapping[str, Any], ignore_unknown: bool = False) -> S:
+        """Settings from a mapping such as a parsed YAML file.
+
+        Args:
+            values: name -> value.
+            ignore_unknown: take what belongs here and leave the rest (the host's own arguments, say).
+
+        Raises:
+            SettingsError: unknown name (with the nearest known one), wrong type or value out of range.
+        """
+        known = cls.names()
+        for name in values:
+            if name not in known and not ignore_unknown:
+                guess = nearest(name, known)
+                raise SettingsError(f"unknown setting {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+        return cls(**{k: v for k, v in values.items() if k in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name -> value."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class MuSGDSettings(Settings):
+    """The rule of momentum-adaptive SGD (article "MuSGD optimizer", 2026-02-12) and its variants."""
+
+    adapt_factor: float = setting(0.01, "strength of the adaptation in beta_max / (1 + adapt_factor*||g||^2)", low=0.0)
+    beta_min: float = setting(0.0, "lower bound of beta_t", low=0.0, below=1.0)
+    norm_scope: str = setting(
+        "tensor", "norm of each parameter tensor, or one over all parameters", choices=("tensor", "global")
+    )
+    norm_source: str = setting(
+        "raw", "norm of the gradient itself, or of gradient + weight_decay*parameter", choices=("raw", "decayed")
+    )
+    norm_mode: str = setting(
+        "absolute", "the norm as it is, or relative to its own running mean (scale-free)",
+        choices=("absolute", "relative"),
+    )  # fmt: skip
+    norm_decay: float = setting(0.99, "decay of the running mean that norm_mode=relative uses", low=0.0, below=1.0)
+    nesterov: bool = setting(True, "look ahead along the velocity, as Ultralytics' SGD does")
+    lr_in_velocity: bool = setting(False, "v = beta*v + lr*g, as in the article's formula, not p -= lr*v")
+    decoupled_decay: bool = setting(False, "p *= 1 - lr*weight_decay (AdamW style) instead of g += weight_decay*p")
+
+
+@dataclasses.dataclass(frozen=True)
+class TelemetrySettings(Settings):
+    """What is recorded about the optimizer while a model trains."""
+
+    telemetry: bool = setting(True, "record gradient norms and beta_t, and plot them at the end")
+    telemetry_layers: bool = setting(False, "also record the mean beta_t of every layer and plot the lowest")
+
+
+PLUGIN_SETTINGS: tuple[type[Settings], ...] = (MuSGDSettings, TelemetrySettings)
+
+
+def plugin_defaults() -> dict[str, Any]:
+    """Every key that the plugin adds to Ultralytics' configuration, with its default."""
+    return {name: value for cls in PLUGIN_SETTINGS for name, value in cls.defaults().items()}

@@ -1,6 +1,6 @@
 """Orthogonalisation of batches of matrices: G = U S V^T becomes (nearly) U V^T by matrix products alone.
 
-Every method here is an odd polynomial iteration ``X <- aX + b(XX^T)X + c(XX^T)^2 X`` with its own coefficients per step:
+Every method is an odd polynomial iteration ``X <- aX + b(XX^T)X + c(XX^T)^2 X`` with its own coefficients per step:
 
 - ``quintic``: Keller Jordan's coefficients (https://kellerjordan.github.io/posts/muon/). Singular values end in
   0.68 .. 1.21, which is all that Muon needs.
@@ -190,7 +190,7 @@ def newton_schulz(
 
 
 def _apply(X: Tensor, P: Tensor, identity: float, out: Tensor) -> None:
-    """out = (identity * I + P) X, from the left for wide matrices and from the right for tall ones."""
+    """Out = (identity * I + P) X, from the left for wide matrices and from the right for tall ones."""
     if X.shape[-2] <= X.shape[-1]:
         torch.baddbmm(X, P, X, beta=identity, out=out)
     else:
@@ -244,8 +244,8 @@ def _spectral_norm_sq(R: Tensor, rounds: int = 12) -> Tensor:
     R = R.float()
     v = R.diagonal(dim1=-2, dim2=-1).clone().unsqueeze(-1) + R.abs().mean(-1, keepdim=True)
     for _ in range(rounds):
-        v = R @ (v / v.norm(dim=-2, keepdim=True).clamp_min(1e-30))
-    return v.norm(dim=-2).squeeze(-1) * 1.02
+        v = R @ (v / torch.linalg.vector_norm(v, dim=-2, keepdim=True).clamp_min(1e-30))
+    return torch.linalg.vector_norm(v, dim=-2).squeeze(-1) * 1.02
 
 
 def singular_value_entropy(matrix: Tensor) -> Tensor:
@@ -261,4 +261,5 @@ def singular_value_entropy(matrix: Tensor) -> Tensor:
     if s.numel() < 2:
         return s.new_zeros(())
     p = s.square() / s.square().sum().clamp_min(TINY)
-    return (-torch.xlogy(p, p).sum() / math.log(s.numel())).clamp(0, 1)
+    entropy: Tensor = -torch.xlogy(p, p).sum() / math.log(s.numel())
+    return entropy.clamp(0, 1)

@@ -96,64 +96,65 @@ class MatrixSteps:
         count = group["muon_step"] = int(group.get("muon_step", 0)) + 1
         mu = self.settings.muon_momentum or float(group["momentum"])
         ranks = dist.get_world_size() if self.settings.muon_shard and _distributed() else 1
-        waiting: list[tuple[Chunk, Tensor | None, Tensor | None]] = []
+        waiting: list[tuple[Chunk, list[Tensor] | None]] = []
         for chunk in self._chunks(params, ranks):
-            g = [grads[i] for i in chunk.index]
-            buffers = [self.buffers(params[i], states[i]) for i in chunk.index]
-            if finite is not None:
-                g = [torch.where(finite > 0, a, b.to(a.dtype)) for a, b in zip(g, buffers, strict=True)]
-            momenta = advance_momentum(g, buffers, mu, self._generator(g[0].device))
-            if count % self.settings.muon_every != chunk.turn:
+            mine = ranks == 1 or chunk.owner == dist.get_rank()
+            due = count % self.settings.muon_every == chunk.turn
+            batches = []
+            for part in chunk.parts:
+                g = [grads[i] for i in part.index]
+                buffers = [self.buffers(params[i], states[i]) for i in part.index]
+                if finite is not None:
+                    g = [torch.where(finite > 0, a, b.to(a.dtype)) for a, b in zip(g, buffers, strict=True)]
+                momenta = advance_momentum(g, buffers, mu, self._generator(g[0].device))
+                if due and mine:
+                    batches.append(gather(part, g, momenta, mu, self.settings.muon_nesterov, chunk.kernel.dtype))
+            if not due:
                 continue
-            result = scale = None
-            if ranks == 1 or chunk.owner == dist.get_rank():
-                batch = gather(chunk, g, momenta, mu, self.settings.muon_nesterov)
-                result, scale = orthogonal_updates(batch, chunk, self.settings)
-            if ranks == 1:
-                self._apply(chunk, cast(Tensor, result), cast(Tensor, scale), group, params, states, finite)
+            results = orthogonal_updates(batches, chunk.kernel, self.settings) if mine else None
+            if ranks > 1:
+                waiting.append((chunk, results))
             else:
-                waiting.append((chunk, result, scale))
-        for chunk, result, scale in waiting:
-            result, scale = _broadcast(chunk, result, scale, params[chunk.index[0]].device)
-            self._apply(chunk, result, scale, group, params, states, finite)
+                self._apply(chunk, cast("list[Tensor]", results), group, params, states, finite)
+        for chunk, results in waiting:
+            self._apply(chunk, _broadcast(chunk, results, params), group, params, states, finite)
 
     def _apply(
         self,
         chunk: Chunk,
-        result: Tensor,
-        scale: Tensor,
+        results: list[Tensor],
         group: dict[str, Any],
         params: list[Tensor],
         states: list[dict[str, Any]],
         finite: Tensor | None,
     ) -> None:
-        """Step the parameters of a chunk along ``result * scale``."""
+        """Step the parameters of a chunk along the orthogonalised updates."""
         s = self.settings
         lr = float(group["lr"]) * s.muon_lr * s.muon_every
-        targets = [params[i] for i in chunk.index]
-        if s.muon_rows:
-            means = torch.stack([states[i][ROWS] for i in chunk.index])
-            number = (int(group["muon_step"]) - chunk.turn) // s.muon_every + (chunk.turn > 0)
-            result = normalize_rows(result.float() * scale[:, None, None], means, s.muon_rows, max(1, number))
-            scale = torch.ones_like(scale)
-            if finite is not None:
-                means = torch.where(finite > 0, means, torch.stack([states[i][ROWS] for i in chunk.index]))
-            torch._foreach_copy_([states[i][ROWS] for i in chunk.index], list(means.unbind(0)))
-        factor = lr * s.muon_share * update_scale(chunk.shape, s.muon_scale)
-        rms = torch.linalg.vector_norm(result.flatten(1), dim=1, dtype=torch.float32)
-        self.update_rms.append(rms.mul_(scale).mul_(factor / result[0].numel() ** 0.5))
         decay = lr * s.muon_decay * group["weight_decay"]
-        if finite is not None:
-            scale = scale * finite
+        for part, result in zip(chunk.parts, results, strict=True):
+            targets = [params[i] for i in part.index]
+            if s.muon_rows:
+                number = (int(group["muon_step"]) - chunk.turn) // s.muon_every + (chunk.turn > 0)
+                result = self._rows(result, [states[i][ROWS] for i in part.index], number, finite)
+            factor = lr * s.muon_share * update_scale(part.shape, s.muon_scale)
+            rms = torch.linalg.vector_norm(result.flatten(1), dim=1, dtype=torch.float32)
+            self.update_rms.append(rms.mul_(factor / result[0].numel() ** 0.5))
+            if finite is not None:
+                result = torch.where(finite > 0, result, torch.zeros_like(result))
             if decay:
-                torch._foreach_mul_(targets, (1 - decay * finite).to(targets[0].dtype))
-            moves = (result.float() * scale[:, None, None]).to(targets[0].dtype)
-            torch._foreach_add_(targets, list(chunk.slots(moves)), alpha=-factor)
-            return
-        if decay:
-            torch._foreach_mul_(targets, 1 - decay)
-        for p, move, own in zip(targets, chunk.slots(result), scale.tolist(), strict=True):
-            p.add_(move, alpha=-factor * own)
+                keep = 1 - decay if finite is None else (1 - decay * finite).to(targets[0].dtype)
+                torch._foreach_mul_(targets, keep)
+            torch._foreach_add_(targets, list(part.slots(result)), alpha=-factor)
+
+    def _rows(self, result: Tensor, means: list[Tensor], number: int, finite: Tensor | None) -> Tensor:
+        """NorMuon's normalisation of a batch; ``means`` are the running mean squares, changed in place."""
+        stacked = torch.stack(means)
+        result = normalize_rows(result, stacked, self.settings.muon_rows, number)
+        if finite is not None:
+            stacked = torch.where(finite > 0, stacked, torch.stack(means))
+        torch._foreach_copy_(means, list(stacked.unbind(0)))
+        return result
 
     def _chunks(self, params: list[Tensor], ranks: int) -> list[Chunk]:
         key = (ranks, *map(id, params))
@@ -174,13 +175,13 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _broadcast(
-    chunk: Chunk, result: Tensor | None, scale: Tensor | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Send a chunk's result from its owner to every process."""
-    if result is None or scale is None:
-        result = torch.empty(len(chunk.index), *chunk.matrix, dtype=chunk.kernel.dtype, device=device)
-        scale = torch.empty(len(chunk.index), dtype=torch.float32, device=device)
-    dist.broadcast(result, chunk.owner)
-    dist.broadcast(scale, chunk.owner)
-    return result, scale
+def _broadcast(chunk: Chunk, results: list[Tensor] | None, params: list[Tensor]) -> list[Tensor]:
+    """Send a chunk's results from its owner to every process."""
+    if results is None:
+        device = params[chunk.index[0]].device
+        results = [
+            torch.empty(len(part.index), *part.matrix, dtype=chunk.kernel.dtype, device=device) for part in chunk.parts
+        ]
+    for result in results:
+        dist.broadcast(result, chunk.owner)
+    return results

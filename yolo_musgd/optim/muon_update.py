@@ -11,6 +11,7 @@ while it is in the cache, so that the memory in use is that of a chunk and not t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,21 +21,24 @@ from torch import Tensor
 
 from yolo_musgd.optim.muon_settings import MuonSettings
 from yolo_musgd.optim.orthogonalize import Kernel, Step, newton_schulz, ns_coefficients, svd_orthogonalize
-from yolo_musgd.optim.plan import CHUNK_ELEMENTS, Plan, choose_kernel, iteration_flops, make_plan
+from yolo_musgd.optim.plan import CHUNK_ELEMENTS, Plan, choose_kernels, iteration_flops, make_plan
 from yolo_musgd.optim.rounding import stochastic_round
 
 
-@dataclass
-class Chunk:
-    """Matrices of one shape, layout and param group that one batched call orthogonalises."""
+@dataclass(frozen=True)
+class Part:
+    """Tensors of one shape and layout.
 
-    index: list[int]  # positions in the list given to `plan_chunks`
-    shape: torch.Size  # of each parameter
-    nhwc: bool  # channels_last: flattened in memory order, so that it stays a view
-    kernel: Kernel
-    owner: int = 0  # rank that orthogonalises it
-    turn: int = 0  # step, modulo `muon_every`, on which it is orthogonalised
-    flops: int = 0
+    Attributes:
+        index: their positions in the list given to :func:`plan_chunks`.
+        shape: of each tensor.
+        nhwc: channels_last: flattened in memory order, so that it stays a view. Permuting the columns of a matrix
+            permutes those of its orthogonalisation alike.
+    """
+
+    index: tuple[int, ...]
+    shape: torch.Size
+    nhwc: bool
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -42,11 +46,35 @@ class Chunk:
         return flat_shape(self.shape)
 
     def slots(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """The matrices of a batch (count, rows, columns) as views in the parameters' shape."""
+        """The matrices of a batch (count, rows, columns) as views in the tensors' shape."""
         if not self.nhwc:
             return batch.view(len(self.index), *self.shape).unbind(0)
         o, i, h, w = self.shape
         return batch.view(len(self.index), o, h, w, i).permute(0, 1, 4, 2, 3).unbind(0)
+
+
+@dataclass
+class Chunk:
+    """Tensors that are stepped together: one kernel, one smaller side, one param group, one device.
+
+    Attributes:
+        parts: the tensors, by shape.
+        kernel: how they are orthogonalised.
+        flops: operations that this takes.
+        owner: rank that does it.
+        turn: step, modulo ``muon_every``, on which it is done.
+    """
+
+    parts: tuple[Part, ...]
+    kernel: Kernel
+    flops: int
+    owner: int = 0
+    turn: int = 0
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        """Positions of all tensors."""
+        return tuple(i for part in self.parts for i in part.index)
 
 
 def flat_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -77,25 +105,45 @@ def plan_chunks(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1
         settings: decides kernel and coefficients.
         ranks: processes; every one must call this with the same shapes in the same order.
     """
-    keys: dict[tuple[Any, ...], list[int]] = {}
-    for i, p in enumerate(params):
-        nhwc = p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
-        keys.setdefault((p.shape, nhwc, p.device, p.dtype), []).append(i)
     coefficients = _coefficients(settings)
+    families: dict[tuple[Any, ...], dict[tuple[torch.Size, bool], list[int]]] = {}
+    for device in {p.device for p in params}:
+        here = [i for i, p in enumerate(params) if p.device == device]
+        counts = Counter(flat_shape(params[i].shape) for i in here)
+        kernels = choose_kernels(counts, device, coefficients, settings.muon_precision)
+        for i in here:
+            p = params[i]
+            nhwc = p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
+            matrix = flat_shape(p.shape)
+            family = families.setdefault((str(device), p.dtype, min(matrix), kernels[matrix]), {})
+            family.setdefault((p.shape, nhwc), []).append(i)
     chunks = []
-    for (shape, nhwc, device, _), index in keys.items():
-        rows, columns = flat_shape(shape)
-        kernel = choose_kernel(rows, columns, device, coefficients, settings.muon_precision)
-        each = iteration_flops(rows, columns, coefficients, kernel.restarts)
-        limit = CHUNK_ELEMENTS if device.type == "cpu" else 16 * CHUNK_ELEMENTS
-        size = max(1, limit // (rows * columns))
-        for start in range(0, len(index), size):
-            part = index[start : start + size]
-            chunks.append(Chunk(part, shape, nhwc, kernel, flops=each * len(part)))
+    for (device_name, _, _, kernel), family in families.items():
+        limit = CHUNK_ELEMENTS if device_name == "cpu" else 16 * CHUNK_ELEMENTS
+        for parts in _fill(family, limit):
+            flops = sum(len(q.index) * iteration_flops(*q.matrix, coefficients, kernel.restarts) for q in parts)
+            chunks.append(Chunk(tuple(parts), kernel, flops))
     for chunk, owner in zip(chunks, _share_out(chunks, ranks), strict=True):
         chunk.owner = owner
     for chunk, turn in zip(chunks, _share_out(chunks, settings.muon_every), strict=True):
         chunk.turn = turn
+    return chunks
+
+
+def _fill(family: dict[tuple[torch.Size, bool], list[int]], limit: int) -> list[list[Part]]:
+    """Parts of one family, in chunks of at most ``limit`` elements or of one tensor."""
+    chunks: list[list[Part]] = [[]]
+    room = limit
+    for (shape, nhwc), index in family.items():
+        each, start = math.prod(shape), 0
+        while start < len(index):
+            if room < each and chunks[-1]:
+                chunks.append([])
+                room = limit
+            take = max(1, min(room // each, len(index) - start))
+            chunks[-1].append(Part(tuple(index[start : start + take]), shape, nhwc))
+            room -= take * each
+            start += take
     return chunks
 
 
@@ -122,12 +170,11 @@ def describe(params: Sequence[Tensor], settings: MuonSettings) -> Plan:
     return make_plan(shapes, device, _coefficients(settings), settings.muon_precision)
 
 
-def orthogonal_updates(batch: Tensor, chunk: Chunk, settings: MuonSettings) -> tuple[Tensor, Tensor]:
-    """Orthogonalise a batch (count, rows, columns); returns (result, factor per matrix), to be multiplied."""
+def orthogonal_updates(batches: list[Tensor], kernel: Kernel, settings: MuonSettings) -> list[Tensor]:
+    """Orthogonalise the batches (count, rows, columns) of one chunk; they are overwritten."""
     if settings.muon_method == "svd":
-        return svd_orthogonalize(batch).to(batch.dtype), batch.new_ones(len(batch), dtype=torch.float32)
-    spectral = settings.muon_method == "cubic"
-    return newton_schulz(batch, _coefficients(settings), chunk.kernel.restarts, spectral)
+        return [svd_orthogonalize(batch).to(batch.dtype) for batch in batches]
+    return newton_schulz(batches, _coefficients(settings), kernel.restarts, settings.muon_method == "cubic")
 
 
 def normalize_rows(update: Tensor, mean_sq: Tensor, decay: float, step: int) -> Tensor:
@@ -163,13 +210,15 @@ def advance_momentum(
     return exact
 
 
-def gather(chunk: Chunk, grads: list[Tensor], momenta: list[Tensor], mu: float, nesterov: bool) -> Tensor:
-    """The updates to orthogonalise, (count, rows, columns), in the precision of the chunk's kernel."""
-    batch = torch.empty(len(grads), *chunk.matrix, dtype=chunk.kernel.dtype, device=grads[0].device)
-    slots = list(chunk.slots(batch))
+def gather(
+    part: Part, grads: list[Tensor], momenta: list[Tensor], mu: float, nesterov: bool, dtype: torch.dtype
+) -> Tensor:
+    """The updates to orthogonalise, (count, rows, columns), in the precision of the kernel."""
+    batch = torch.empty(len(grads), *part.matrix, dtype=dtype, device=grads[0].device)
+    slots = list(part.slots(batch))
     if not nesterov:
         torch._foreach_copy_(slots, momenta)
-    elif batch.dtype == grads[0].dtype and batch.device.type == "cpu":
+    elif dtype == grads[0].dtype and batch.device.type == "cpu":
         for g, m, slot in zip(grads, momenta, slots, strict=True):
             torch.lerp(g, m, mu, out=slot)
     else:

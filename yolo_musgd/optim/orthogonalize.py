@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ Step = tuple[float, float, float]
 
 TINY = 1e-36  # squared Frobenius norm below which a matrix counts as zero (a float32 cannot square less reliably)
 SVD_CUTOFF = 1e-6
+BLOCKED_SIDE, BLOCKS = 384, 4  # from this side on, symmetric products of a CPU skip the blocks above the diagonal
 QUINTIC: Step = (3.4445, -4.7750, 2.0315)
 CUBIC: Step = (1.5, -0.5, 0.0)
 # Amsel et al. 2025, for singular values in [1e-3, 1]; later steps repeat the last entry.
@@ -127,8 +129,9 @@ def orthogonalize(
         raise ValueError(f"normalize must be frobenius or spectral, got {normalize!r}")
     if batch.numel() == 0:
         return matrices.clone()
-    result, scale = newton_schulz(batch.to(kernel.dtype), coefficients, kernel.restarts, normalize == "spectral")
-    return (result.float() * scale[:, None, None]).to(matrices.dtype).reshape(matrices.shape)
+    work = batch.to(kernel.dtype, copy=True, memory_format=torch.contiguous_format)
+    (result,) = newton_schulz([work], coefficients, kernel.restarts, normalize == "spectral")
+    return result.to(matrices.dtype).reshape(matrices.shape)
 
 
 def svd_orthogonalize(batch: Tensor, cutoff: float = SVD_CUTOFF) -> Tensor:
@@ -144,22 +147,21 @@ def svd_orthogonalize(batch: Tensor, cutoff: float = SVD_CUTOFF) -> Tensor:
 
 
 def newton_schulz(
-    batch: Tensor, coefficients: Sequence[Step], restarts: Sequence[int] = (), spectral: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Run the iteration on a batch, leaving the normalisation as a factor per matrix.
+    batches: Sequence[Tensor], coefficients: Sequence[Step], restarts: Sequence[int] = (), spectral: bool = False
+) -> list[Tensor]:
+    """Run the iteration on batches of matrices whose smaller side is the same.
 
-    Normalising the input would be a pass over the data; the Gram matrix holds the norm in its trace, and the factor
-    can ride on the learning rate.
+    All products of Gram matrices are shared by all batches. The norm comes for free, from the Gram matrices' traces.
 
     Args:
-        batch: contiguous, shape (b, rows, columns), fp32 or bf16, of any magnitude above 1e-18; never written to.
+        batches: contiguous, shapes (b, s, n) or (b, n, s) with one s for all, fp32 or bf16, of any magnitude above
+            1e-18; overwritten.
         coefficients: (a, b, c) per step.
         restarts: see :class:`Kernel`; empty runs the standard kernel (one step per restart).
         spectral: divide by an estimate of the spectral norm instead of the Frobenius norm.
 
     Returns:
-        ``(result, scale)`` of shapes (b, rows, columns) and (b,), ``scale`` in fp32: the orthogonalised matrices are
-        ``result * scale``.
+        The orthogonalised batches, in the shapes and precision given.
 
     Raises:
         ValueError: ``restarts`` does not sum to the number of steps.
@@ -167,76 +169,98 @@ def newton_schulz(
     restarts = tuple(restarts) or (1,) * len(coefficients)
     if sum(restarts) != len(coefficients):
         raise ValueError(f"restarts {restarts} must sum to the {len(coefficients)} steps")
-    gram = gram_matrix(batch)
-    size_sq = _spectral_norm_sq(gram) if spectral else gram.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=torch.float32)
-    scale_sq = torch.where(size_sq < TINY, torch.zeros_like(size_sq), 1 / size_sq)
-    work = [torch.empty_like(gram) for _ in range(3 if max(restarts) > 1 else 1)]
-    X, first = batch, True
-    out = torch.empty_like(batch)
-    spare = None
+    X, out = list(batches), [torch.empty_like(x) for x in batches]
+    side = min(X[0].shape[-2:])
+    sizes = [len(x) for x in X]
+    R = X[0].new_empty(sum(sizes), side, side)
+    slots = torch.split(R, sizes)
+    work = [torch.empty_like(R) for _ in range(1 if max(restarts) == 1 else 3)]
+    scale = None
     done = 0
     for length in restarts:
-        if not first:
-            gram_matrix(X, out=gram)
-        gram.mul_(scale_sq[:, None, None])
-        identity, P = _gram_polynomial(gram, coefficients[done : done + length], work)
-        _apply(X, P, identity, out)
-        if spare is None:
-            spare = torch.empty_like(batch) if len(restarts) > 1 else out
-        X, out = out, spare if first else X
-        first = False
+        for x, slot in zip(X, slots, strict=True):
+            gram_matrix(x, slot)
+        if not done:
+            scale = _inverse_norm(R, spectral)
+            R.mul_(scale.square().to(R.dtype))
+            if len(restarts) > 1:  # else the scale rides on the one polynomial that multiplies X
+                for x, factor in zip(X, torch.split(scale.to(R.dtype), sizes), strict=True):
+                    x.mul_(factor)
+        Q = _gram_polynomial(R, coefficients[done : done + length], work)
+        if len(restarts) == 1 and scale is not None:
+            Q.mul_(scale.to(Q.dtype))
+        for x, q, y in zip(X, torch.split(Q, sizes), out, strict=True):
+            torch.bmm(*((q, x) if x.shape[-2] <= x.shape[-1] else (x, q)), out=y)
+        X, out = out, X
         done += length
-    return X, scale_sq.sqrt()
+    return X
 
 
-def _apply(X: Tensor, P: Tensor, identity: float, out: Tensor) -> None:
-    """Out = (identity * I + P) X, from the left for wide matrices and from the right for tall ones."""
-    if X.shape[-2] <= X.shape[-1]:
-        torch.baddbmm(X, P, X, beta=identity, out=out)
-    else:
-        torch.baddbmm(X, X, P, beta=identity, out=out)
+def gram_matrix(X: Tensor, out: Tensor) -> Tensor:
+    """X X^T of wide matrices (b, s, n), X^T X of tall ones (b, n, s), into ``out`` (b, s, s)."""
+    left, right = (X, X.mT) if X.shape[-2] <= X.shape[-1] else (X.mT, X)
+    return symmetric_product(left, right, out)
 
 
-def gram_matrix(X: Tensor, out: Tensor | None = None) -> Tensor:
-    """X X^T of wide matrices (b, s, n), X^T X of tall ones (b, n, s): shape (b, s, s) with s the smaller side."""
-    if X.shape[-2] <= X.shape[-1]:
-        return torch.bmm(X, X.mT) if out is None else torch.bmm(X, X.mT, out=out)
-    return torch.bmm(X.mT, X) if out is None else torch.bmm(X.mT, X, out=out)
+def symmetric_product(left: Tensor, right: Tensor, out: Tensor, add: float = 0.0, factor: float = 1.0) -> Tensor:
+    """``add * left + factor * left @ right``, known to be symmetric; ``add`` needs a square ``left``.
 
-
-def _gram_polynomial(R: Tensor, steps: Sequence[Step], work: list[Tensor]) -> tuple[float, Tensor]:
-    """The polynomial that these steps apply to X, as ``identity * I + P`` with P a polynomial of R without constant.
-
-    The constant grows to a^k while both parts nearly cancel on large singular values, so it is kept out of the rounded
-    matrix. All matrices here commute and are symmetric. ``R`` and ``work`` are overwritten.
+    Large products on a CPU compute the blocks on and below the diagonal and mirror the rest: 5/8 of the operations,
+    three quarters of the time.
     """
-    a, b, c = steps[0]
-    W, *rest = work
-    P = _quadratic(R, b, c, W)
-    identity = a
+    side = out.shape[-1]
+    if side < BLOCKED_SIDE or out.device.type != "cpu":
+        if add:
+            return torch.baddbmm(left, left, right, beta=add, alpha=factor, out=out)
+        return torch.bmm(left, right, out=out)
+    cuts = [side * i // BLOCKS for i in range(BLOCKS + 1)]
+    for a, b, c in zip(left.unbind(0), right.unbind(0), out.unbind(0), strict=True):
+        for low, high in pairwise(cuts):
+            target = c[low:high, :high]
+            if add:
+                torch.addmm(a[low:high, :high], a[low:high], b[:, :high], beta=add, alpha=factor, out=target)
+            else:
+                torch.mm(a[low:high], b[:, :high], out=target)
+        for low, high in pairwise(cuts[1:]):
+            c[:low, low:high] = c[low:high, :low].T
+    return out
+
+
+def _inverse_norm(R: Tensor, spectral: bool) -> Tensor:
+    """1 / norm of the matrices behind the Gram matrices R (b, s, s), shape (b, 1, 1), fp32; 0 for zero matrices."""
+    size_sq = _spectral_norm_sq(R) if spectral else R.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=torch.float32)
+    return torch.where(size_sq < TINY, 0.0, size_sq.rsqrt())[:, None, None]
+
+
+def _gram_polynomial(R: Tensor, steps: Sequence[Step], work: Sequence[Tensor]) -> Tensor:
+    """The polynomial in R by which these steps multiply X; ``R`` and ``work`` are overwritten.
+
+    All matrices here are symmetric and commute. A step multiplies by Z = aI + bR + cR^2 and takes R to R Z^2.
+    """
+    Q = Z = _step_polynomial(R, steps[0], work[0])
     if len(steps) == 1:
-        return identity, P
-    V, other = rest
-    for a_next, b_next, c_next in steps[1:]:
-        # R <- R (aI + W)^2 with the W of the step before
-        torch.baddbmm(R, R, W, beta=a, out=V)
-        torch.baddbmm(V, V, W, beta=a, out=R)
-        if P is W:  # the first product stays in its buffer, and the others rotate
-            P, W = W, other
-        _quadratic(R, b_next, c_next, W)
-        # (identity I + P)(a I + W) = identity a I + (a P + P W + identity W)
-        torch.baddbmm(P, P, W, beta=a_next, out=V)
-        P, V = V.add_(W, alpha=identity), P
-        identity *= a_next
-        a = a_next
-    return identity, P
+        return Q
+    free, other = work[1:]
+    for step in steps[1:]:
+        symmetric_product(R, Z, free)
+        symmetric_product(free, Z, R)
+        if Z is Q:  # the first Z is also the product so far: keep it
+            Z = other
+        _step_polynomial(R, step, Z)
+        symmetric_product(Q, Z, free)
+        Q, free = free, Q
+    return Q
 
 
-def _quadratic(R: Tensor, b: float, c: float, out: Tensor) -> Tensor:
-    """B R + c R^2."""
-    if c == 0:
-        return torch.mul(R, b, out=out)
-    return torch.baddbmm(R, R, R, beta=b, alpha=c, out=out)
+def _step_polynomial(R: Tensor, step: Step, out: Tensor) -> Tensor:
+    """A I + b R + c R^2."""
+    a, b, c = step
+    if c:
+        symmetric_product(R, R, out, add=b, factor=c)
+    else:
+        torch.mul(R, b, out=out)
+    out.diagonal(dim1=-2, dim2=-1).add_(a)
+    return out
 
 
 def _spectral_norm_sq(R: Tensor, rounds: int = 12) -> Tensor:
@@ -245,7 +269,8 @@ def _spectral_norm_sq(R: Tensor, rounds: int = 12) -> Tensor:
     v = R.diagonal(dim1=-2, dim2=-1).clone().unsqueeze(-1) + R.abs().mean(-1, keepdim=True)
     for _ in range(rounds):
         v = R @ (v / torch.linalg.vector_norm(v, dim=-2, keepdim=True).clamp_min(1e-30))
-    return torch.linalg.vector_norm(v, dim=-2).squeeze(-1) * 1.02
+    largest: Tensor = torch.linalg.vector_norm(v, dim=-2).squeeze(-1)
+    return largest * 1.02
 
 
 def singular_value_entropy(matrix: Tensor) -> Tensor:
@@ -262,4 +287,4 @@ def singular_value_entropy(matrix: Tensor) -> Tensor:
         return s.new_zeros(())
     p = s.square() / s.square().sum().clamp_min(TINY)
     entropy: Tensor = -torch.xlogy(p, p).sum() / math.log(s.numel())
-    return entropy.clamp(0, 1)
+    return entropy.clamp(0.0, 1.0)

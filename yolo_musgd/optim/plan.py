@@ -8,7 +8,8 @@ that size.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,9 @@ from yolo_musgd.optim.orthogonalize import QUINTIC, Kernel, Step
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 CHUNK_ELEMENTS = 1 << 20  # elements of a batch on a CPU: more buys no speed and costs memory and cache
-MIN_BF16_SIDE = 65  # below, bf16 products are bound by their set-up, and fp32 is as fast
+# One thread of a CPU with AVX512_BF16: seconds per batched product, FLOP/s beyond that, and the side at which half of
+# that rate is reached.
+CPU_COST = {torch.float32: (4e-6, 98e9, 0), torch.bfloat16: (14e-6, 215e9, 24)}
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,14 @@ def make_plan(
         shapes: one entry per matrix; trailing dimensions of filters are already flattened.
         device: where they live.
         coefficients: the iteration, from :func:`~yolo_musgd.optim.orthogonalize.ns_coefficients`.
-        precision: see :func:`choose_kernel`.
+        precision: see :func:`choose_kernels`.
     """
-    counts: dict[tuple[int, int], int] = {}
-    for shape in shapes:
-        counts[shape] = counts.get(shape, 0) + 1
-    device = torch.device(device)
+    counts = dict(Counter(shapes))
+    kernels = choose_kernels(counts, torch.device(device), coefficients, precision)
     buckets = []
-    for (rows, columns), count in counts.items():
-        kernel = choose_kernel(rows, columns, device, tuple(coefficients), precision)
-        flops = count * iteration_flops(rows, columns, coefficients, kernel.restarts)
-        buckets.append(Bucket(rows, columns, count, kernel, flops))
+    for shape, count in counts.items():
+        flops = count * iteration_flops(*shape, coefficients, kernels[shape].restarts)
+        buckets.append(Bucket(*shape, count, kernels[shape], flops))
     return Plan(str(device), tuple(buckets))
 
 
@@ -105,38 +105,60 @@ def iteration_flops(rows: int, columns: int, coefficients: Sequence[Step], resta
     return total
 
 
-@lru_cache(maxsize=4096)
-def choose_kernel(
-    rows: int, columns: int, device: torch.device, coefficients: tuple[Step, ...], precision: str = "auto"
-) -> Kernel:
-    """The fastest safe kernel for one matrix shape.
+def choose_kernels(
+    counts: Mapping[tuple[int, int], int],
+    device: torch.device,
+    coefficients: Sequence[Step],
+    precision: str = "auto",
+) -> dict[tuple[int, int], Kernel]:
+    """The fastest safe kernel for each shape.
+
+    Shapes with the same smaller side and the same kernel share their small products. For each side this takes the
+    better of two: the best kernel of every shape, or the one kernel that is best for all of them.
 
     Args:
-        rows: rows of the matrix.
-        columns: columns of the matrix.
-        device: where it lives; a CPU takes bf16 only if it multiplies in bf16.
+        counts: number of matrices of each shape (rows, columns).
+        device: where they live; a CPU takes bf16 only if it multiplies in bf16.
         coefficients: the iteration. Restarts in bf16 are safe for the quintic one alone.
         precision: ``auto``, or ``float32`` / ``bfloat16`` to insist.
 
     Raises:
         ValueError: unknown precision.
     """
+    candidates = _candidates(device, tuple(coefficients), precision)
+    out: dict[tuple[int, int], Kernel] = {}
+    for side in sorted({min(shape) for shape in counts}):
+        family = [shape for shape in counts if min(shape) == side]
+
+        def seconds(kernel: Kernel, members: Sequence[tuple[int, int]], side: int = side) -> float:
+            per_product, peak, half = CPU_COST[kernel.dtype]
+            rate = peak * side / (side + half)
+            flops = sum(counts[m] * iteration_flops(*m, coefficients, kernel.restarts) for m in members)
+            restarts = kernel.restarts or (1,) * len(coefficients)
+            products = sum(2 * len(members) + 4 * length - 3 for length in restarts)
+            return per_product * products + flops / rate
+
+        own = {shape: min(candidates, key=lambda k: seconds(k, [shape])) for shape in family}
+        mixed = sum(seconds(k, [m for m in family if own[m] == k]) for k in set(own.values()))
+        common = min(candidates, key=lambda k: seconds(k, family))
+        out.update(dict.fromkeys(family, common) if seconds(common, family) < mixed else own)
+    return out
+
+
+def _candidates(device: torch.device, coefficients: tuple[Step, ...], precision: str) -> list[Kernel]:
+    """Kernels that are safe for this iteration on this device."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     bf16 = precision == "bfloat16" or (precision == "auto" and has_fast_bf16(device))
     if device.type != "cpu":  # few launches matter more than few operations
-        return Kernel(torch.bfloat16 if bf16 else torch.float32)
-    small = min(rows, columns)
+        return [Kernel(torch.bfloat16 if bf16 else torch.float32)]
     steps = len(coefficients)
-    candidates = []
-    if precision != "bfloat16":
-        candidates += [Kernel(torch.float32), Kernel(torch.float32, (steps,))]
-    if bf16 and (small >= MIN_BF16_SIDE or precision == "bfloat16"):
-        candidates.append(Kernel(torch.bfloat16))
-        if all(step == QUINTIC for step in coefficients) and steps > 2:
-            candidates.append(Kernel(torch.bfloat16, _pairs(steps)))
-    rate = {torch.float32: 1.0, torch.bfloat16: 2.2 * small / (small + 32)}  # measured on AVX512_BF16, one thread
-    return min(candidates, key=lambda k: iteration_flops(rows, columns, coefficients, k.restarts) / rate[k.dtype])
+    found = [] if precision == "bfloat16" else [Kernel(torch.float32), Kernel(torch.float32, (steps,))]
+    if bf16:
+        found.append(Kernel(torch.bfloat16))
+        if steps > 2 and all(step == QUINTIC for step in coefficients):
+            found.append(Kernel(torch.bfloat16, _pairs(steps)))
+    return found
 
 
 def _pairs(steps: int) -> tuple[int, ...]:

@@ -1,0 +1,55 @@
+"""What the commands share: ``key=value`` strings into settings, and result folders that count up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from yolo_musgd.settings import Settings, SettingsError, nearest
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse(cls: type[S], args: Mapping[str, str]) -> S:
+    """Settings of a command from its arguments, which are already split at the first ``=``.
+
+    Args:
+        cls: a settings class whose fields are bool, int, float or str.
+        args: name -> text; ``True``/``False`` in any case for switches.
+
+    Raises:
+        SettingsError: unknown name, or a value of the wrong type or out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for name, text in args.items():
+        if name not in fields:
+            guess = nearest(name, fields)
+            raise SettingsError(f"unknown argument {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+        values[name] = _convert(name, text, fields[name].default)
+    return cls(**values)
+
+
+def _convert(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise SettingsError(f"{name} must be True or False, got {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, (int, float)):
+        try:
+            return type(default)(text)
+        except ValueError:
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise SettingsError(f"{name} must be {kind}, got {text!r}") from None
+    return text
+
+
+def new_folder(project: str, name: str) -> Path:
+    """``project/name``, or the first of ``name2``, ``name3``, ... that does not exist yet; created."""
+    number = 1
+    while (folder := Path(project) / (name if number == 1 else f"{name}{number}")).exists():
+        number += 1
+    folder.mkdir(parents=True)
+    return folder

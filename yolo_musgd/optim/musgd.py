@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, overload
 
 import torch
@@ -26,7 +27,7 @@ from yolo_musgd.optim.kernels import (
     update_single,
 )
 from yolo_musgd.optim.momentum import adaptive_momentum, relative_to_mean
-from yolo_musgd.settings import MuSGDSettings, SettingsError, check_value
+from yolo_musgd.settings import MuSGDSettings, Settings, SettingsError, setting
 
 
 class _Batch(NamedTuple):
@@ -39,11 +40,15 @@ class _Batch(NamedTuple):
 
 
 BACKENDS = ("auto", "single", "foreach", "fused")
-_RANGES: dict[str, dict[str, Any]] = {
-    "lr": {"low": 0.0, "high": None, "below": None, "choices": None},
-    "momentum": {"low": 0.0, "high": None, "below": 1.0, "choices": None},
-    "weight_decay": {"low": 0.0, "high": None, "below": None, "choices": None},
-}
+
+
+@dataclass(frozen=True)
+class _Common(Settings):
+    """The hyper-parameters that every momentum method has."""
+
+    lr: float = setting(0.01, "learning rate", low=0.0)
+    momentum: float = setting(0.9, "beta_max", low=0.0, below=1.0)
+    weight_decay: float = setting(0.0, "L2 penalty", low=0.0)
 
 
 class MuSGD(Optimizer):
@@ -114,8 +119,7 @@ class MuSGD(Optimizer):
         """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
         MuSGDSettings.from_mapping(values, ignore_unknown=True)
-        for name, meta in _RANGES.items():
-            check_value(name, values[name], 0.0, meta)
+        _Common.from_mapping(values, ignore_unknown=True)
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
     top.legend(loc="upper right", frameon=False)
     skipped = int(np.nanmax(steps["skipped_steps"]))
     title = f"{optimizer}: {n} steps, {int(steps['epoch'].max())} epochs"
-    top.set_title(title + (f", {skipped} steps skipped (non-finite gradient)" if skipped else ""), loc="left")
+    top.set_title(title + (f", {skipped} steps skipped (non-finite gradient)" if skipped else ""), loc="left", pad=18)
 
     if has_beta:
         low = axes[1]
@@ -93,8 +93,8 @@ def _mark_epochs(axes: Any, steps: dict[str, Any]) -> None:
             axis.axvline(step, color=_GREY, lw=0.6, alpha=0.5, zorder=0)
     for epoch, step in chosen:
         axes[0].annotate(
-            f"epoch {epoch}" if epoch == chosen[0][0] else str(epoch), (step, 0.02), xycoords=("data", "axes fraction"),
-            fontsize=8, color=_GREY, xytext=(2, 0), textcoords="offset points",
+            f"epoch {epoch}" if epoch == chosen[0][0] else str(epoch), (step, 1.0), xycoords=("data", "axes fraction"),
+            fontsize=8, color=_GREY, xytext=(0, 3), textcoords="offset points",
         )  # fmt: skip
 
 

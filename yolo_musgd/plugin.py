@@ -126,10 +126,19 @@ def _set(owner: Any, name: str, value: Any) -> Callable[[], None]:
     return lambda: setattr(owner, name, before)
 
 
-def _replace(original: Any, replacement: Any, name: str) -> list[Callable[[], None]]:
-    """Replace a function of Ultralytics in every one of its modules that has imported it by name."""
-    owners = [m for n, m in list(sys.modules.items()) if n.startswith("ultralytics") and vars(m).get(name) is original]
-    return [_set(owner, name, replacement) for owner in owners]
+def _replace(original: Any, replacement: Any, name: str) -> Callable[[], None]:
+    """Replace a function of Ultralytics in every one of its modules that has imported it by name.
+
+    The way back looks for the replacement afresh: modules imported meanwhile have taken it over.
+    """
+
+    def swap(old: Any, new: Any) -> None:
+        for module_name, module in list(sys.modules.items()):
+            if module_name.startswith("ultralytics") and vars(module).get(name) is old:
+                setattr(module, name, new)
+
+    swap(original, replacement)
+    return lambda: swap(replacement, original)
 
 
 @_once
@@ -141,7 +150,7 @@ def _patch_checks(checks: ModuleType) -> list[Callable[[], None]]:
         ours = resources.find(file) if isinstance(file, str) else None
         return original(str(ours) if ours else file, *args, **kwargs)
 
-    return _replace(original, check_file, "check_file")
+    return [_replace(original, check_file, "check_file")]
 
 
 @_once
@@ -166,7 +175,7 @@ def _patch_cfg(cfg: ModuleType) -> list[Callable[[], None]]:
             defaults.pop(key, None)
             vars(namespace).pop(key, None)
 
-    return [*steps, forget, *_replace(cfg.entrypoint, _polite(cfg.entrypoint), "entrypoint")]
+    return [*steps, forget, _replace(cfg.entrypoint, _polite(cfg.entrypoint), "entrypoint")]
 
 
 def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:

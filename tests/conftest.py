@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("YOLO_MUSGD_SHARED", ROOT.parent / "shared"))
 
 # A private Ultralytics configuration: tests neither read nor change the user's settings, and nothing goes online.
-os.environ.setdefault("YOLO_OFFLINE", "true")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _private_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
-    if "YOLO_CONFIG_DIR" not in os.environ:
-        os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("ultralytics"))
+# It must stand before the first import of ultralytics, which reads it once.
+os.environ["YOLO_OFFLINE"] = "true"
+os.environ["YOLO_AUTOINSTALL"] = "false"
+os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-musgd-tests-")
+os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,42 @@ def shared() -> Path:
         warnings.warn(message, stacklevel=1)
         pytest.skip(message)
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data.yaml of a data set small enough to train on in seconds."""
+    from yolo_musgd.data.shapes import CLASSES, generate
+
+    folder = generate(tmp_path_factory.mktemp("data") / "tiny", {"train": 16, "val": 8, "test": 4}, size=64)
+    names = "".join(f"  {i}: {n}\n" for i, n in enumerate(CLASSES))
+    file = folder / "data.yaml"
+    file.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\ntest: images/test\nnames:\n{names}")
+    return file
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run a command of this environment (``yolo``, ``yolo-musgd``, ``python``) and return what it did."""
+
+    def run(*words: object, env: dict[str, str] | None = None, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        command = [str(w) for w in words]
+        beside = Path(sys.executable).with_name(command[0])
+        command[0] = sys.executable if command[0] == "python" else str(beside)
+        return subprocess.run(  # type: ignore[call-overload,no-any-return]
+            command, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300, **kwargs
+        )
+
+    return run
+
+
+TRAIN = ("model=yolo26n.yaml", "imgsz=64", "batch=8", "nbs=8", "workers=0", "seed=3", "device=cpu", "amp=False")
+"""Arguments of a training run that takes seconds; add data=, epochs=, project= and name=."""
+
+
+@pytest.fixture(scope="session")
+def train_words() -> tuple[str, ...]:
+    return TRAIN

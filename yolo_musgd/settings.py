@@ -22,21 +22,29 @@ class SettingsError(UserError):
     """A setting with an unknown name, a wrong type or a value out of range."""
 
 
-def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None, below: float | None = None,
-            choices: tuple[str, ...] | None = None) -> Any:  # fmt: skip
+def setting(
+    default: Any,
+    help: str,
+    *,
+    kind: type | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
     """A dataclass field with its documentation and range.
 
     Args:
-        default: default value; its type (bool, float or str) is the setting's type.
+        default: default value; None means "decided by the program", and is then allowed.
         help: one line for people.
+        kind: bool, int, float or str; the type of the default unless given.
         low: smallest allowed number.
         high: largest allowed number.
         below: exclusive upper bound.
-        choices: allowed strings.
+        choices: allowed strings, in lower case.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "low": low, "high": high, "below": below, "choices": choices}
-    )
+    meta = {"help": help, "kind": kind or type(default), "low": low, "high": high, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata=meta)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -61,25 +69,29 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
     Args:
         name: the setting's name, for the message.
         value: what the user gave.
-        default: the default, whose type is the wanted one.
-        meta: range and choices as `setting` wrote them.
+        default: the default; where it is None, None is allowed.
+        meta: kind, range and choices as `setting` wrote them.
     """
-    if isinstance(default, bool):
+    kind = meta["kind"]
+    if value is None and default is None:
+        return None
+    if kind is bool:
         if not isinstance(value, bool):
-            raise SettingsError(f"{name} must be True or False, got {value!r}")
+            raise SettingsError(f"{name} must be True or False, got {value!r}; the default is {default}")
         return value
-    if isinstance(default, (int, float)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind in (int, float):
         low, high, below = meta["low"], meta["high"], meta["below"]
         if (
-            not number
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not math.isfinite(value)
             or (low is not None and value < low)
             or (high is not None and value > high)
             or (below is not None and value >= below)
-            or (isinstance(default, int) and value != int(value))
+            or (kind is int and value != int(value))
         ):
-            raise SettingsError(f"{name} must be {_range_text(meta)}, got {value!r}; the default is {default:g}")
-        return type(default)(value)
+            raise SettingsError(f"{name} must be {_range_text(meta)}, got {value!r}; the default is {default}")
+        return kind(value)
     if meta["choices"] is not None:
         text = str(value).lower()
         if text not in meta["choices"]:
@@ -158,13 +170,16 @@ class MuSGDSettings(Settings):
 class TelemetrySettings(Settings):
     """What is recorded about the optimizer while a model trains."""
 
-    telemetry: bool = setting(True, "record gradient norms and beta_t, and plot them at the end")
+    telemetry: bool | None = setting(
+        None, "record gradient norms and beta_t; by default with this plugin's optimizers only", kind=bool
+    )
     telemetry_layers: bool = setting(False, "also record the mean beta_t of every layer and plot the lowest")
 
 
 PLUGIN_SETTINGS: tuple[type[Settings], ...] = (MuSGDSettings, TelemetrySettings)
 
 
-def plugin_defaults() -> dict[str, Any]:
-    """Every key that the plugin adds to Ultralytics' configuration, with its default."""
-    return {name: value for cls in PLUGIN_SETTINGS for name, value in cls.defaults().items()}
+def plugin_keys() -> dict[str, tuple[type, Any]]:
+    """Every key that the plugin adds to Ultralytics' configuration: name -> (type, default)."""
+    fields = [f for cls in PLUGIN_SETTINGS for f in dataclasses.fields(cls)]
+    return {f.name: (f.metadata["kind"], f.default) for f in fields}

@@ -250,6 +250,24 @@ def test_channels_last(backend, which):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_layout_may_change_between_steps(backend):
+    params, twin = make_params(), make_params()
+    optimizer, oracle = MuSGD(params, backend=backend), MuSGD(twin, backend="single")
+    for step in range(4):
+        if step == 2:  # what model.to(memory_format=torch.channels_last) does
+            for p in params:
+                if p.ndim == 4:
+                    p.data = p.data.to(memory_format=torch.channels_last)
+        set_grads(params, step)
+        set_grads(twin, step)
+        optimizer.step()
+        oracle.step()
+    for p, q in zip(params, twin, strict=True):
+        torch.testing.assert_close(p.detach().contiguous(), q.detach())
+        assert optimizer.state[p]["momentum_buffer"].is_contiguous() == p.is_contiguous()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_are_only_read(backend):
     params = make_params()
     set_grads(params, 0)
@@ -406,8 +424,9 @@ def test_fused_kernel_is_probed():
     assert not fused_available("cpu", torch.int64)
 
 
+@pytest.mark.parametrize("shapes", [SHAPES[:1], SHAPES[1:3], SHAPES[:5]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_squared_norms(dtype):
-    tensors = [p.detach() * 10.0**i for i, p in enumerate(make_params(dtype=dtype, shapes=SHAPES[:5]))]
+def test_squared_norms(dtype, shapes):
+    tensors = [p.detach() * 10.0**i for i, p in enumerate(make_params(dtype=dtype, shapes=shapes))]
     want = [float(t.double().square().sum()) for t in tensors]
     assert squared_norms(tensors).tolist() == pytest.approx(want, rel=1e-5)

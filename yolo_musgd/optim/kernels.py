@@ -37,23 +37,16 @@ class Hyper:
 def squared_norms(tensors: list[Tensor]) -> Tensor:
     """Squared L2 norm of each tensor, shape (len(tensors),), in fp64 (fp32 on MPS), without a host sync.
 
-    On the CPU all vectors go through one concatenation: a network has twice as many of them as of matrices, and a
-    kernel launch each costs more than their arithmetic.
+    On the CPU vectors go through one concatenation: a network has twice as many of them as of matrices, and a kernel
+    launch each costs more than their arithmetic.
     """
     device = tensors[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
-    vectors = [i for i, t in enumerate(tensors) if t.ndim == 1 and device.type == "cpu"]
-    if len(vectors) < 2:
-        return torch.stack(torch._foreach_norm([_at_least_fp32(t) for t in tensors])).to(wide).square()
-    out = torch.empty(len(tensors), dtype=wide)
-    flat = torch.cat([tensors[i] for i in vectors]).to(wide).square_()
-    lengths = torch.tensor([tensors[i].numel() for i in vectors])
-    out[vectors] = torch.segment_reduce(flat, "sum", lengths=lengths, unsafe=True)
-    others = [i for i, t in enumerate(tensors) if t.ndim != 1]
-    if others:
-        norms = torch._foreach_norm([_at_least_fp32(tensors[i]) for i in others])
-        out[others] = torch.stack(norms).to(wide).square_()
-    return out
+    if device.type == "cpu" and all(t.ndim == 1 for t in tensors):
+        flat = torch.cat(tensors).to(wide).square_()
+        lengths = torch.tensor([t.numel() for t in tensors])
+        return torch.segment_reduce(flat, "sum", lengths=lengths, unsafe=True)
+    return torch.stack(torch._foreach_norm([_at_least_fp32(t) for t in tensors])).to(wide).square_()
 
 
 def _at_least_fp32(t: Tensor) -> Tensor:
@@ -150,31 +143,21 @@ def _zero_unless(finite: Tensor, tensors: list[Tensor]) -> list[Tensor]:
 def update_fused(
     params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], betas: list[float], hyper: Hyper
 ) -> None:
-    """Torch's fused SGD kernel: one pass over memory and no temporary; lr outside the velocity only."""
+    """Torch's fused SGD kernel: one pass over memory and no temporary; lr outside the velocity only.
+
+    The kernel walks raw memory: parameter, gradient and velocity must have the same strides.
+    """
     wd = hyper.weight_decay
     if wd and hyper.decoupled_decay:
         torch._foreach_mul_(params, 1 - hyper.lr * wd)
         wd = 0.0
     kernel: Callable[..., None] = torch._fused_sgd_
-    options = {
-        "weight_decay": wd,
-        "lr": hyper.lr,
-        "dampening": 0.0,
-        "nesterov": hyper.nesterov,
-        "maximize": False,
-        "is_first_step": False,
-        "grad_scale": None,
-        "found_inf": None,
-    }
-    # The kernel walks raw memory: a gradient in another layout than its parameter (channels_last) must be rearranged.
-    grads = [
-        g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in zip(params, grads, strict=True)
-    ]
+    fixed = {"lr": hyper.lr, "dampening": 0.0, "nesterov": hyper.nesterov, "maximize": False, "is_first_step": False}
     if len(set(betas)) == 1:
-        kernel(params, grads, buffers, momentum=betas[0], **options)
+        kernel(params, grads, buffers, momentum=betas[0], weight_decay=wd, **fixed)
         return
     for p, g, v, beta in zip(params, grads, buffers, betas, strict=True):
-        kernel([p], [g], [v], momentum=beta, **options)
+        kernel((p,), (g,), (v,), momentum=beta, weight_decay=wd, **fixed)
 
 
 @cache

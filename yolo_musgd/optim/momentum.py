@@ -30,7 +30,7 @@ def adaptive_momentum(grad_norm_sq: Number, beta_max: float, adapt_factor: float
     beta = beta_max / (1.0 + adapt_factor * grad_norm_sq)
     floor = min(beta_min, beta_max)
     if isinstance(beta, torch.Tensor):
-        return beta.clamp(min=floor)
+        return beta.clamp(min=floor) if floor > 0 else beta
     return max(beta, floor)
 
 

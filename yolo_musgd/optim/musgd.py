@@ -7,7 +7,9 @@ plugin offers as ``MuSGD-native``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, overload
 
 import torch
@@ -25,7 +27,7 @@ from yolo_musgd.optim.kernels import (
     update_single,
 )
 from yolo_musgd.optim.momentum import adaptive_momentum, relative_to_mean
-from yolo_musgd.settings import MuSGDSettings, SettingsError, check_value
+from yolo_musgd.settings import MuSGDSettings, Settings, SettingsError, setting
 
 
 class _Batch(NamedTuple):
@@ -38,11 +40,15 @@ class _Batch(NamedTuple):
 
 
 BACKENDS = ("auto", "single", "foreach", "fused")
-_RANGES: dict[str, dict[str, Any]] = {
-    "lr": {"low": 0.0, "high": None, "below": None, "choices": None},
-    "momentum": {"low": 0.0, "high": None, "below": 1.0, "choices": None},
-    "weight_decay": {"low": 0.0, "high": None, "below": None, "choices": None},
-}
+
+
+@dataclass(frozen=True)
+class _Common(Settings):
+    """The hyper-parameters that every momentum method has."""
+
+    lr: float = setting(0.01, "learning rate", low=0.0)
+    momentum: float = setting(0.9, "beta_max", low=0.0, below=1.0)
+    weight_decay: float = setting(0.0, "L2 penalty", low=0.0)
 
 
 class MuSGD(Optimizer):
@@ -107,14 +113,13 @@ class MuSGD(Optimizer):
         )
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, **rule.to_dict()}
         super().__init__(params, defaults)
-        self._reset_counters()
+        self._reset()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
         MuSGDSettings.from_mapping(values, ignore_unknown=True)
-        for name, meta in _RANGES.items():
-            check_value(name, values[name], 0.0, meta)
+        _Common.from_mapping(values, ignore_unknown=True)
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,9 +131,10 @@ class MuSGD(Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
         self.__dict__.setdefault("backend", "auto")
-        self._reset_counters()
+        self._reset()
 
-    def _reset_counters(self) -> None:
+    def _reset(self) -> None:
+        self._kept_slots: dict[int, list[list[Any]]] = {}
         self._skipped: int | Tensor = 0
         self._betas: list[Coefficients] = []
 
@@ -172,32 +178,54 @@ class MuSGD(Optimizer):
         batches = [b for b in map(self._collect, self.param_groups) if b.params]
         if not batches:
             return loss
-        norms = squared_norms([t for b in batches for t in self._measured(b)])
-        finite = norms.isfinite().all()
-        on_host = norms.device.type == "cpu"
-        if on_host and not finite:
+        norms = [squared_norms(self._measured(b)) for b in batches]
+        total = torch.cat(norms).sum()
+        finite = None  # "go ahead", or on a device the 0/1 flag that nobody waits for
+        if total.device.type != "cpu":
+            finite = total.isfinite().to(total.dtype)
+            self._skipped = self._skipped + (1 - finite)
+        elif not math.isfinite(total):
             self._skipped += 1
             return loss
-        if not on_host:
-            self._skipped = self._skipped + (~finite).to(torch.int64)
-        self._betas = self._momenta(batches, norms, finite, on_host)
-        for batch, betas in zip(batches, self._betas, strict=True):
-            self._update(batch, betas, None if on_host else finite.to(norms.dtype))
+        self._betas = []
+        for batch, own in zip(batches, norms, strict=True):
+            betas = self._momenta(batch, total if batch.group["norm_scope"] == "global" else own, finite)
+            self._betas.append(betas)
+            self._update(batch, betas, finite)
         return loss
 
     def _collect(self, group: dict[str, Any]) -> _Batch:
-        params = [p for p in group["params"] if p.grad is not None]
-        buffers = []
-        for p in params:
-            if p.grad.is_sparse:
-                raise RuntimeError("MuSGD does not support sparse gradients; use torch.optim.SparseAdam for that layer")
-            buffer = self.state[p].get("momentum_buffer")
+        batch = _Batch(group, [], [], [])
+        for slot in self._slots(group):
+            p, buffer, is_filter = slot
+            grad = p.grad
+            if grad is None:
+                continue
             if buffer is None:
-                buffer = self.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            elif buffer.stride() != p.stride():  # the fused kernel walks raw memory
-                buffer = self.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(buffer)
-            buffers.append(buffer)
-        return _Batch(group, params, [cast(Tensor, p.grad) for p in params], buffers)
+                if grad.is_sparse:
+                    raise RuntimeError("MuSGD does not support sparse gradients; use torch.optim.SparseAdam for them")
+                buffer = torch.zeros_like(p, memory_format=torch.preserve_format)
+                slot[1] = self.state[p]["momentum_buffer"] = buffer
+            # A filter may be channels_last here and not there, and the fused kernel walks raw memory.
+            if is_filter and not (grad.is_contiguous() and p.is_contiguous() and buffer.is_contiguous()):
+                grad = _in_layout_of(p, grad)
+                slot[1] = self.state[p]["momentum_buffer"] = buffer = _in_layout_of(p, buffer)
+            batch.params.append(p)
+            batch.grads.append(grad)
+            batch.buffers.append(buffer)
+        return batch
+
+    def _slots(self, group: dict[str, Any]) -> list[list[Any]]:
+        """[parameter, velocity or None, is a filter] of one group, kept from step to step.
+
+        Looking up 366 velocities by parameter takes longer than updating the small ones.
+        """
+        params = group["params"]
+        slots = self._kept_slots.get(id(params))
+        if slots is None or len(slots) != len(params) or any(s[0] is not p for s, p in zip(slots, params, strict=True)):
+            slots = [[p, self.state.get(p, {}).get("momentum_buffer"), p.ndim == 4] for p in params]
+            self._kept_slots[id(params)] = slots
+        return slots
 
     @staticmethod
     def _measured(batch: _Batch) -> list[Tensor]:
@@ -206,40 +234,31 @@ class MuSGD(Optimizer):
             return decayed(batch.grads, batch.params, batch.group["weight_decay"])
         return batch.grads
 
-    def _momenta(self, batches: list[_Batch], norms: Tensor, finite: Tensor, on_host: bool) -> list[Coefficients]:
-        """beta_t of every tensor, group by group: numbers on the CPU, (n,) or 0-d tensors elsewhere."""
-        per_group = torch.split(norms, [len(b.params) for b in batches])
-        everything = norms.sum()
-        out: list[Coefficients] = []
-        for (group, params, _, _), own in zip(batches, per_group, strict=True):
-            n2 = everything if group["norm_scope"] == "global" else own
-            if group["norm_mode"] == "relative":
-                n2 = self._relative(group, params, n2, finite)
-            beta = adaptive_momentum(n2, group["momentum"], group["adapt_factor"], group["beta_min"])
-            if not on_host:
-                out.append(beta)
-            elif beta.ndim == 0:
-                out.append([float(beta)] * len(params))
-            else:
-                out.append(beta.tolist())
-        return out
+    def _momenta(self, batch: _Batch, norm_sq: Tensor, finite: Tensor | None) -> Coefficients:
+        """beta_t of every tensor of one group: numbers on the CPU, a (n,) or 0-d tensor elsewhere."""
+        group = batch.group
+        if group["norm_mode"] == "relative":
+            norm_sq = self._relative(batch, norm_sq, finite)
+        beta = adaptive_momentum(norm_sq, group["momentum"], group["adapt_factor"], group["beta_min"])
+        if finite is not None:
+            return beta
+        return [beta.item()] * len(batch.params) if beta.ndim == 0 else cast("list[float]", beta.tolist())
 
     @staticmethod
-    def _relative(group: dict[str, Any], params: list[Tensor], norm_sq: Tensor, finite: Tensor) -> Tensor:
+    def _relative(batch: _Batch, norm_sq: Tensor, finite: Tensor | None) -> Tensor:
         """Squared norm over its running mean, which lives in the group: Ultralytics halves what is in the state."""
-        everyone = group["params"]
+        group, everyone = batch.group, batch.group["params"]
         mean = group.get("norm_sq_mean")
         if mean is None:
             mean = norm_sq.new_zeros(() if norm_sq.ndim == 0 else len(everyone))
         mean = mean.to(norm_sq)
-        if norm_sq.ndim == 0 or len(params) == len(everyone):
+        if norm_sq.ndim == 0 or len(batch.params) == len(everyone):
             ratio, updated = relative_to_mean(norm_sq, mean, group["norm_decay"])
         else:
             present = torch.tensor([p.grad is not None for p in everyone], device=norm_sq.device)
             ratio, part = relative_to_mean(norm_sq, mean[present], group["norm_decay"])
-            updated = mean.clone()
-            updated[present] = part
-        group["norm_sq_mean"] = torch.where(finite, updated, mean)
+            updated = mean.masked_scatter(present, part)
+        group["norm_sq_mean"] = updated if finite is None else torch.where(finite > 0, updated, mean)
         return ratio
 
     def _update(self, batch: _Batch, betas: Coefficients, finite: Tensor | None) -> None:
@@ -264,3 +283,7 @@ class MuSGD(Optimizer):
             update_foreach(params, grads, buffers, betas, hyper)
         else:
             update_single(params, grads, buffers, betas, hyper)
+
+
+def _in_layout_of(like: Tensor, t: Tensor) -> Tensor:
+    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)

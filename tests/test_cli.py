@@ -1,0 +1,65 @@
+import pytest
+
+from yolo_musgd import cli
+from yolo_musgd.optim.registry import REGISTRY, find
+from yolo_musgd.settings import SettingsError
+
+
+def test_usage_names_every_command(run):
+    done = run("yolo-musgd")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimisers"], "unknown command 'optimisers'; did you mean optimizers?"),
+        (["doctor", "verbose"], "'verbose' is not key=value; see: yolo-musgd help doctor"),
+        (["doctor", "x=1"], "yolo-musgd doctor has no argument 'x'"),
+    ],
+)
+def test_bad_words_exit_2_with_one_line(run, words, message):
+    done = run("yolo-musgd", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_optimizers_lists_the_registry(run):
+    done = run("yolo-musgd", "optimizers")
+    assert done.returncode == 0
+    for entry in REGISTRY.values():
+        line = next(x for x in done.stdout.splitlines() if x.split()[:1] == [entry.name])
+        assert entry.description in line
+        assert entry.source in line
+
+
+def test_names_in_any_case_and_a_guess_for_the_rest():
+    assert find("musgd").name == "MuSGD"
+    assert find("ADAMW").name == "AdamW"
+    with pytest.raises(SettingsError, match=r"optimizer=MuSDG is unknown; did you mean MuSGD\?"):
+        find("MuSDG")
+
+
+def test_doctor(run):
+    done = run("yolo-musgd", "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[ok] plugin" in done.stdout
+    assert "active in every `yolo` command" in done.stdout
+    assert "[ok] ultralytics" in done.stdout
+    assert "[XX]" not in done.stdout
+
+
+def test_doctor_says_why_the_plugin_is_not_active(run):
+    done = run("yolo-musgd", "doctor", env={"YOLO_MUSGD": "0"})
+    assert "switched off by YOLO_MUSGD=0" in done.stdout
+
+
+def test_ctrl_c_exits_130(monkeypatch, capsys):
+    def interrupted(pairs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command(interrupted, "", {}))
+    assert cli.main(["doctor"]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""The command ``yolo-musgd <command> key=value``; training itself is Ultralytics' ``yolo train optimizer=MuSGD``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from yolo_musgd import __version__
+from yolo_musgd.settings import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: its function takes the key=value pairs and returns the exit code."""
+
+    run: Callable[[dict[str, str]], int]
+    summary: str
+    keys: dict[str, str]
+
+
+def _doctor(pairs: dict[str, str]) -> int:
+    from yolo_musgd.doctor import main
+
+    return main()
+
+
+def _optimizers(pairs: dict[str, str]) -> int:
+    from yolo_musgd.optim.listing import main
+
+    return main()
+
+
+COMMANDS: dict[str, Command] = {
+    "doctor": Command(_doctor, "what is installed, whether the plugin is active, what is incompatible", {}),
+    "optimizers": Command(_optimizers, "every optimizer by name, with its memory, learning rate and source", {}),
+}
+
+
+def usage() -> str:
+    """The text of ``yolo-musgd help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  yolo-musgd {name.ljust(width)}   {c.summary}" for name, c in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"yolo-musgd {__version__}: better optimizers for small YOLO models, and the road to the edge board.",
+            "",
+            "Train with Ultralytics' own command; the plugin is active once installed:",
+            "  yolo train optimizer=MuSGD model=yolo26n.yaml data=shapes.yaml imgsz=128 epochs=30",
+            "",
+            "Everything after training (arguments are key=value, as Ultralytics has them):",
+            *lines,
+            "  yolo-musgd help COMMAND",
+        ]
+    )
+
+
+def help_of(name: str) -> str:
+    """The text of ``yolo-musgd help <name>``."""
+    command = COMMANDS[name]
+    lines = [f"yolo-musgd {name}: {command.summary}"]
+    lines += [f"  {key}=  {text}" for key, text in command.keys.items()]
+    return "\n".join(lines)
+
+
+def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
+    """``key=value`` words of a command as a dictionary.
+
+    Raises:
+        UserError: a word without ``=``, or a key that the command does not know (with the nearest it does).
+    """
+    known = COMMANDS[name].keys
+    pairs = {}
+    for word in words:
+        key, sign, value = word.lstrip("-").partition("=")
+        if not sign:
+            raise UserError(f"{word!r} is not key=value; see: yolo-musgd help {name}")
+        if key not in known:
+            guess = nearest(key, known)
+            hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(known) or 'no arguments'}"
+            raise UserError(f"yolo-musgd {name} has no argument {key!r}; {hint}")
+        pairs[key] = value
+    return pairs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0 done, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0].lstrip("-") if words else "help"
+    try:
+        if name in ("version", "V"):
+            print(__version__)
+            return 0
+        if name in ("help", "h"):
+            topic = words[1] if len(words) > 1 else ""
+            print(help_of(topic) if topic in COMMANDS else usage())
+            return 0
+        if name not in COMMANDS:
+            guess = nearest(name, COMMANDS)
+            raise UserError(f"unknown command {name!r}" + (f"; did you mean {guess}?" if guess else "; see: help"))
+        if any(w in ("-h", "--help", "help") for w in words[1:]):
+            print(help_of(name))
+            return 0
+        return COMMANDS[name].run(parse_pairs(name, words[1:]))
+    except UserError as error:
+        print(f"yolo-musgd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("yolo-musgd: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data sets that the shipped YAML files make: drawn here, or fetched and converted."""

@@ -1,0 +1,213 @@
+"""The only module that touches Ultralytics' globals, and undoes it: register() and unregister().
+
+What is touched, and why:
+
+- ``ultralytics.cfg.DEFAULT_CFG_DICT`` and ``DEFAULT_CFG`` get the plugin's keys, the sets of typed keys their names,
+  so that ``adapt_factor=0.05`` is as good an argument as ``lr0=0.01``, in YAML, checkpoints and the validator too.
+- ``ultralytics.engine.model.Model._smart_load`` returns our trainer where it would return one of Ultralytics' own.
+- ``ultralytics.utils.checks.check_file`` finds the YAML files that ship with us by name.
+- ``ultralytics.cfg.entrypoint`` (the ``yolo`` command) prints our errors as one line and exits with 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from yolo_musgd import resources
+from yolo_musgd._autoload import TARGETS
+from yolo_musgd.settings import UserError, plugin_keys
+
+SUPPORTED = ((8, 4, 0), (9, 0, 0))  # from, up to but not including
+
+_undo: dict[str, list[Callable[[], None]]] = {}
+_stepped_aside = False
+
+
+class PluginWarning(UserWarning):
+    """The plugin cannot work with this Ultralytics and has stepped aside."""
+
+
+def host_version() -> str:
+    """Version of the installed ultralytics, read without importing more of it."""
+    return str(getattr(sys.modules.get("ultralytics"), "__version__", None) or import_module("ultralytics").__version__)
+
+
+def supported(version: str) -> bool:
+    """Whether the plugin works with this version of ultralytics."""
+    numbers = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:3])
+    return SUPPORTED[0] <= numbers < SUPPORTED[1]
+
+
+def on_import(module: ModuleType) -> None:
+    """Patch a module of Ultralytics that has just been imported; never let plain ``yolo`` suffer from a failure."""
+    global _stepped_aside
+    if _stepped_aside:
+        return
+    version = host_version()
+    reason = "" if supported(version) else f"it supports {_range_text()}"
+    if not reason:
+        try:
+            _PATCHES[module.__name__](module)
+            return
+        except Exception as error:  # an internal of Ultralytics changed: theirs must go on working without us
+            reason = f"{type(error).__name__}: {error}"
+    _stepped_aside = True
+    unregister()
+    warnings.warn(
+        f"yolo-musgd steps aside, ultralytics {version} runs without it ({reason}); "
+        "see `yolo-musgd doctor`, or set YOLO_MUSGD=0 to silence this",
+        PluginWarning,
+        stacklevel=2,
+    )
+
+
+def _range_text() -> str:
+    low, high = (".".join(map(str, v)) for v in SUPPORTED)
+    return f"ultralytics >={low},<{high}"
+
+
+def register() -> None:
+    """Activate the plugin in this process; what the installed ``.pth`` file does by itself. Idempotent.
+
+    Raises:
+        UserError: this version of ultralytics is not supported.
+    """
+    if not supported(host_version()):
+        raise UserError(f"ultralytics {host_version()} is not supported: install {_range_text()}")
+    for name in TARGETS:
+        _PATCHES[name](import_module(name))
+
+
+def unregister() -> None:
+    """Put everything that `register` touched back as it was."""
+    for steps in _undo.values():
+        for step in reversed(steps):
+            step()
+    _undo.clear()
+
+
+def active() -> bool:
+    """Whether every patch is in place."""
+    return set(_undo) == set(TARGETS)
+
+
+@contextmanager
+def quiet_host() -> Iterator[None]:
+    """Silence Ultralytics' logger below warnings, for a call whose message would mislead."""
+    logger = import_module("ultralytics.utils").LOGGER
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _once(patch: Callable[[ModuleType], list[Callable[[], None]]]) -> Callable[[ModuleType], None]:
+    @wraps(patch)
+    def patch_once(module: ModuleType) -> None:
+        if module.__name__ not in _undo:
+            _undo[module.__name__] = patch(module)
+
+    return patch_once
+
+
+def _set(owner: Any, name: str, value: Any) -> Callable[[], None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    return lambda: setattr(owner, name, before)
+
+
+def _replace(original: Any, replacement: Any, name: str) -> Callable[[], None]:
+    """Replace a function of Ultralytics in every one of its modules that has imported it by name.
+
+    The way back looks for the replacement afresh: modules imported meanwhile have taken it over.
+    """
+
+    def swap(old: Any, new: Any) -> None:
+        for module_name, module in list(sys.modules.items()):
+            if module_name.startswith("ultralytics") and vars(module).get(name) is old:
+                setattr(module, name, new)
+
+    swap(original, replacement)
+    return lambda: swap(replacement, original)
+
+
+@_once
+def _patch_checks(checks: ModuleType) -> list[Callable[[], None]]:
+    original = checks.check_file
+
+    @wraps(original)
+    def check_file(file: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = resources.find(file) if isinstance(file, str) else None
+        return original(str(ours) if ours else file, *args, **kwargs)
+
+    return [_replace(original, check_file, "check_file")]
+
+
+@_once
+def _patch_cfg(cfg: ModuleType) -> list[Callable[[], None]]:
+    keys = plugin_keys()
+    defaults, namespace = cfg.DEFAULT_CFG_DICT, cfg.DEFAULT_CFG
+    clash = sorted(set(keys) & set(defaults))
+    if clash:
+        raise RuntimeError(f"ultralytics has arguments of the same name: {', '.join(clash)}")
+    steps = []
+    for type_, set_name in ((float, "CFG_FLOAT_KEYS"), (bool, "CFG_BOOL_KEYS"), (str, "CFG_STR_KEYS")):
+        names = {k for k, (kind, _) in keys.items() if kind is type_}
+        known = getattr(cfg, set_name, None)
+        if known is not None:
+            steps.append(_set(cfg, set_name, type(known)(known | names)))
+    for key, (_, default) in keys.items():
+        defaults[key] = default
+        setattr(namespace, key, default)
+
+    def forget() -> None:
+        for key in keys:
+            defaults.pop(key, None)
+            vars(namespace).pop(key, None)
+
+    return [*steps, forget, _replace(cfg.entrypoint, _polite(cfg.entrypoint), "entrypoint")]
+
+
+def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The ``yolo`` command, with our own errors as one line and exit code 2 instead of a traceback."""
+
+    @wraps(entrypoint)
+    def polite(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return entrypoint(*args, **kwargs)
+        except UserError as error:
+            print(f"yolo-musgd: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return polite
+
+
+@_once
+def _patch_model(module: ModuleType) -> list[Callable[[], None]]:
+    original = module.Model._smart_load
+
+    @wraps(original)
+    def _smart_load(self: Any, key: str) -> Any:
+        found = original(self, key)
+        if key != "trainer":
+            return found
+        from yolo_musgd.train.trainer import trainer_class
+
+        return trainer_class(found)
+
+    return [_set(module.Model, "_smart_load", _smart_load)]
+
+
+_PATCHES: dict[str, Callable[[ModuleType], None]] = dict(
+    zip(TARGETS, (_patch_checks, _patch_cfg, _patch_model), strict=True)
+)

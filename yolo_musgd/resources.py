@@ -1,0 +1,36 @@
+"""Finds the YAML files that ship with the package: in the wheel, or at the top of a source checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+SUFFIXES = (".yaml", ".yml")
+
+
+def folder(name: str) -> Path:
+    """Folder ``cfg`` or ``datasets``.
+
+    Raises:
+        FileNotFoundError: neither an installed wheel nor a checkout has it.
+    """
+    for base in (_PACKAGE, _PACKAGE.parent):
+        # The checkout's cfg/ holds train/; this keeps another project's cfg/ folder from being taken for ours.
+        if (base / name).is_dir() and (base / "datasets" / "shapes.yaml").exists():
+            return base / name
+    raise FileNotFoundError(f"the package's {name}/ folder is missing: reinstall yolo-musgd")
+
+
+def find(file: str) -> Path | None:
+    """The shipped YAML of this bare file name (``shapes.yaml``, ``on-device.yaml``), or None.
+
+    A name with a folder in it, or of a file that exists in the working folder, is never ours.
+    """
+    path = Path(file)
+    if path.suffix.lower() not in SUFFIXES or path.name != file or path.exists():
+        return None
+    try:
+        candidates = [folder("datasets") / file, folder("cfg") / "train" / file]
+    except FileNotFoundError:
+        return None
+    return next((c for c in candidates if c.is_file()), None)

@@ -1,0 +1,174 @@
+"""What the optimizer does, on record: gradient norms and beta_t of every step.
+
+The optimizer reports (``report()``), the monitor reads. Values stay on the device until the epoch ends; one transfer
+then brings them all. Per step they go to ``optimizer_steps.csv.gz``, per epoch into results.csv and every logger.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+STEPS_FILE = "optimizer_steps.csv.gz"
+LAYERS_FILE = "optimizer_layers.csv"
+COLUMNS = (
+    "grad_norm",  # before clipping
+    "grad_norm_clipped",  # what the optimizer sees
+    "beta_t",  # mean over the parameter tensors
+    "beta_t_min",
+    "beta_t_max",
+    "beta_t_p10",
+    "beta_t_p90",
+    "skipped_steps",  # count since the start of this process
+)
+_QUANTILES = (0.1, 0.9)
+
+
+def grad_norm(optimizer: Optimizer) -> Tensor:
+    """L2 norm over all gradients, 0-d on their device; 0 where there are none."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    norms: tuple[Tensor, ...] = torch._foreach_norm(grads)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([n.float().to(norms[0].device) for n in norms]))
+    return total
+
+
+class Monitor:
+    """Records one run of one optimizer.
+
+    Args:
+        folder: the run folder.
+        model: the model being trained, for the names of its parameters.
+        optimizer: any torch optimizer; one with ``report()`` is asked for beta_t and skipped steps.
+        layers: also keep the mean beta_t of every parameter tensor.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, layers: bool = False):
+        self.folder = folder
+        self.optimizer = optimizer
+        self.layers = layers
+        self._names = {id(p): n.removeprefix("module.") for n, p in model.named_parameters()}
+        self._rows: list[Tensor] = []
+        self._layer_rows: list[tuple[list[str], Tensor]] = []
+        self._clipped: Tensor | None = None
+        self._live: list[str] = []
+        self._steps: int | None = None
+        optimizer.register_step_pre_hook(self._before_step)
+
+    @contextmanager
+    def step(self, scaler: Any) -> Iterator[None]:
+        """Around one clip-and-step of the trainer, whose GradScaler still scales the gradients at the start."""
+        scale = scaler.get_scale() if scaler.is_enabled() else 1.0
+        raw, self._clipped = grad_norm(self.optimizer) / scale, None
+        yield
+        report: dict[str, Tensor] = getattr(self.optimizer, "report", dict)()
+        nan = raw.new_full((), float("nan"))
+        stepped = self._clipped is not None  # a GradScaler that found inf does not call step() at all
+        betas = report.get("beta_t") if stepped else None
+        spread = nan.expand(5)
+        if betas is not None and betas.numel():
+            betas = betas.to(raw)
+            low, high = torch.quantile(betas, betas.new_tensor(_QUANTILES))
+            spread = torch.stack([betas.mean(), betas.min(), betas.max(), low, high])
+            if self.layers:
+                self._layer_rows.append((self._live, betas))
+        skipped = report.get("skipped_steps", torch.zeros(())).to(raw)
+        clipped = self._clipped if self._clipped is not None else nan
+        self._rows.append(torch.cat([torch.stack([raw, clipped.to(raw)]), spread, skipped.reshape(1)]))
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._clipped = grad_norm(optimizer)
+        if self.layers:
+            live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._live = [self._names.get(id(p), "?") for p in live]
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Write the epoch's steps to their file and return its summary, keyed ``optim/<column>``.
+
+        Args:
+            epoch: 1-based, as in results.csv.
+
+        Returns:
+            medians of the norms (a single exploding step would hide the rest), means of the beta_t columns, and the
+            running count of skipped steps; columns that this optimizer does not have are absent.
+        """
+        if not self._rows:
+            return {}
+        rows = torch.stack(self._rows).cpu().numpy()
+        self._rows.clear()
+        self._append(epoch, rows)
+        if self._layer_rows:
+            self._append_layers(epoch)
+        summary: dict[str, float] = {}
+        for column, values in zip(COLUMNS, rows.T, strict=True):
+            seen = values[np.isfinite(values)]
+            if column == "skipped_steps":
+                summary["optim/skipped_steps"] = float(values[-1])
+            elif column.startswith("grad_norm"):
+                summary[f"optim/{column}"] = round(float(np.median(seen)), 6) if seen.size else 0.0
+            elif seen.size or hasattr(self.optimizer, "report"):
+                summary[f"optim/{column}"] = round(float(seen.mean()), 6) if seen.size else 0.0
+        return summary
+
+    def _append(self, epoch: int, rows: Any) -> None:
+        """Append to the step file as a gzip member of its own: an interrupted run leaves a readable file."""
+        file = self.folder / STEPS_FILE
+        if self._steps is None:
+            known = read_steps(file)
+            self._steps = int(known["step"][-1]) if len(known.get("step", ())) else 0
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not file.exists():
+            writer.writerow(("epoch", "step", *COLUMNS))
+        for row in rows:
+            self._steps += 1
+            writer.writerow((epoch, self._steps, *(f"{v:.6g}" for v in row)))
+        with file.open("ab") as out:
+            out.write(gzip.compress(text.getvalue().encode(), mtime=0))
+
+    def _append_layers(self, epoch: int) -> None:
+        sums: dict[str, list[float]] = {}
+        for names, betas in self._layer_rows:
+            for name, beta in zip(names, betas.tolist(), strict=False):
+                sums.setdefault(name, []).append(beta)
+        self._layer_rows.clear()
+        file = self.folder / LAYERS_FILE
+        header = "" if file.exists() else "epoch,layer,beta_t\n"
+        lines = [f"{epoch},{name},{sum(v) / len(v):.6g}\n" for name, v in sums.items()]
+        with file.open("a", encoding="utf-8") as out:
+            out.write(header + "".join(lines))
+
+    def plot(self) -> list[Path]:
+        """Draw optimizer.png, and optimizer_layers.png if layers were recorded; returns what was drawn."""
+        from yolo_musgd.train.plots import plot_layers, plot_steps
+
+        pictures = [plot_steps(self.folder, type(self.optimizer).__name__)]
+        if self.layers and (self.folder / LAYERS_FILE).exists():
+            pictures.append(plot_layers(self.folder))
+        return [p for p in pictures if p is not None]
+
+
+def read_steps(file: Path) -> dict[str, Any]:
+    """Columns of a step file as arrays of equal length; a step that a resumed run repeated counts once, the last."""
+    if not file.exists():
+        return {}
+    with gzip.open(file, "rt", encoding="utf-8") as text:
+        table = list(csv.reader(text))
+    if len(table) < 2:
+        return {}
+    values = np.array([[float(x) for x in row] for row in table[1:]])
+    columns = dict(zip(table[0], values.T, strict=True))
+    later = np.minimum.accumulate(columns["epoch"][::-1])[::-1]  # rows that a later row of an earlier epoch redoes
+    keep = columns["epoch"] <= later
+    return {name: column[keep] for name, column in columns.items()}

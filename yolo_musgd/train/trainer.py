@@ -1,0 +1,210 @@
+"""Trainers: one mixin over whichever trainer Ultralytics has for a task.
+
+`trainer_class` makes the class for a given base, and this module's ``__getattr__`` finds it again by name, so that
+pickle and DDP workers can import ``yolo_musgd.train.trainer.MuSGDDetectionTrainer`` and its siblings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_musgd import plugin
+from yolo_musgd.optim import registry
+from yolo_musgd.settings import PLUGIN_SETTINGS, TelemetrySettings, UserError
+from yolo_musgd.train.telemetry import Monitor
+
+plugin.register()  # a worker process that unpickles a trainer needs the keys before it builds the configuration
+
+PREFIX = "MuSGD"
+_GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of the host's groups; the rest is SGD's
+_HOMES = (
+    *(f"ultralytics.models.yolo.{t}" for t in ("detect", "segment", "pose", "obb", "classify", "semantic", "depth")),
+    "ultralytics.models.yolo.world",
+    "ultralytics.models.yolo.yoloe",
+    "ultralytics.models.rtdetr",
+    "ultralytics.models.rtdetr.train",
+)
+
+
+class DataError(UserError):
+    """The data set cannot be trained on."""
+
+
+class MuSGDTrainerMixin:
+    """What the plugin adds to a trainer of Ultralytics: the optimizers of the registry, and telemetry."""
+
+    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
+        self._monitor: Monitor | None = None
+        self._checkpoint: Mapping[str, Any] | None = None
+        given = {**_as_dict(cfg), **_as_dict(overrides)}
+        check_arguments(given)
+        try:
+            super().__init__(cfg, overrides, _callbacks)  # type: ignore[call-arg]
+        except Exception as error:
+            _remove_empty_run(getattr(self, "save_dir", None))
+            raise _explained(error, given, getattr(self, "save_dir", None)) from error
+
+    def setup_model(self) -> Any:
+        """Build or load the model; keep the checkpoint that a resumed run starts from."""
+        self._checkpoint = super().setup_model()  # type: ignore[misc]
+        return self._checkpoint
+
+    def build_optimizer(self, model: nn.Module, name: str = "auto", *args: Any, **kwargs: Any) -> Optimizer:
+        """Build the optimizer that ``name`` means with the plugin; the arguments are the host's."""
+        self._require_labels()
+        entry = registry.find(name)
+        if entry.name == "MuSGD" and self._resumes_native():
+            entry = registry.find("MuSGD-native")
+        if entry.build is None:
+            optimizer: Optimizer = super().build_optimizer(model, entry.host_name, *args, **kwargs)  # type: ignore[misc]
+        else:
+            with plugin.quiet_host():  # its message would name SGD
+                host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
+            groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
+            optimizer = entry.build(groups, vars(self.args), unwrap_model(model))  # type: ignore[attr-defined]
+        self._announce(entry, optimizer)
+        settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
+        wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
+        if wanted and RANK in {-1, 0}:
+            self._monitor = Monitor(Path(self.save_dir), model, optimizer, layers=settings.telemetry_layers)  # type: ignore[attr-defined]
+        return optimizer
+
+    def optimizer_step(self) -> None:
+        """Clip and step as the host does; note the gradient norm before it."""
+        if self._monitor is None:
+            super().optimizer_step()  # type: ignore[misc]
+            return
+        with self._monitor.step(self.scaler):  # type: ignore[attr-defined]
+            super().optimizer_step()  # type: ignore[misc]
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write a row of results.csv; the epoch's telemetry joins it and the metrics that every logger reads."""
+        if self._monitor is not None:
+            summary = self._monitor.end_epoch(self.epoch + 1)  # type: ignore[attr-defined]
+            self.metrics.update(summary)  # type: ignore[attr-defined]
+            metrics = {**metrics, **summary}
+        super().save_metrics(metrics)  # type: ignore[misc]
+
+    def plot_metrics(self) -> None:
+        """Plot results.png as the host does, and optimizer.png beside it."""
+        super().plot_metrics()  # type: ignore[misc]
+        if self._monitor is not None:
+            for picture in self._monitor.plot():
+                self.on_plot(picture)  # type: ignore[attr-defined]
+
+    def train(self) -> Any:
+        """Train as the host does; bad data leaves no run folder behind."""
+        try:
+            return super().train()  # type: ignore[misc]
+        except UserError:
+            _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
+            raise
+
+    def _require_labels(self) -> None:
+        """Refuse a training set without a single object, which Ultralytics would train on for hours.
+
+        Raises:
+            DataError: no label in any image.
+        """
+        data = getattr(getattr(self, "train_loader", None), "dataset", None)
+        labels = getattr(data, "labels", None)
+        if labels and all("cls" in x and len(x["cls"]) == 0 for x in labels):
+            where = getattr(data, "img_path", "the training set")
+            raise DataError(
+                f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
+            )
+
+    def _resumes_native(self) -> bool:
+        """Whether this run continues one of Ultralytics' own MuSGD: its param groups say ``use_muon``."""
+        if not getattr(self, "resume", False) or not self._checkpoint:
+            return False
+        saved = (self._checkpoint.get("optimizer") or {}).get("param_groups", [])
+        return any("use_muon" in group for group in saved)
+
+    def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
+        native = type(optimizer).__module__.startswith("ultralytics")
+        if native:
+            note = "Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
+        elif entry.build is not None:
+            group = optimizer.param_groups[0]
+            keys = [k for cls in PLUGIN_SETTINGS for k in cls.names() if k in group]
+            rule = ", ".join(f"{k}={group[k]}" for k in ("lr", "momentum", *keys))
+            note = f"({rule}) from yolo-musgd: {entry.description}"
+            if entry.name == "MuSGD":
+                note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"
+        else:
+            return
+        LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__} {note}")
+
+
+def check_arguments(args: Mapping[str, Any]) -> None:
+    """Check the plugin's arguments before anything is written.
+
+    Raises:
+        SettingsError: unknown optimizer, wrong type or value out of range.
+    """
+    registry.find(args.get("optimizer") or "auto")
+    for cls in PLUGIN_SETTINGS:
+        cls.from_mapping(args, ignore_unknown=True)
+
+
+def _as_dict(cfg: Any) -> dict[str, Any]:
+    if cfg is None or isinstance(cfg, (str, Path)):
+        return {}
+    return dict(cfg) if isinstance(cfg, Mapping) else dict(vars(cfg))
+
+
+def _remove_empty_run(save_dir: Path | None) -> None:
+    """Remove a run folder that holds nothing but what every start writes."""
+    if save_dir is None or not Path(save_dir).is_dir():
+        return
+    files = [p.relative_to(save_dir).as_posix() for p in Path(save_dir).rglob("*") if p.is_file()]
+    if set(files) <= {"args.yaml"}:
+        shutil.rmtree(save_dir, ignore_errors=True)
+
+
+def _explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None) -> Exception:
+    """The host's error, or ours where one line says it better."""
+    if isinstance(error, OSError) and error.filename and not isinstance(error, FileNotFoundError):
+        return UserError(f"cannot write the run folder {error.filename}: {error.strerror}; choose another project=")
+    if isinstance(error, RuntimeError) and str(error).startswith("Dataset "):
+        cause = error.__cause__ or error
+        return DataError(f"data={args.get('data')}: {' '.join(str(cause).split())}")
+    return error
+
+
+@cache
+def trainer_class(base: type) -> type:
+    """Our trainer for a trainer class of Ultralytics; a class that is ours already is returned as it is.
+
+    Args:
+        base: subclass of ultralytics.engine.trainer.BaseTrainer.
+    """
+    if issubclass(base, MuSGDTrainerMixin):
+        return base
+    doc = f"{base.__name__} of Ultralytics with yolo-musgd's optimizers and telemetry."
+    return type(PREFIX + base.__name__, (MuSGDTrainerMixin, base), {"__module__": __name__, "__doc__": doc})
+
+
+def __getattr__(name: str) -> Any:
+    """``MuSGD<Trainer>`` for any trainer of Ultralytics (PEP 562); ``MuSGDTrainer`` is the detection trainer's."""
+    if name == "MuSGDTrainer":
+        name = "MuSGDDetectionTrainer"
+    if name.startswith(PREFIX) and name.endswith("Trainer"):
+        for home in _HOMES:
+            with contextlib.suppress(ImportError):
+                base = getattr(importlib.import_module(home), name.removeprefix(PREFIX), None)
+                if isinstance(base, type):
+                    return trainer_class(base)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

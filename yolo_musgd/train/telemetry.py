@@ -125,8 +125,7 @@ class Monitor:
         """Append to the step file as a gzip member of its own: an interrupted run leaves a readable file."""
         file = self.folder / STEPS_FILE
         if self._steps is None:
-            known = read_steps(file)
-            self._steps = int(known["step"][-1]) if len(known.get("step", ())) else 0
+            self._steps = _forget_from(file, epoch)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if not file.exists():
@@ -160,15 +159,26 @@ class Monitor:
 
 
 def read_steps(file: Path) -> dict[str, Any]:
-    """Columns of a step file as arrays of equal length; a step that a resumed run repeated counts once, the last."""
+    """Columns of a step file as arrays of equal length; empty without a file or a row in it."""
     if not file.exists():
         return {}
     with gzip.open(file, "rt", encoding="utf-8") as text:
-        table = list(csv.reader(text))
-    if len(table) < 2:
+        header, *rows = list(csv.reader(text)) or [[]]
+    if not rows:
         return {}
-    values = np.array([[float(x) for x in row] for row in table[1:]])
-    columns = dict(zip(table[0], values.T, strict=True))
-    later = np.minimum.accumulate(columns["epoch"][::-1])[::-1]  # rows that a later row of an earlier epoch redoes
-    keep = columns["epoch"] <= later
-    return {name: column[keep] for name, column in columns.items()}
+    values = np.array([[float(x) for x in row] for row in rows])
+    return dict(zip(header, values.T, strict=True))
+
+
+def _forget_from(file: Path, epoch: int) -> int:
+    """Drop the rows from this epoch on, which a resumed run is about to repeat; returns the last step that stays."""
+    if not file.exists():
+        return 0
+    with gzip.open(file, "rt", encoding="utf-8") as text:
+        header, *rows = text.read().splitlines() or [""]
+    kept = [row for row in rows if int(row.split(",")[0]) < epoch]
+    if len(kept) < len(rows):
+        part = file.with_suffix(".part")
+        part.write_bytes(gzip.compress("".join(f"{row}\n" for row in [header, *kept]).encode(), mtime=0))
+        part.replace(file)
+    return int(kept[-1].split(",")[1]) if kept else 0

@@ -1,0 +1,149 @@
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from yolo_musgd.optim.musgd import MuSGD
+from yolo_musgd.train.plots import plot_layers, plot_steps
+from yolo_musgd.train.telemetry import STEPS_FILE, Monitor, grad_norm, read_steps
+
+
+class NoScaler:
+    def is_enabled(self):
+        return False
+
+
+class Scaler:
+    """The two methods that the monitor asks of a GradScaler."""
+
+    def is_enabled(self):
+        return True
+
+    def get_scale(self):
+        return 4.0
+
+
+def make(tmp_path, optimizer=MuSGD, layers=False, **kwargs):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    optimizer = optimizer(model.parameters(), lr=0.1, momentum=0.9, **kwargs)
+    return model, optimizer, Monitor(tmp_path, model, optimizer, layers=layers)
+
+
+def one_step(model, optimizer, monitor, scale=1.0, clip=None, scaler=None, call_step=True):
+    for p in model.parameters():
+        p.grad = torch.full_like(p, scale)
+    with monitor.step(scaler or NoScaler()):
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if call_step:
+            optimizer.step()
+
+
+def test_grad_norm_is_over_all_parameters(tmp_path):
+    model, optimizer, _ = make(tmp_path)
+    assert grad_norm(optimizer) == 0
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 2.0)
+    count = sum(p.numel() for p in model.parameters())
+    assert float(grad_norm(optimizer)) == pytest.approx(2.0 * count**0.5)
+
+
+def test_raw_and_clipped_norm_and_beta(tmp_path):
+    model, optimizer, monitor = make(tmp_path, adapt_factor=0.1)
+    norm = sum(p.numel() for p in model.parameters()) ** 0.5
+    for _ in range(3):
+        one_step(model, optimizer, monitor, clip=1.0)
+    summary = monitor.end_epoch(1)
+    assert summary["optim/grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert summary["optim/grad_norm_clipped"] == pytest.approx(1.0, rel=1e-4)
+    shares = [p.numel() / norm**2 for p in model.parameters()]  # of the clipped squared norm
+    betas = sorted(0.9 / (1 + 0.1 * s) for s in shares)
+    assert summary["optim/beta_t"] == pytest.approx(np.mean(betas), abs=2e-6)
+    assert summary["optim/beta_t_min"] == pytest.approx(betas[0], abs=2e-6)
+    assert summary["optim/beta_t_max"] == pytest.approx(betas[-1], abs=2e-6)
+    assert summary["optim/beta_t_p10"] == pytest.approx(np.quantile(betas, 0.1), abs=2e-6)
+    assert summary["optim/beta_t_p90"] == pytest.approx(np.quantile(betas, 0.9), abs=2e-6)
+
+
+def test_scaled_gradients_are_reported_unscaled(tmp_path):
+    model, optimizer, monitor = make(tmp_path)
+    one_step(model, optimizer, monitor, scaler=Scaler())
+    norm = sum(p.numel() for p in model.parameters()) ** 0.5
+    assert monitor.end_epoch(1)["optim/grad_norm"] == pytest.approx(norm / 4, rel=1e-4)
+
+
+def test_a_step_that_the_scaler_left_out_has_no_beta(tmp_path):
+    model, optimizer, monitor = make(tmp_path)
+    one_step(model, optimizer, monitor)
+    one_step(model, optimizer, monitor, scale=float("inf"), call_step=False)
+    monitor.end_epoch(1)
+    steps = read_steps(tmp_path / STEPS_FILE)
+    assert np.isfinite(steps["beta_t"]).tolist() == [True, False]
+    assert np.isfinite(steps["grad_norm"]).tolist() == [True, False]
+
+
+def test_skipped_steps_are_counted(tmp_path):
+    model, optimizer, monitor = make(tmp_path)
+    one_step(model, optimizer, monitor)
+    one_step(model, optimizer, monitor, scale=float("nan"))
+    summary = monitor.end_epoch(1)
+    assert summary["optim/skipped_steps"] == 1
+    assert np.isfinite(summary["optim/grad_norm"])
+
+
+def test_any_optimizer_has_norms_and_no_invented_beta(tmp_path):
+    model, optimizer, monitor = make(tmp_path, optimizer=torch.optim.SGD)
+    one_step(model, optimizer, monitor)
+    summary = monitor.end_epoch(1)
+    assert summary["optim/grad_norm"] > 0
+    assert "optim/beta_t" not in summary
+    assert plot_steps(tmp_path, "SGD").exists()
+
+
+def test_the_step_file_survives_an_interruption_and_a_resume(tmp_path):
+    model, optimizer, monitor = make(tmp_path)
+    for epoch in (1, 2):
+        one_step(model, optimizer, monitor)
+        monitor.end_epoch(epoch)
+    again = Monitor(tmp_path, model, optimizer)  # resumed from the checkpoint of epoch 1: epoch 2 comes once more
+    for epoch in (2, 3):
+        one_step(model, optimizer, again, scale=5.0)
+        again.end_epoch(epoch)
+    steps = read_steps(tmp_path / STEPS_FILE)
+    assert steps["epoch"].tolist() == [1, 2, 3]
+    assert steps["step"].tolist() == [1, 2, 3]
+    assert steps["grad_norm"][1] == pytest.approx(5 * steps["grad_norm"][0], rel=1e-4)
+    with gzip.open(tmp_path / STEPS_FILE, "rt") as text:
+        assert text.readline().startswith("epoch,step,grad_norm,")
+
+
+def test_layers(tmp_path):
+    model, optimizer, monitor = make(tmp_path, layers=True, adapt_factor=1.0)
+    model[0].bias.requires_grad_(False)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    with monitor.step(NoScaler()):
+        optimizer.step()
+    monitor.end_epoch(1)
+    lines = (tmp_path / "optimizer_layers.csv").read_text().splitlines()
+    values = {line.split(",")[1]: float(line.split(",")[2]) for line in lines[1:]}
+    assert values == {
+        "0.weight": pytest.approx(0.9 / 13, rel=1e-5),
+        "1.weight": pytest.approx(0.9 / 7, rel=1e-5),
+        "1.bias": pytest.approx(0.9 / 3, rel=1e-5),
+    }
+    assert plot_layers(tmp_path).exists()
+
+
+def test_nothing_recorded_draws_nothing(tmp_path):
+    assert plot_steps(tmp_path, "MuSGD") is None
+    assert make(tmp_path)[2].end_epoch(1) == {}
+
+
+def test_a_long_run_is_thinned(tmp_path):
+    rows = "epoch,step,grad_norm,grad_norm_clipped,beta_t,beta_t_min,beta_t_max,beta_t_p10,beta_t_p90,skipped_steps\n"
+    rows += "".join(f"{1 + i // 50},{i + 1},{1 + i % 7},1,0.8,0.5,0.9,0.7,0.9,0\n" for i in range(15000))
+    with gzip.open(tmp_path / STEPS_FILE, "wt") as out:
+        out.write(rows)
+    assert plot_steps(tmp_path, "MuSGD").stat().st_size < 1_000_000

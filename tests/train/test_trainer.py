@@ -1,0 +1,155 @@
+"""The trainer classes in this process: every task, pickling, the DDP launch file."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from yolo_musgd import plugin
+from yolo_musgd.train import trainer as ours
+
+plugin.register()
+
+
+def bases():
+    from ultralytics.models import yolo
+
+    found = {}
+    for task in ("detect", "segment", "pose", "obb", "classify", "semantic", "depth"):
+        module = getattr(yolo, task, None)
+        for name in getattr(module, "__all__", ()):
+            if name.endswith("Trainer"):
+                found[task] = getattr(module, name)
+    return found
+
+
+def test_there_are_trainers_for_all_tasks():
+    assert {"detect", "segment", "pose", "obb", "classify"} <= set(bases())
+
+
+@pytest.mark.parametrize("task", sorted(bases()))
+def test_one_mixin_over_every_trainer(task):
+    base = bases()[task]
+    cls = ours.trainer_class(base)
+    assert issubclass(cls, base)
+    assert issubclass(cls, ours.MuSGDTrainerMixin)
+    assert "Trainer" in cls.__name__  # Ultralytics decides by the name whether to attach its loggers
+    assert ours.trainer_class(cls) is cls
+    assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test_classes_are_found_by_name_in_a_fresh_process():
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    data = pickle.dumps(ours.trainer_class(DetectionTrainer))
+    code = f"import pickle; print(pickle.loads({data!r}).__mro__[2].__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "DetectionTrainer"
+    with pytest.raises(AttributeError, match="MuSGDNoSuchTrainer"):
+        _ = ours.MuSGDNoSuchTrainer
+
+
+def test_yolo_hands_out_our_trainer_for_every_task():
+    from ultralytics import YOLO
+
+    for name, task in (("yolo26n.yaml", "detect"), ("yolo26n-cls.yaml", "classify"), ("yolo26n-obb.yaml", "obb")):
+        assert YOLO(name, task=task)._smart_load("trainer") is ours.trainer_class(bases()[task])
+        assert "Validator" in YOLO(name, task=task)._smart_load("validator").__name__
+
+
+def make_task_data(task, root):
+    """Eight labelled squares for one task, in the format that Ultralytics reads."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(8 if split == "train" else 4):
+            x, y = rng.uniform(16, 32, size=2)
+            image = Image.new("RGB", (64, 64), (90, 90, 90))
+            ImageDraw.Draw(image).rectangle((x, y, x + 20, y + 20), fill=(220, 30 * (i % 2), 30))
+            folder = root / split / str(i % 2) if task == "classify" else root / "images" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{i}.jpg")
+            if task == "classify":
+                continue
+            corners = [(x, y), (x + 20, y), (x + 20, y + 20), (x, y + 20)]
+            flat = " ".join(f"{v / 64:.6f}" for point in corners for v in point)
+            box = f"{(x + 10) / 64:.6f} {(y + 10) / 64:.6f} {20 / 64:.6f} {20 / 64:.6f}"
+            points = " ".join(f"{a / 64:.6f} {b / 64:.6f} 2" for a, b in corners)
+            text = {"detect": box, "segment": flat, "obb": flat, "pose": f"{box} {points}"}[task]
+            labels = root / "labels" / split
+            labels.mkdir(parents=True, exist_ok=True)
+            (labels / f"{i}.txt").write_text(f"{i % 2} {text}\n")
+    if task == "classify":
+        return root
+    kpt = "kpt_shape: [4, 3]\n" if task == "pose" else ""
+    (root / "data.yaml").write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [a, b]\n{kpt}")
+    return root / "data.yaml"
+
+
+MODELS = [("segment", "yolo26n-seg"), ("pose", "yolo26n-pose"), ("obb", "yolo26n-obb"), ("classify", "yolo26n-cls")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "model"), MODELS)
+def test_every_task_trains(task, model, tmp_path):
+    from ultralytics import YOLO
+
+    yolo = YOLO(f"{model}.yaml", task=task)
+    yolo.train(
+        data=str(make_task_data(task, tmp_path / "data")), optimizer="MuSGD", epochs=1, imgsz=64, batch=4, nbs=4,
+        workers=0, amp=False, plots=False, project=str(tmp_path), name="run", device="cpu",
+    )  # fmt: skip
+    assert type(yolo.trainer).__module__ == "yolo_musgd.train.trainer"
+    assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.musgd"
+    header = (tmp_path / "run" / "results.csv").read_text().splitlines()[0]
+    assert "optim/beta_t" in header
+    assert (tmp_path / "run" / "optimizer_steps.csv.gz").exists()
+
+
+def make_trainer(tiny_data, tmp_path, **overrides):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    arguments = {
+        "model": "yolo26n.yaml", "data": str(tiny_data), "epochs": 1, "imgsz": 64, "batch": 8, "nbs": 8, "workers": 0,
+        "device": "cpu", "amp": False, "plots": False, "project": str(tmp_path), "name": "ddp", "optimizer": "MuSGD",
+    }  # fmt: skip
+    return ours.trainer_class(DetectionTrainer)(overrides={**arguments, **overrides})
+
+
+@pytest.mark.slow
+def test_the_file_that_ultralytics_writes_for_ddp_workers_runs(tiny_data, tmp_path):
+    from pathlib import Path
+
+    from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
+
+    trainer = make_trainer(tiny_data, tmp_path, adapt_factor=0.04)
+    file = generate_ddp_file(trainer)
+    try:
+        import os
+
+        environment = {**os.environ, "YOLO_MUSGD": "0"}  # the class itself must bring the keys
+        done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=300, env=environment)
+    finally:
+        ddp_cleanup(trainer, file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "adapt_factor=0.04" in done.stdout + done.stderr
+    best = next(Path(tmp_path).rglob("best.pt"))
+    assert torch.load(best, weights_only=False)["train_args"]["adapt_factor"] == 0.04
+
+
+@pytest.mark.slow
+def test_param_groups_are_the_hosts(tiny_data, tmp_path):
+    trainer = make_trainer(tiny_data, tmp_path)
+    trainer._setup_train() if trainer.world_size == 0 else None
+    groups = trainer.optimizer.param_groups
+    assert len(groups) == 3
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    grouped = [p for g in groups for p in g["params"]]
+    assert {id(p) for p in trained} == {id(p) for p in grouped}
+    assert len(grouped) == len({id(p) for p in grouped})
+    by_decay = [g for g in groups if g["weight_decay"] > 0]
+    assert len(by_decay) == 1
+    assert all(p.ndim == 4 for p in by_decay[0]["params"])

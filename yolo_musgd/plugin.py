@@ -161,7 +161,8 @@ def _patch_cfg(cfg: ModuleType) -> list[Callable[[], None]]:
     if clash:
         raise RuntimeError(f"ultralytics has arguments of the same name: {', '.join(clash)}")
     steps = []
-    for type_, set_name in ((float, "CFG_FLOAT_KEYS"), (bool, "CFG_BOOL_KEYS"), (str, "CFG_STR_KEYS")):
+    typed = ((float, "CFG_FLOAT_KEYS"), (int, "CFG_INT_KEYS"), (bool, "CFG_BOOL_KEYS"), (str, "CFG_STR_KEYS"))
+    for type_, set_name in typed:
         names = {k for k, (kind, _) in keys.items() if kind is type_}
         known = getattr(cfg, set_name, None)
         if known is not None:

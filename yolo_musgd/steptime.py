@@ -113,9 +113,9 @@ def ultralytics_groups(model: nn.Module, lr: float = 0.01, momentum: float = 0.9
 def contenders() -> dict[str, Builder]:
     """Name -> function from a model to the optimizers whose steps make one step; what is not installed is left out."""
     from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
-    from yolo_musgd.optim.muon_settings import MuonSettings
     from yolo_musgd.optim.musgd import MuSGD
     from yolo_musgd.optim.param_groups import muon_exclusions
+    from yolo_musgd.settings import MuonSettings
 
     def torch_optimizer(cls: Any, **options: Any) -> Builder:
         return lambda model: [cls(list(model.parameters()), **options)]

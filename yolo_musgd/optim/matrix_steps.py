@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from yolo_musgd.optim.muon_settings import MuonSettings
 from yolo_musgd.optim.muon_update import (
     Chunk,
     advance_momentum,
@@ -20,6 +19,7 @@ from yolo_musgd.optim.muon_update import (
     update_scale,
 )
 from yolo_musgd.optim.param_groups import is_matrix
+from yolo_musgd.settings import MuonSettings
 
 # Ultralytics halves every fp32 tensor of a checkpoint except under a few names. A momentum of small gradients does not
 # survive that, so it takes the exempt name that says what it is; so does NorMuon's mean square.
@@ -30,7 +30,7 @@ class MatrixSteps:
     """Muon's part of a hybrid optimizer: which parameters, their state, plan and step.
 
     Args:
-        settings: see :class:`~yolo_musgd.optim.muon_settings.MuonSettings`.
+        settings: see :class:`~yolo_musgd.settings.MuonSettings`.
         exclude: parameters for the standard optimizer although they are matrices.
     """
 

@@ -6,6 +6,7 @@ group count of a checkpoint stay what the trainer expects. Sources: S2 to S4; Ke
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, cast
 
@@ -16,11 +17,10 @@ from torch.optim.adamw import adamw
 
 from yolo_musgd.optim.kernels import squared_norms
 from yolo_musgd.optim.matrix_steps import SGD_MOMENTUM, MatrixSteps
-from yolo_musgd.optim.muon_settings import MuonSettings
 from yolo_musgd.optim.muon_update import describe
 from yolo_musgd.optim.musgd import MuSGD, _Batch
 from yolo_musgd.optim.plan import Plan
-from yolo_musgd.settings import MuSGDSettings, check_value
+from yolo_musgd.settings import MuonSettings, MuSGDSettings, Settings, setting
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -67,6 +67,10 @@ class MuonSGD(MuSGD):
         super().__setstate__(state)
         self.matrices.restore(self.state)
 
+    def _reset(self) -> None:
+        super()._reset()
+        self._splits: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
     def report(self) -> dict[str, Tensor]:
         """As MuSGD's (``beta_t`` of what SGD updates), and ``update_rms``: RMS of Muon's last step of each matrix."""
         out = super().report()
@@ -84,20 +88,30 @@ class MuonSGD(MuSGD):
         """Update all parameters that have a gradient; see :meth:`MuSGD.step`."""
         self.matrices.update_rms = []
         loss = super().step(closure)
-        share = self.matrices.settings.muon_share
-        if share == 1 and self._betas:
-            kept = [[not self.matrices.takes(p) for p in g["params"] if p.grad is not None] for g in self.param_groups]
-            self._betas = [_select(b, k) for b, k in zip(self._betas, (k for k in kept if k), strict=True)]
         return loss
 
     def _collect(self, group: dict[str, Any]) -> _Batch:
-        rest = super()._collect({**group, "params": [p for p in group["params"] if not self.matrices.takes(p)]})
-        found = dict(zip(rest.params, zip(rest.grads, rest.buffers, strict=True), strict=True))
-        for p in group["params"]:
-            if p.grad is not None and p not in found:
-                found[p] = (p.grad, self.matrices.buffers(p, self.state[p]))
-        order = [p for p in group["params"] if p in found]
-        return _Batch(group, order, [found[p][0] for p in order], [found[p][1] for p in order])
+        rest, ours = self._split(group)
+        batch = super()._collect({**group, "params": rest})._replace(group=group)
+        for p in ours:
+            if p.grad is not None:
+                batch.params.append(p)
+                batch.grads.append(p.grad)
+                batch.buffers.append(self.matrices.buffers(p, self.state[p]))
+        if group["norm_mode"] == "relative":  # its running means are kept in the group's order
+            place = {id(p): i for i, p in enumerate(group["params"])}
+            order = sorted(range(len(batch.params)), key=lambda i: place[id(batch.params[i])])
+            batch = _Batch(group, *([items[i] for i in order] for items in batch[1:]))
+        return batch
+
+    def _split(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """What SGD and what Muon updates of a group; kept from step to step."""
+        params = group["params"]
+        known = self._splits.get(id(params))
+        if known is None or len(known[0]) + len(known[1]) != len(params):
+            ours = [self.matrices.takes(p) for p in params]
+            known = self._splits[id(params)] = (_pick(params, [not m for m in ours]), _pick(params, ours))
+        return known
 
     def _update(self, batch: _Batch, betas: Any, finite: Tensor | None) -> None:
         group, params, grads, buffers = batch
@@ -108,6 +122,8 @@ class MuonSGD(MuSGD):
             super()._update(part, _select(betas, rest), finite)
         if not any(ours):
             return
+        if self.matrices.settings.muon_share == 1:  # Muon has no beta_t to report
+            self._betas[-1] = _select(betas, rest)
         chosen, slopes = _pick(params, ours), _pick(grads, ours)
         self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite)
         s = self.matrices.settings
@@ -126,6 +142,17 @@ def _select(betas: Any, keep: list[bool]) -> Any:
     if isinstance(betas, Tensor):
         return betas if betas.ndim == 0 else betas[torch.tensor(keep, device=betas.device)]
     return _pick(betas, keep)
+
+
+@dataclasses.dataclass(frozen=True)
+class _AdamWRule(Settings):
+    """Ranges of MuonAdamW's numbers."""
+
+    lr: float = setting(0.002, "learning rate", low=0.0)
+    momentum: float = setting(0.9, "beta_1, and Muon's momentum", low=0.0, below=1.0)
+    beta2: float = setting(0.999, "decay of the mean square", low=0.0, below=1.0)
+    eps: float = setting(1e-8, "added to the denominator", low=0.0)
+    weight_decay: float = setting(0.0, "decoupled decay", low=0.0)
 
 
 class MuonAdamW(Optimizer):
@@ -167,10 +194,8 @@ class MuonAdamW(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
-        for name, default in self.defaults.items():
-            below = 1.0 if name in ("momentum", "beta2") else None
-            meta = {"low": 0.0, "high": None, "below": below, "choices": None}
-            check_value(name, param_group.get(name, default), 0.0, meta)
+        values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
+        _AdamWRule.from_mapping(values)
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:

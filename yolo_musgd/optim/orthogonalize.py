@@ -285,6 +285,6 @@ def singular_value_entropy(matrix: Tensor) -> Tensor:
     s = torch.linalg.svdvals(matrix.detach().float().reshape(matrix.shape[0], -1))
     if s.numel() < 2:
         return s.new_zeros(())
-    p = s.square() / s.square().sum().clamp_min(TINY)
-    entropy: Tensor = -torch.xlogy(p, p).sum() / math.log(s.numel())
-    return entropy.clamp(0.0, 1.0)
+    energy = torch.square(s)
+    p = energy / torch.sum(energy).clamp_min(TINY)
+    return torch.clamp(-torch.xlogy(p, p).sum() / math.log(s.numel()), 0.0, 1.0)

@@ -1,0 +1,177 @@
+"""The other optimizers of the sources, from torch.optim and the library pytorch_optimizer, made fit for Ultralytics.
+
+What an optimizer needs to live in that trainer, and gets here:
+
+- Ultralytics' param groups, with the names that the optimizer uses (``momentum`` becomes ``betas``).
+- State that survives a checkpoint. Ultralytics halves every fp32 tensor of a saved state but four names; squared
+  gradients of 1e-4 then become zero. Here such tensors are saved inside a tuple, which it does not look into.
+- A step with a non-finite gradient is skipped and counted (on a CPU; on a GPU Ultralytics' gradient scaler does that).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from yolo_musgd.optim.kernels import squared_norms
+from yolo_musgd.settings import UserError
+
+KEPT_BY_ULTRALYTICS = ("step", "exp_avg", "exp_avg_sq", "square_avg")
+
+
+class MissingExtraError(UserError):
+    """A library that an optional part needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build one optimizer of the zoo.
+
+    Attributes:
+        library: module it comes from.
+        cls: class in that module.
+        betas: the second coefficient of ``betas``, the first being the momentum; None if it takes ``momentum`` itself
+            or no momentum.
+        momentum: whether it takes ``momentum``.
+        options: further arguments.
+        prepare: wraps the class further, e.g. to feed it what the trainer cannot.
+    """
+
+    library: str
+    cls: str
+    betas: float | None = None
+    momentum: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[type[Optimizer]], type[Optimizer]] | None = None
+
+
+class CheckpointSafe(Optimizer):
+    """Mixin: state that survives Ultralytics' fp16 checkpoints, and no step on a non-finite gradient."""
+
+    _skipped: int
+
+    def report(self) -> dict[str, Tensor]:
+        """``skipped_steps``: 0-d count of steps left out because a gradient was not finite."""
+        return {"skipped_steps": torch.as_tensor(getattr(self, "_skipped", 0))}
+
+    def step(self, closure: Any = None) -> Any:
+        """Step unless a gradient on the CPU is not finite."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+        if grads and grads[0].device.type == "cpu" and not bool(squared_norms(grads).isfinite().all()):
+            self._skipped = getattr(self, "_skipped", 0) + 1
+            return loss
+        super().step()  # type: ignore[call-arg]
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the tensors that Ultralytics would halve inside tuples of one."""
+        saved = super().state_dict()
+        return {**saved, "state": {k: _wrap(v) for k, v in saved["state"].items()}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`; takes checkpoints of the unwrapped class too."""
+        plain = {k: _unwrap(v) for k, v in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": plain})
+
+
+def _wrap(state: Any) -> Any:
+    if not isinstance(state, Mapping):
+        return state
+    exposed = (k for k, v in state.items() if isinstance(v, Tensor) and v.dtype == torch.float32)
+    names = {k for k in exposed if k not in KEPT_BY_ULTRALYTICS}
+    return {k: (v,) if k in names else v for k, v in state.items()}
+
+
+def _unwrap(state: Any) -> Any:
+    if not isinstance(state, Mapping):
+        return state
+    return {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in state.items()}
+
+
+def _with_squared_gradients(cls: type[Optimizer]) -> type[Optimizer]:
+    """Sophia with the squared gradient for its curvature.
+
+    SophiaH samples the Hessian through a second backward pass, for which Ultralytics keeps no graph. The empirical
+    Fisher, on which Sophia's own G variant is built, needs the gradient alone.
+    """
+
+    class Sophia(cls):  # type: ignore[misc, valid-type]
+        def step(self, closure: Any = None) -> Any:
+            params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+            due = all(g.get("step", 0) % self.update_period == 0 for g in self.param_groups)
+            return super().step(closure, hessian=tuple(p.grad.square() for p in params) if due else None)
+
+    return Sophia
+
+
+_PO = "pytorch_optimizer"
+RECIPES: dict[str, Recipe] = {
+    "Adagrad": Recipe("torch.optim", "Adagrad"),
+    "LARS": Recipe(_PO, "LARS", momentum=True, options={"nesterov": True}),
+    "LAMB": Recipe(_PO, "Lamb", betas=0.999),
+    "Adafactor": Recipe(_PO, "AdaFactor", betas=0.999, options={"relative_step": False, "scale_parameter": False}),
+    "Lion": Recipe(_PO, "Lion", betas=0.99),
+    "Sophia": Recipe(_PO, "SophiaH", betas=0.99, prepare=_with_squared_gradients),
+    "Shampoo": Recipe(
+        _PO,
+        "ScalableShampoo",
+        betas=0.999,
+        options={"start_preconditioning_step": 25, "preconditioning_compute_steps": 50},
+    ),
+}
+
+
+def zoo_class(name: str) -> type[Optimizer]:
+    """The optimizer class of a recipe, fit for Ultralytics' trainer.
+
+    Raises:
+        MissingExtraError: its library is not installed.
+    """
+    recipe = RECIPES[name]
+    try:
+        cls: type[Optimizer] = getattr(importlib.import_module(recipe.library), recipe.cls)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"optimizer={name} needs {recipe.library}, which is not installed: pip install 'yolo-musgd[zoo]'"
+        ) from error
+    if recipe.prepare is not None:
+        cls = recipe.prepare(cls)
+    return type(name, (CheckpointSafe, cls), {"__doc__": f"{recipe.cls} of {recipe.library}."})
+
+
+def build(name: str, groups: list[dict[str, Any]]) -> Optimizer:
+    """Make an optimizer of the zoo from Ultralytics' param groups.
+
+    Args:
+        name: key of ``RECIPES``.
+        groups: ``params``, ``lr``, ``momentum``, ``weight_decay`` and ``param_group`` each; order and count are kept.
+
+    Raises:
+        MissingExtraError: its library is not installed.
+    """
+    recipe = RECIPES[name]
+    cls = zoo_class(name)
+    translated = []
+    for group in groups:
+        new = {k: group[k] for k in ("params", "lr", "weight_decay", "param_group") if k in group}
+        if recipe.momentum:
+            new["momentum"] = group.get("momentum", 0.9)
+        elif recipe.betas is not None:
+            new["betas"] = (group.get("momentum", 0.9), recipe.betas)
+        translated.append(new)
+    return cls(translated, **recipe.options)  # type: ignore[call-arg]
+
+
+def builder(name: str) -> Callable[[list[dict[str, Any]], Mapping[str, Any], nn.Module], Optimizer]:
+    """``build`` in the form that the registry calls: (groups, arguments of the run, model)."""
+    return lambda groups, args, model: build(name, groups)

@@ -42,13 +42,18 @@ def test_switched_off(run):
     assert done.stdout.strip().endswith("False"), done.stderr
 
 
+def globals_of(cfg, model):
+    sets = [getattr(cfg, f"CFG_{kind}_KEYS", None) for kind in ("FLOAT", "BOOL", "STR", "INT")]
+    return (*sets, cfg.entrypoint, model._smart_load)
+
+
 def test_register_and_unregister_leave_no_trace():
     import ultralytics.cfg as cfg
     from ultralytics.engine.model import Model
     from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, checks
 
     plugin.unregister()
-    touched = (cfg.CFG_FLOAT_KEYS, cfg.CFG_BOOL_KEYS, cfg.CFG_STR_KEYS, cfg.entrypoint, Model._smart_load)
+    touched = globals_of(cfg, Model)
     plain = (dict(DEFAULT_CFG_DICT), dict(vars(DEFAULT_CFG)), touched, checks.check_file)
     plugin.register()
     plugin.register()  # twice is once
@@ -57,7 +62,7 @@ def test_register_and_unregister_leave_no_trace():
     assert Model._smart_load is not touched[-1]
     plugin.unregister()
     assert not plugin.active()
-    touched = (cfg.CFG_FLOAT_KEYS, cfg.CFG_BOOL_KEYS, cfg.CFG_STR_KEYS, cfg.entrypoint, Model._smart_load)
+    touched = globals_of(cfg, Model)
     assert (dict(DEFAULT_CFG_DICT), dict(vars(DEFAULT_CFG)), touched, checks.check_file) == plain
     plugin.register()
 

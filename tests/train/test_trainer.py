@@ -143,7 +143,7 @@ def test_the_file_that_ultralytics_writes_for_ddp_workers_runs(tiny_data, tmp_pa
 @pytest.mark.slow
 def test_param_groups_are_the_hosts(tiny_data, tmp_path):
     trainer = make_trainer(tiny_data, tmp_path)
-    trainer._setup_train() if trainer.world_size == 0 else None
+    trainer.train()
     groups = trainer.optimizer.param_groups
     assert len(groups) == 3
     trained = [p for p in trainer.model.parameters() if p.requires_grad]

@@ -282,9 +282,10 @@ def singular_value_entropy(matrix: Tensor) -> Tensor:
     Returns:
         A 0-d fp32 tensor in [0, 1]: 1 for an orthogonal matrix, 0 for rank one, for zero and for a single row.
     """
-    s = torch.linalg.svdvals(matrix.detach().float().reshape(matrix.shape[0], -1))
+    s: Tensor = torch.linalg.svdvals(matrix.detach().float().reshape(matrix.shape[0], -1))
     if s.numel() < 2:
         return s.new_zeros(())
     energy = torch.square(s)
     p = energy / torch.sum(energy).clamp_min(TINY)
-    return torch.clamp(-torch.xlogy(p, p).sum() / math.log(s.numel()), 0.0, 1.0)
+    entropy: Tensor = torch.sum(torch.xlogy(p, p)) / -math.log(s.numel())
+    return entropy.clamp(0.0, 1.0)

@@ -9,8 +9,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.settings import MuSGDSettings, SettingsError, nearest
+from yolo_musgd.optim.param_groups import muon_exclusions
+from yolo_musgd.optim.zoo import builder
+from yolo_musgd.settings import ExclusionSettings, MuonSettings, MuSGDSettings, SettingsError, nearest
 
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, Mapping[str, Any], nn.Module], Optimizer]
@@ -43,7 +46,24 @@ def _musgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimiz
     return MuSGD(groups, **MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict())
 
 
+def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
+    use = ExclusionSettings.from_mapping(args, ignore_unknown=True)
+    return muon_exclusions(model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise)
+
+
+def _muonsgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
+    rest = MuSGDSettings.from_mapping(args, ignore_unknown=True) if muon.muon_rest == "musgd" else None
+    return MuonSGD(groups, muon=muon, rest=rest, exclude=_excluded(args, model))
+
+
+def _muonadamw(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
+    return MuonAdamW(groups, muon=muon, exclude=_excluded(args, model))
+
+
 _HOST = "Ultralytics / torch.optim"
+_ZOO = "pytorch_optimizer (extra zoo)"
 _ENTRIES = (
     OptimizerInfo(
         "MuSGD", "momentum-adaptive SGD: beta_t falls where the gradient is large",
@@ -51,6 +71,14 @@ _ENTRIES = (
     ),
     OptimizerInfo(
         "MuSGD-native", "Ultralytics' own MuSGD: Muon + SGD on the same filters", "Ultralytics 8.4", "2x", 0.01, "MuSGD"
+    ),
+    OptimizerInfo(
+        "MuonSGD", "orthogonalised updates for filters, Nesterov SGD for the rest",
+        "Keller Jordan's Muon; S4's RMS alignment", "1x", 0.01, build=_muonsgd,
+    ),
+    OptimizerInfo(
+        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
+        "Keller Jordan's Muon; S4's RMS alignment", "1.1x", 0.002, build=_muonadamw,
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),
     OptimizerInfo("SGD", "Nesterov momentum", _HOST, "1x", 0.01, "SGD"),
@@ -60,6 +88,20 @@ _ENTRIES = (
     OptimizerInfo("NAdam", "Adam with Nesterov momentum", _HOST, "2x", 0.002, "NAdam"),
     OptimizerInfo("RAdam", "Adam with a rectified warm-up", _HOST, "2x", 0.001, "RAdam"),
     OptimizerInfo("RMSprop", "second moment only", _HOST, "2x", 0.001, "RMSprop"),
+    OptimizerInfo("Adagrad", "sum of squared gradients; the rate only falls", "torch.optim", "1x", 0.01,
+                  build=builder("Adagrad")),
+    OptimizerInfo("LARS", "SGD with a trust ratio a layer, for very large batches", _ZOO, "1x", 1.0,
+                  build=builder("LARS")),
+    OptimizerInfo("LAMB", "Adam with a trust ratio a layer, for very large batches", _ZOO, "2x", 0.002,
+                  build=builder("LAMB")),
+    OptimizerInfo("Adafactor", "Adam with a factored second moment", _ZOO, "<1.9x", 0.001,
+                  build=builder("Adafactor")),
+    OptimizerInfo("Lion", "sign of the momentum; weight_decay 3 to 10 times AdamW's", _ZOO, "1x", 0.0002,
+                  build=builder("Lion")),
+    OptimizerInfo("Sophia", "clipped, preconditioned by squared gradients", _ZOO, "3x", 0.001,
+                  build=builder("Sophia")),
+    OptimizerInfo("Shampoo", "preconditioned on every dimension, in blocks", _ZOO, "3-4x", 0.01,
+                  build=builder("Shampoo")),
 )  # fmt: skip
 REGISTRY: dict[str, OptimizerInfo] = {e.name: e for e in _ENTRIES}
 

@@ -70,7 +70,7 @@ class CheckpointSafe(Optimizer):
         if grads and grads[0].device.type == "cpu" and not bool(squared_norms(grads).isfinite().all()):
             self._skipped = getattr(self, "_skipped", 0) + 1
             return loss
-        super().step()  # type: ignore[call-arg]
+        super().step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,13 +163,13 @@ def build(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     cls = zoo_class(name)
     translated = []
     for group in groups:
-        new = {k: group[k] for k in ("params", "lr", "weight_decay", "param_group") if k in group}
+        new: dict[str, Any] = {k: group[k] for k in ("params", "lr", "weight_decay", "param_group") if k in group}
         if recipe.momentum:
             new["momentum"] = group.get("momentum", 0.9)
         elif recipe.betas is not None:
             new["betas"] = (group.get("momentum", 0.9), recipe.betas)
         translated.append(new)
-    return cls(translated, **recipe.options)  # type: ignore[call-arg]
+    return cls(translated, **recipe.options)
 
 
 def builder(name: str) -> Callable[[list[dict[str, Any]], Mapping[str, Any], nn.Module], Optimizer]:

@@ -117,7 +117,7 @@ def _with_squared_gradients(cls: type[Optimizer]) -> type[Optimizer]:
 _PO = "pytorch_optimizer"
 RECIPES: dict[str, Recipe] = {
     "Adagrad": Recipe("torch.optim", "Adagrad"),
-    "LARS": Recipe(_PO, "LARS", momentum=True, options={"nesterov": True}),
+    "LARS": Recipe(_PO, "LARS", momentum=True, options={"nesterov": True, "trust_coefficient": 0.02}),
     "LAMB": Recipe(_PO, "Lamb", betas=0.999),
     "Adafactor": Recipe(_PO, "AdaFactor", betas=0.999, options={"relative_step": False, "scale_parameter": False}),
     "Lion": Recipe(_PO, "Lion", betas=0.99),

@@ -56,9 +56,7 @@ def run() -> Run:
         command = [str(w) for w in words]
         beside = Path(sys.executable).with_name(command[0])
         command[0] = sys.executable if command[0] == "python" else str(beside)
-        plain = {
-            k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")
-        }
+        plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         return subprocess.run(  # type: ignore[call-overload,no-any-return]
             command, env={**plain, **(env or {})}, capture_output=True, text=True, timeout=300, **kwargs
         )

@@ -187,6 +187,35 @@ def test_the_skip_decided_on_the_device_equals_the_one_decided_on_the_host(neste
     assert all(torch.equal(a, b) for a, b in zip(params + velocities, before, strict=True))
 
 
+RULES = [
+    {},
+    {"norm_scope": "global"},
+    {"norm_mode": "relative"},
+    {"norm_mode": "relative", "norm_scope": "global", "nesterov": False},
+    {"norm_source": "decayed", "lr_in_velocity": True},
+    {"decoupled_decay": True, "beta_min": 0.1},
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_waits_for_a_gpu(rule):
+    """Fake CUDA tensors have no values: whatever needed one on the host would raise."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    with FakeTensorMode():
+        params = [torch.nn.Parameter(torch.empty(s, device="cuda")) for s in SHAPES[:7]]
+        optimizer = MuSGD(params, weight_decay=0.01, **rule)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.empty_like(p)
+            optimizer.step()
+        report = optimizer.report()
+        assert report["beta_t"].shape == (len(params),)
+        assert {v.device.type for v in report.values()} == {"cuda"}
+        with pytest.raises(DataDependentOutputException):  # the counter on the host does wait: the check can fail
+            _ = optimizer.skipped_steps
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_parameters_without_gradient_and_zero_gradients(backend):
     params = make_params()

@@ -147,3 +147,20 @@ def test_a_long_run_is_thinned(tmp_path):
     with gzip.open(tmp_path / STEPS_FILE, "wt") as out:
         out.write(rows)
     assert plot_steps(tmp_path, "MuSGD").stat().st_size < 1_000_000
+
+
+def test_recording_a_step_does_not_wait_for_a_gpu(tmp_path):
+    """Fake CUDA tensors have no values: whatever needed one on the host would raise."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        model = torch.nn.Linear(4, 3, device="cuda")
+        optimizer = MuSGD(model.parameters())
+        monitor = Monitor(tmp_path, model, optimizer, layers=True)
+        for _ in range(2):
+            for p in model.parameters():
+                p.grad = torch.empty_like(p)
+            with monitor.step(NoScaler()):
+                optimizer.step()
+    assert len(monitor._rows) == 2
+    assert {row.device.type for row in monitor._rows} == {"cuda"}

@@ -190,7 +190,10 @@ class MuSGD(Optimizer):
         self._betas = []
         for batch, own in zip(batches, norms, strict=True):
             betas = self._momenta(batch, total if batch.group["norm_scope"] == "global" else own, finite)
-            self._betas.append(betas)
+            if isinstance(betas, Tensor) and betas.ndim == 0:
+                self._betas.append(betas.expand(len(batch.params)))
+            else:
+                self._betas.append(betas)
             self._update(batch, betas, finite)
         return loss
 

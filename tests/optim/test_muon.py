@@ -454,3 +454,23 @@ def test_plan_is_printable_and_made_once(yolo):
     assert next(iter(plans.values())) is known
     assert "256 x 384" in str(optimizer.plan())
     assert "plan" not in str(optimizer.state_dict().keys())
+
+
+@pytest.mark.parametrize("cls", [MuonSGD, MuonAdamW])
+@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0)])
+def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch):
+    """Fake CUDA tensors have no values: whoever asks for one gets an exception."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr("yolo_musgd.optim.plan.has_fast_bf16", lambda device: True)
+    with FakeTensorMode():
+        shapes = [(16, 8, 3, 3), (8, 16, 1, 1), (32, 16), (16, 8, 3, 3), (16,)]
+        params = [nn.Parameter(torch.empty(s, device="cuda")) for s in shapes]
+        for p in params:
+            p.grad = torch.empty_like(p)
+        optimizer = cls(params, weight_decay=0.1, muon=settings)
+        for _ in range(2):
+            optimizer.step()
+        report = optimizer.report()
+        assert {v.device.type for v in report.values()} == {"cuda"}
+        assert report["update_rms"].shape == (4,)

@@ -138,10 +138,17 @@ def _pick(items: list[Any], keep: list[bool]) -> list[Any]:
 
 
 def _select(betas: Any, keep: list[bool]) -> Any:
-    """The coefficients of the kept tensors; a 0-d tensor is one for all."""
-    if isinstance(betas, Tensor):
-        return betas if betas.ndim == 0 else betas[torch.tensor(keep, device=betas.device)]
-    return _pick(betas, keep)
+    """The coefficients of the kept tensors, without waiting for a device; a 0-d tensor is one for all."""
+    if not isinstance(betas, Tensor):
+        return _pick(betas, keep)
+    if betas.ndim == 0 or all(keep):
+        return betas
+    count = sum(keep)
+    if all(keep[:count]):
+        return betas[:count]
+    if all(keep[len(keep) - count :]):
+        return betas[len(keep) - count :]
+    return torch.stack(_pick(list(betas.unbind()), keep))  # a mask would ask the device how many
 
 
 @dataclasses.dataclass(frozen=True)

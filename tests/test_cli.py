@@ -56,10 +56,18 @@ def test_doctor_says_why_the_plugin_is_not_active(run):
     assert "switched off by YOLO_MUSGD=0" in done.stdout
 
 
-def test_ctrl_c_exits_130(monkeypatch, capsys):
-    def interrupted(pairs):
-        raise KeyboardInterrupt
+def test_help_of_every_command(run):
+    for name in cli.COMMANDS:
+        text = cli.help_of(name)
+        assert text.startswith(f"yolo-musgd {name}: {cli.COMMANDS[name].summary}")
+    assert run("yolo-musgd", "doctor", "--help").stdout.strip() == cli.help_of("doctor")
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command(interrupted, "", {}))
+
+def interrupted(arguments):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_exits_130(monkeypatch, capsys):
+    monkeypatch.setattr("yolo_musgd.doctor.main", interrupted)
     assert cli.main(["doctor"]) == 130
     assert "interrupted" in capsys.readouterr().err

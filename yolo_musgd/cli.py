@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from yolo_musgd import __version__
 from yolo_musgd.settings import UserError, nearest
@@ -12,29 +15,37 @@ from yolo_musgd.settings import UserError, nearest
 
 @dataclass(frozen=True)
 class Command:
-    """One sub-command: its function takes the key=value pairs and returns the exit code."""
+    """One sub-command.
 
-    run: Callable[[dict[str, str]], int]
+    Attributes:
+        main: ``module:function`` that takes the key=value pairs (the bare words if ``settings`` is None) and returns
+            the exit code; imported when it is run.
+        summary: one line for the overview.
+        settings: ``module:class`` of its arguments, None for a command that reads its words itself.
+    """
+
+    main: str
     summary: str
-    keys: dict[str, str]
-
-
-def _doctor(pairs: dict[str, str]) -> int:
-    from yolo_musgd.doctor import main
-
-    return main()
-
-
-def _optimizers(pairs: dict[str, str]) -> int:
-    from yolo_musgd.optim.listing import main
-
-    return main()
+    settings: str | None = None
 
 
 COMMANDS: dict[str, Command] = {
-    "doctor": Command(_doctor, "what is installed, whether the plugin is active, what is incompatible", {}),
-    "optimizers": Command(_optimizers, "every optimizer by name, with its memory, learning rate and source", {}),
+    "doctor": Command(
+        "yolo_musgd.doctor:main",
+        "what is installed, whether the plugin is active, what is incompatible",
+        "yolo_musgd.settings:Settings",
+    ),
+    "optimizers": Command(
+        "yolo_musgd.optim.listing:main",
+        "every optimizer by name, with its memory, learning rate and source",
+        "yolo_musgd.settings:Settings",
+    ),
 }
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 def usage() -> str:
@@ -59,7 +70,11 @@ def help_of(name: str) -> str:
     """The text of ``yolo-musgd help <name>``."""
     command = COMMANDS[name]
     lines = [f"yolo-musgd {name}: {command.summary}"]
-    lines += [f"  {key}=  {text}" for key, text in command.keys.items()]
+    if command.settings is None:
+        return f"{lines[0]}\n\n{_load(command.main.partition(':')[0] + ':HELP')}"
+    fields = dataclasses.fields(_load(command.settings))
+    width = max((len(f.name) for f in fields), default=0)
+    lines += [f"  {(f.name + '=').ljust(width + 1)} {f.metadata['help']} (default {f.default!r})" for f in fields]
     return "\n".join(lines)
 
 
@@ -69,7 +84,7 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
     Raises:
         UserError: a word without ``=``, or a key that the command does not know (with the nearest it does).
     """
-    known = COMMANDS[name].keys
+    known = _load(COMMANDS[name].settings or "").names()
     pairs = {}
     for word in words:
         key, sign, value = word.lstrip("-").partition("=")
@@ -81,6 +96,12 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"yolo-musgd {name} has no argument {key!r}; {hint}")
         pairs[key] = value
     return pairs
+
+
+def _run(name: str, words: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    arguments = list(words) if command.settings is None else parse_pairs(name, words)
+    return int(_load(command.main)(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(w in ("-h", "--help", "help") for w in words[1:]):
             print(help_of(name))
             return 0
-        return COMMANDS[name].run(parse_pairs(name, words[1:]))
+        return _run(name, words[1:])
     except UserError as error:
         print(f"yolo-musgd: {error}", file=sys.stderr)
         return 2

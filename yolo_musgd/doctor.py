@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -138,7 +139,7 @@ def examine() -> list[Finding]:
     return [*found, *_torch(), *_extras()]
 
 
-def main() -> int:
+def main(args: Mapping[str, str]) -> int:
     """Print the report; returns 2 if something is broken, else 0."""
     findings = examine()
     width = max(len(f.topic) for f in findings)

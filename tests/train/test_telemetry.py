@@ -92,6 +92,18 @@ def test_skipped_steps_are_counted(tmp_path):
     assert np.isfinite(summary["optim/grad_norm"])
 
 
+def test_columns_stay_the_same_when_no_step_of_the_first_epoch_was_finite(tmp_path):
+    model, optimizer, monitor = make(tmp_path)
+    one_step(model, optimizer, monitor, scale=float("nan"))
+    first = monitor.end_epoch(1)
+    one_step(model, optimizer, monitor)
+    second = monitor.end_epoch(2)
+    assert list(first) == list(second)
+    assert np.isnan(first["optim/beta_t"])
+    assert np.isfinite(second["optim/beta_t"])
+    assert "optim/update_rms" not in second
+
+
 def test_any_optimizer_has_norms_and_no_invented_beta(tmp_path):
     model, optimizer, monitor = make(tmp_path, optimizer=torch.optim.SGD)
     one_step(model, optimizer, monitor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from yolo_musgd.optim.registry import REGISTRY
 
 
@@ -13,7 +15,7 @@ def table() -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [head, *rows])
 
 
-def main() -> int:
+def main(args: Mapping[str, str]) -> int:
     """Print the table."""
     print(table())
     print("\nstate: optimizer memory as a multiple of the parameters'. Names in any case: yolo train optimizer=musgd")

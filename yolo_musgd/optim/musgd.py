@@ -80,6 +80,8 @@ class MuSGD(Optimizer):
         SettingsError: a value out of range.
     """
 
+    reports = ("beta_t",)  # what report() holds beside skipped_steps
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],

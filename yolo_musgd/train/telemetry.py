@@ -29,6 +29,7 @@ COLUMNS = (
     "beta_t_max",
     "beta_t_p10",
     "beta_t_p90",
+    "update_rms",  # mean over the matrices that Muon updates
     "skipped_steps",  # count since the start of this process
 )
 _QUANTILES = (0.1, 0.9)
@@ -75,17 +76,19 @@ class Monitor:
         report: dict[str, Tensor] = getattr(self.optimizer, "report", dict)()
         nan = raw.new_full((), float("nan"))
         stepped = self._clipped is not None  # a GradScaler that found inf does not call step() at all
+        clipped = self._clipped.to(raw) if self._clipped is not None else nan
+        spread, rms = nan.expand(5), nan
         betas = report.get("beta_t") if stepped else None
-        spread = nan.expand(5)
         if betas is not None and betas.numel():
             betas = betas.to(raw)
             low, high = torch.quantile(betas, betas.new_tensor(_QUANTILES))
             spread = torch.stack([betas.mean(), betas.min(), betas.max(), low, high])
             if self.layers:
                 self._layer_rows.append((self._live, betas))
+        if stepped and "update_rms" in report:
+            rms = report["update_rms"].to(raw).mean()
         skipped = report.get("skipped_steps", torch.zeros(())).to(raw)
-        clipped = self._clipped if self._clipped is not None else nan
-        self._rows.append(torch.cat([torch.stack([raw, clipped.to(raw)]), spread, skipped.reshape(1)]))
+        self._rows.append(torch.cat([torch.stack([raw, clipped]), spread, torch.stack([rms, skipped])]))
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._clipped = grad_norm(optimizer)
@@ -100,8 +103,9 @@ class Monitor:
             epoch: 1-based, as in results.csv.
 
         Returns:
-            medians of the norms (a single exploding step would hide the rest), means of the beta_t columns, and the
-            running count of skipped steps; columns that this optimizer does not have are absent.
+            medians of the norms (a single exploding step would hide the rest), means of beta_t and update_rms as far as
+            the optimizer has them (NaN if no step was finite), and the running count of skipped steps. The keys are the
+            same in every epoch, as the columns of results.csv must be.
         """
         if not self._rows:
             return {}
@@ -110,15 +114,16 @@ class Monitor:
         self._append(epoch, rows)
         if self._layer_rows:
             self._append_layers(epoch)
+        reports = getattr(self.optimizer, "reports", ())
         summary: dict[str, float] = {}
         for column, values in zip(COLUMNS, rows.T, strict=True):
             seen = values[np.isfinite(values)]
             if column == "skipped_steps":
                 summary["optim/skipped_steps"] = float(values[-1])
             elif column.startswith("grad_norm"):
-                summary[f"optim/{column}"] = round(float(np.median(seen)), 6) if seen.size else 0.0
-            elif seen.size or hasattr(self.optimizer, "report"):
-                summary[f"optim/{column}"] = round(float(seen.mean()), 6) if seen.size else 0.0
+                summary[f"optim/{column}"] = round(float(np.median(seen)), 6) if seen.size else float("nan")
+            elif column.startswith(tuple(reports)):
+                summary[f"optim/{column}"] = round(float(seen.mean()), 6) if seen.size else float("nan")
         return summary
 
     def _append(self, epoch: int, rows: Any) -> None:

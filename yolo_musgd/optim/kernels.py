@@ -108,7 +108,7 @@ def update_foreach(
     elif wd:
         grads = list(torch._foreach_add(grads, params, alpha=wd))
     if finite is not None:
-        grads = _zero_unless(finite, grads)
+        grads = zero_unless(finite, grads)
     scale = lr if hyper.lr_in_velocity else 1
     factors = _factors(betas, buffers[0].dtype)
     torch._foreach_mul_(buffers, factors)
@@ -134,7 +134,7 @@ def _factors(betas: Coefficients, dtype: torch.dtype) -> Any:
     return betas[0] if len(set(betas)) == 1 else betas
 
 
-def _zero_unless(finite: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+def zero_unless(finite: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     """The tensors, or zeros of the same layout where ``finite`` is 0: NaN * 0 would stay NaN."""
     zero = finite.new_zeros((), dtype=tensors[0].dtype)
     return [torch.where(finite > 0, t, zero) for t in tensors]
@@ -147,6 +147,9 @@ def update_fused(
 
     The kernel walks raw memory: parameter, gradient and velocity must have the same strides.
     """
+    if 0.0 in betas:  # for which the kernel refuses to have velocities
+        update_single(params, grads, buffers, betas, hyper)
+        return
     wd = hyper.weight_decay
     if wd and hyper.decoupled_decay:
         torch._foreach_mul_(params, 1 - hyper.lr * wd)

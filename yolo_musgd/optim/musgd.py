@@ -25,6 +25,7 @@ from yolo_musgd.optim.kernels import (
     update_foreach,
     update_fused,
     update_single,
+    zero_unless,
 )
 from yolo_musgd.optim.momentum import adaptive_momentum, relative_to_mean
 from yolo_musgd.settings import MuSGDSettings, Settings, SettingsError, setting
@@ -71,6 +72,8 @@ class MuSGD(Optimizer):
         norm_decay: decay of that running mean, in [0, 1).
         lr_in_velocity: ``v = beta*v + lr*g; p -= v``, the article's formula, instead of its code.
         decoupled_decay: AdamW-style decay.
+        second_moment: decay of the running mean square whose root divides the gradient (RMSProp's, without the bias of
+            its first steps), in [0, 1); 0 is off. beta_t and weight decay see the gradient as it was. One more state.
         backend: ``single``, ``foreach``, ``fused`` (torch's kernel, CPU), or ``auto``: fused on the CPU where there is
             a kernel, foreach elsewhere (which never waits for the device).
 
@@ -97,6 +100,7 @@ class MuSGD(Optimizer):
         norm_decay: float = 0.99,
         lr_in_velocity: bool = False,
         decoupled_decay: bool = False,
+        second_moment: float = 0.0,
         backend: str = "auto",
     ):
         if backend not in BACKENDS:
@@ -112,6 +116,7 @@ class MuSGD(Optimizer):
             nesterov=nesterov,
             lr_in_velocity=lr_in_velocity,
             decoupled_decay=decoupled_decay,
+            second_moment=second_moment,
         )
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, **rule.to_dict()}
         super().__init__(params, defaults)
@@ -266,8 +271,34 @@ class MuSGD(Optimizer):
         group["norm_sq_mean"] = updated if finite is None else torch.where(finite > 0, updated, mean)
         return ratio
 
+    def _normalized(self, batch: _Batch, finite: Tensor | None) -> list[Tensor]:
+        """Gradients over the root of their running mean square.
+
+        The mean's name is one of those that Ultralytics does not halve in checkpoints; its steps are counted in the
+        group.
+        """
+        group, params, grads, _ = batch
+        decay = group["second_moment"]
+        count = group["second_moment_steps"] = int(group.get("second_moment_steps", 0)) + 1
+        for p in params:
+            if "square_avg" not in self.state[p]:
+                self.state[p]["square_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        means = [self.state[p]["square_avg"] for p in params]
+        if finite is None:
+            torch._foreach_mul_(means, decay)
+        else:  # a skipped step keeps the mean
+            grads = zero_unless(finite, grads)
+            torch._foreach_mul_(means, torch.where(finite > 0, decay, 1.0).to(means[0].dtype))
+        torch._foreach_addcmul_(means, grads, grads, 1 - decay)
+        roots = torch._foreach_sqrt(means)
+        torch._foreach_div_(roots, (1 - decay**count) ** 0.5)
+        torch._foreach_add_(roots, 1e-8)
+        return list(torch._foreach_div(grads, roots))
+
     def _update(self, batch: _Batch, betas: Coefficients, finite: Tensor | None) -> None:
         group, params, grads, buffers = batch
+        if group["second_moment"]:
+            grads = self._normalized(batch, finite)
         hyper = Hyper(
             lr=float(group["lr"]),
             weight_decay=group["weight_decay"],

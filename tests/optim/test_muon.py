@@ -339,14 +339,14 @@ def test_a_non_finite_gradient_skips_the_step(cls, value):
     for p in (a, b):
         p.grad = torch.randn_like(p)
     optimizer.step()
-    state = copy.deepcopy(optimizer.state_dict()["state"])
+    state = {p: {k: v.clone() for k, v in entries.items()} for p, entries in optimizer.state.items()}
     before = [a.detach().clone(), b.detach().clone()]
     b.grad[2] = value
     optimizer.step()
     assert torch.equal(a, before[0])
     assert torch.equal(b, before[1])
-    for i, entries in optimizer.state_dict()["state"].items():
-        assert all(torch.equal(v, state[i][k]) for k, v in entries.items())
+    for p, entries in optimizer.state.items():
+        assert all(torch.equal(v, state[p][k]) for k, v in entries.items())
     assert optimizer.skipped_steps == int(optimizer.report()["skipped_steps"]) == 1
     b.grad = torch.randn(5)
     optimizer.step()

@@ -21,8 +21,7 @@ from yolo_musgd.optim.muon_update import (
 from yolo_musgd.optim.param_groups import is_matrix
 from yolo_musgd.settings import MuonSettings
 
-# Ultralytics halves every fp32 tensor of a checkpoint except under a few names. A momentum of small gradients does not
-# survive that, so it takes the exempt name that says what it is; so does NorMuon's mean square.
+# The first two are names that recent releases of Ultralytics do not halve in checkpoints, and say what they are.
 MOMENTUM, ROWS, SGD_MOMENTUM = "exp_avg", "exp_avg_sq", "momentum_buffer"
 
 

@@ -7,7 +7,7 @@ group count of a checkpoint stay what the trainer expects. Sources: S2 to S4; Ke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from yolo_musgd.optim.checkpoint import protect, unprotect
 from yolo_musgd.optim.kernels import squared_norms
-from yolo_musgd.optim.matrix_steps import SGD_MOMENTUM, MatrixSteps
+from yolo_musgd.optim.matrix_steps import MOMENTUM, ROWS, SGD_MOMENTUM, MatrixSteps
 from yolo_musgd.optim.muon_update import describe
 from yolo_musgd.optim.musgd import MuSGD, _Batch
 from yolo_musgd.optim.plan import Plan
@@ -66,6 +67,14 @@ class MuonSGD(MuSGD):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.matrices.restore(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the state of matrices protected from Ultralytics' fp16."""
+        return protect(super().state_dict(), (MOMENTUM, ROWS))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        super().load_state_dict(unprotect(state_dict))
 
     def _reset(self) -> None:
         super()._reset()
@@ -212,6 +221,14 @@ class MuonAdamW(Optimizer):
         super().__setstate__(state)
         self._skipped = 0
         self.matrices.restore(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the state of matrices protected from Ultralytics' fp16."""
+        return protect(super().state_dict(), (MOMENTUM, ROWS))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        super().load_state_dict(unprotect(state_dict))
 
     @property
     def skipped_steps(self) -> int:

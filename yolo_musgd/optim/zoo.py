@@ -3,8 +3,7 @@
 What an optimizer needs to live in that trainer, and gets here:
 
 - Ultralytics' param groups, with the names that the optimizer uses (``momentum`` becomes ``betas``).
-- State that survives a checkpoint. Ultralytics halves every fp32 tensor of a saved state but four names; squared
-  gradients of 1e-4 then become zero. Here such tensors are saved inside a tuple, which it does not look into.
+- State that survives a checkpoint, see :mod:`yolo_musgd.optim.checkpoint`.
 - A step with a non-finite gradient is skipped and counted (on a CPU; on a GPU Ultralytics' gradient scaler does that).
 """
 
@@ -19,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.checkpoint import protect, unprotect
 from yolo_musgd.optim.kernels import squared_norms
 from yolo_musgd.settings import UserError
-
-KEPT_BY_ULTRALYTICS = ("step", "exp_avg", "exp_avg_sq", "square_avg")
 
 
 class MissingExtraError(UserError):
@@ -74,28 +72,12 @@ class CheckpointSafe(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the tensors that Ultralytics would halve inside tuples of one."""
-        saved = super().state_dict()
-        return {**saved, "state": {k: _wrap(v) for k, v in saved["state"].items()}}
+        """As torch's, protected from Ultralytics' fp16."""
+        return protect(super().state_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Undo :meth:`state_dict`; takes checkpoints of the unwrapped class too."""
-        plain = {k: _unwrap(v) for k, v in state_dict["state"].items()}
-        super().load_state_dict({**state_dict, "state": plain})
-
-
-def _wrap(state: Any) -> Any:
-    if not isinstance(state, Mapping):
-        return state
-    exposed = (k for k, v in state.items() if isinstance(v, Tensor) and v.dtype == torch.float32)
-    names = {k for k in exposed if k not in KEPT_BY_ULTRALYTICS}
-    return {k: (v,) if k in names else v for k, v in state.items()}
-
-
-def _unwrap(state: Any) -> Any:
-    if not isinstance(state, Mapping):
-        return state
-    return {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in state.items()}
+        """Undo :meth:`state_dict`; takes checkpoints of the plain class too."""
+        super().load_state_dict(unprotect(state_dict))
 
 
 def _with_squared_gradients(cls: type[Optimizer]) -> type[Optimizer]:

@@ -139,7 +139,7 @@ class MuSGDTrainerMixin:
         elif entry.build is not None:
             group = optimizer.param_groups[0]
             keys = [k for cls in PLUGIN_SETTINGS for k in cls.names() if k in group]
-            rule = ", ".join(f"{k}={group[k]}" for k in ("lr", "momentum", *keys))
+            rule = ", ".join(f"{k}={group[k]}" for k in ("lr", "momentum", *keys) if k in group)
             note = f"({rule}) from yolo-musgd: {entry.description}"
             if entry.name == "MuSGD":
                 note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"

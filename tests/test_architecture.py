@@ -23,7 +23,7 @@ ALLOWED = {
     "export": BASE | {"edge"},
     "edge": set(),
 }
-"""Part of the package -> parts it may import beside itself; a part that is not named is a command and may import all."""
+"""Part -> parts it may import beside itself; a part that is not named is a command and may import everything."""
 
 
 def part_of(path):

@@ -228,7 +228,7 @@ def test_a_native_musgd_checkpoint_resumes_as_native(run, tiny_data, train_words
     done = run("yolo", "train", "resume", f"model={project / name / 'weights' / 'last.pt'}")
     log = done.stdout + done.stderr
     assert done.returncode == 0, log
-    assert "Ultralytics' own (Muon + SGD)" in log
+    assert "MuSGD is Ultralytics' own (Muon + SGD)" in log
     assert int(results(project / name)[-1]["epoch"]) == 6
 
 

@@ -21,7 +21,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_musgd import plugin
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import PLUGIN_SETTINGS, TelemetrySettings, UserError
+from yolo_musgd.settings import PLUGIN_SETTINGS, TelemetrySettings, UserError, plugin_keys
 from yolo_musgd.train.telemetry import Monitor
 
 plugin.register()  # a worker process that unpickles a trainer needs the keys before it builds the configuration
@@ -133,19 +133,21 @@ class MuSGDTrainerMixin:
         return any("use_muon" in group for group in saved)
 
     def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
+        """One line that says whose optimizer runs, where there could be a doubt, and how to get the other."""
         native = type(optimizer).__module__.startswith("ultralytics")
         if native:
-            note = "Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
+            note = " is Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
         elif entry.build is not None:
-            group = optimizer.param_groups[0]
-            keys = [k for cls in PLUGIN_SETTINGS for k in cls.names() if k in group]
-            rule = ", ".join(f"{k}={group[k]}" for k in ("lr", "momentum", *keys) if k in group)
-            note = f"({rule}) from yolo-musgd: {entry.description}"
+            group, args = optimizer.param_groups[0], vars(self.args)  # type: ignore[attr-defined]
+            shown = {"lr": group["lr"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
+            quiet = TelemetrySettings.names()
+            shown |= {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
+            note = f"({', '.join(f'{k}={v}' for k, v in shown.items())}) from yolo-musgd: {entry.description}"
             if entry.name == "MuSGD":
                 note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"
         else:
             return
-        LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__} {note}")
+        LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__}{note}")
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Started by yolo_musgd.pth at every interpreter start: hooks the plugin into ultralytics when that is imported.
+"""Called by yolo_musgd.pth at every interpreter start: hooks the plugin into ultralytics when that is imported.
 
 It must cost next to nothing, so it imports only what the interpreter has loaded by then.
 """
@@ -38,4 +38,6 @@ def start() -> None:
         sys.meta_path.insert(0, Finder())
 
 
-start()
+def stop() -> None:
+    """Take the finder off sys.meta_path again."""
+    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, Finder)]

@@ -40,6 +40,16 @@ COMMANDS: dict[str, Command] = {
         "every optimizer by name, with its memory, learning rate and source",
         "yolo_musgd.settings:Settings",
     ),
+    "steptime": Command(
+        "yolo_musgd.steptime:main",
+        "time and memory of optimizer.step() side by side; plan=True shows how Muon's matrices are batched",
+        "yolo_musgd.steptime:StepTimeSettings",
+    ),
+    "demo": Command(
+        "yolo_musgd.demo:main",
+        "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
+        "yolo_musgd.demo:DemoSettings",
+    ),
 }
 
 

@@ -4,7 +4,8 @@ What is touched, and why:
 
 - ``ultralytics.cfg.DEFAULT_CFG_DICT`` and ``DEFAULT_CFG`` get the plugin's keys, the sets of typed keys their names,
   so that ``adapt_factor=0.05`` is as good an argument as ``lr0=0.01``, in YAML, checkpoints and the validator too.
-- ``ultralytics.engine.model.Model._smart_load`` returns our trainer where it would return one of Ultralytics' own.
+- ``ultralytics.engine.model.Model._smart_load`` returns our trainer where it would return one of Ultralytics' own, and
+  ``Model.train`` checks our arguments first and puts the same mixin over a trainer that is passed as ``trainer=``.
 - ``ultralytics.utils.checks.check_file`` finds the YAML files that ship with us by name.
 - ``ultralytics.cfg.entrypoint`` (the ``yolo`` command) prints our errors as one line and exits with 2.
 """
@@ -22,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd._autoload import TARGETS
+from yolo_musgd._autoload import TARGETS, stop
 from yolo_musgd.settings import UserError, plugin_keys
 
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # from, up to but not including
@@ -87,7 +88,8 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Put everything that `register` touched back as it was."""
+    """Put everything that `register` touched back as it was; a later import of ultralytics is left alone too."""
+    stop()
     for steps in _undo.values():
         for step in reversed(steps):
             step()
@@ -111,11 +113,16 @@ def quiet_host() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _once(patch: Callable[[ModuleType], list[Callable[[], None]]]) -> Callable[[ModuleType], None]:
+Undo = list[Callable[[], None]]
+
+
+def _once(patch: Callable[[ModuleType, Undo], None]) -> Callable[[ModuleType], None]:
+    """Patch a module once; each change is noted for the way back before the next is made."""
+
     @wraps(patch)
     def patch_once(module: ModuleType) -> None:
         if module.__name__ not in _undo:
-            _undo[module.__name__] = patch(module)
+            patch(module, _undo.setdefault(module.__name__, []))
 
     return patch_once
 
@@ -142,7 +149,7 @@ def _replace(original: Any, replacement: Any, name: str) -> Callable[[], None]:
 
 
 @_once
-def _patch_checks(checks: ModuleType) -> list[Callable[[], None]]:
+def _patch_checks(checks: ModuleType, undo: Undo) -> None:
     original = checks.check_file
 
     @wraps(original)
@@ -150,33 +157,33 @@ def _patch_checks(checks: ModuleType) -> list[Callable[[], None]]:
         ours = resources.find(file) if isinstance(file, str) else None
         return original(str(ours) if ours else file, *args, **kwargs)
 
-    return [_replace(original, check_file, "check_file")]
+    undo.append(_replace(original, check_file, "check_file"))
 
 
 @_once
-def _patch_cfg(cfg: ModuleType) -> list[Callable[[], None]]:
+def _patch_cfg(cfg: ModuleType, undo: Undo) -> None:
     keys = plugin_keys()
     defaults, namespace = cfg.DEFAULT_CFG_DICT, cfg.DEFAULT_CFG
     clash = sorted(set(keys) & set(defaults))
     if clash:
         raise RuntimeError(f"ultralytics has arguments of the same name: {', '.join(clash)}")
-    steps = []
-    typed = ((float, "CFG_FLOAT_KEYS"), (int, "CFG_INT_KEYS"), (bool, "CFG_BOOL_KEYS"), (str, "CFG_STR_KEYS"))
-    for type_, set_name in typed:
-        names = {k for k, (kind, _) in keys.items() if kind is type_}
-        known = getattr(cfg, set_name, None)
-        if known is not None:
-            steps.append(_set(cfg, set_name, type(known)(known | names)))
-    for key, (_, default) in keys.items():
-        defaults[key] = default
-        setattr(namespace, key, default)
 
     def forget() -> None:
         for key in keys:
             defaults.pop(key, None)
             vars(namespace).pop(key, None)
 
-    return [*steps, forget, _replace(cfg.entrypoint, _polite(cfg.entrypoint), "entrypoint")]
+    undo.append(forget)
+    typed = ((float, "CFG_FLOAT_KEYS"), (int, "CFG_INT_KEYS"), (bool, "CFG_BOOL_KEYS"), (str, "CFG_STR_KEYS"))
+    for type_, set_name in typed:
+        names = {k for k, (kind, _) in keys.items() if kind is type_}
+        known = getattr(cfg, set_name, None)
+        if known is not None:
+            undo.append(_set(cfg, set_name, type(known)(known | names)))
+    for key, (_, default) in keys.items():
+        defaults[key] = default
+        setattr(namespace, key, default)
+    undo.append(_replace(cfg.entrypoint, _polite(cfg.entrypoint), "entrypoint"))
 
 
 def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,19 +201,31 @@ def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_once
-def _patch_model(module: ModuleType) -> list[Callable[[], None]]:
-    original = module.Model._smart_load
+def _patch_model(module: ModuleType, undo: Undo) -> None:
+    load, train = module.Model._smart_load, module.Model.train
 
-    @wraps(original)
+    @wraps(load)
     def _smart_load(self: Any, key: str) -> Any:
-        found = original(self, key)
-        if key != "trainer":
-            return found
-        from yolo_musgd.train.trainer import trainer_class
+        found = load(self, key)
+        return _ours(found) if key == "trainer" else found
 
-        return trainer_class(found)
+    @wraps(train)
+    def checked_train(self: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        from yolo_musgd.train.trainer import check_arguments
 
-    return [_set(module.Model, "_smart_load", _smart_load)]
+        check_arguments(kwargs)  # before a run folder, and before one process a data set of a list
+        return train(self, trainer=None if trainer is None else _ours(trainer), **kwargs)
+
+    undo.append(_set(module.Model, "_smart_load", _smart_load))
+    undo.append(_set(module.Model, "train", checked_train))
+
+
+def _ours(trainer: Any) -> Any:
+    from ultralytics.engine.trainer import BaseTrainer
+
+    from yolo_musgd.train.trainer import trainer_class
+
+    return trainer_class(trainer) if isinstance(trainer, type) and issubclass(trainer, BaseTrainer) else trainer
 
 
 _PATCHES: dict[str, Callable[[ModuleType], None]] = dict(

@@ -80,6 +80,8 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
             raise SettingsError(f"{name} must be True or False, got {value!r}; the default is {default}")
         return value
     if kind in (int, float):
+        if hasattr(value, "item"):  # a 0-d tensor or a NumPy number
+            value = value.item()
         low, high, below = meta["low"], meta["high"], meta["below"]
         if (
             not isinstance(value, (int, float))
@@ -230,6 +232,9 @@ class TelemetrySettings(Settings):
         None, "record gradient norms and beta_t; by default with this plugin's optimizers only", kind=bool
     )
     telemetry_layers: bool = setting(False, "also record the mean beta_t of every layer and plot the lowest")
+    telemetry_entropy: str = setting(
+        "", "also record the singular-value entropy of these layers' weights: names or their beginnings, or all"
+    )
 
 
 PLUGIN_SETTINGS: tuple[type[Settings], ...] = (

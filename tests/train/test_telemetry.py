@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.train.plots import plot_layers, plot_steps
+from yolo_musgd.settings import SettingsError
+from yolo_musgd.train.plots import plot_entropy, plot_layers, plot_steps
 from yolo_musgd.train.telemetry import STEPS_FILE, Monitor, grad_norm, read_steps
 
 
@@ -148,6 +149,21 @@ def test_layers(tmp_path):
     assert plot_layers(tmp_path).exists()
 
 
+def test_layers_of_a_hybrid_are_those_that_have_a_beta(tmp_path):
+    from yolo_musgd.optim.muon import MuonSGD
+    from yolo_musgd.settings import MuSGDSettings
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4))
+    optimizer = MuonSGD(model.parameters(), rest=MuSGDSettings(adapt_factor=1.0), exclude=[model[1].weight])
+    monitor = Monitor(tmp_path, model, optimizer, layers=True)
+    one_step(model, optimizer, monitor)
+    monitor.end_epoch(1)
+    lines = (tmp_path / "optimizer_layers.csv").read_text().splitlines()[1:]
+    values = {line.split(",")[1]: float(line.split(",")[2]) for line in lines}
+    want = {"0.bias": 8, "1.weight": 32, "1.bias": 4}  # squared norm of ones
+    assert values == {k: pytest.approx(0.9 / (1 + n), rel=1e-5) for k, n in want.items()}
+
+
 def test_nothing_recorded_draws_nothing(tmp_path):
     assert plot_steps(tmp_path, "MuSGD") is None
     assert make(tmp_path)[2].end_epoch(1) == {}
@@ -176,3 +192,37 @@ def test_recording_a_step_does_not_wait_for_a_gpu(tmp_path):
                 optimizer.step()
     assert len(monitor._rows) == 2
     assert {row.device.type for row in monitor._rows} == {"cuda"}
+
+
+def test_entropy_of_chosen_layers(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))  # all singular values alike
+        model[1].weight.copy_(torch.ones(4, 4))  # rank one
+    optimizer = MuSGD(model.parameters(), lr=0.0)
+    monitor = Monitor(tmp_path, model, optimizer, entropy=["0", "1.weight"])
+    one_step(model, optimizer, monitor)
+    monitor.end_epoch(1)
+    lines = (tmp_path / "optimizer_entropy.csv").read_text().splitlines()
+    assert lines[0] == "epoch,layer,entropy"
+    values = {line.split(",")[1]: float(line.split(",")[2]) for line in lines[1:]}
+    assert values == {"0.weight": pytest.approx(1.0, abs=1e-5), "1.weight": pytest.approx(0.0, abs=1e-5)}
+    assert plot_entropy(tmp_path).exists()
+    with pytest.raises(SettingsError, match=r"telemetry_entropy=backbone names no matrix of the model"):
+        Monitor(tmp_path, model, optimizer, entropy=["backbone"])
+
+
+def test_update_rms_of_muon_is_reported(tmp_path):
+    from yolo_musgd.optim.muon import MuonSGD
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    optimizer = MuonSGD(model.parameters(), lr=0.1)
+    monitor = Monitor(tmp_path, model, optimizer)
+    before = [layer.weight.detach().clone() for layer in model]
+    torch.manual_seed(0)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    with monitor.step(NoScaler()):
+        optimizer.step()
+    moved = [(layer.weight.detach() - b).square().mean().sqrt().item() for layer, b in zip(model, before, strict=True)]
+    assert monitor.end_epoch(1)["optim/update_rms"] == pytest.approx(np.mean(moved), rel=1e-2)

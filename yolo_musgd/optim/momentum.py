@@ -27,6 +27,8 @@ def adaptive_momentum(grad_norm_sq: Number, beta_max: float, adapt_factor: float
     Returns:
         beta_t in [min(beta_min, beta_max), beta_max], of the type and shape of ``grad_norm_sq``.
     """
+    if adapt_factor == 0:  # 0 * inf would be NaN
+        return torch.full_like(grad_norm_sq, beta_max) if isinstance(grad_norm_sq, torch.Tensor) else beta_max
     beta = beta_max / (1.0 + adapt_factor * grad_norm_sq)
     floor = min(beta_min, beta_max)
     if isinstance(beta, torch.Tensor):

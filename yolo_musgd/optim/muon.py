@@ -46,6 +46,8 @@ class MuonSGD(MuSGD):
         SettingsError: a value out of range.
     """
 
+    reports = ("beta_t", "update_rms")
+
     def __init__(
         self,
         params: Params,
@@ -133,6 +135,7 @@ class MuonSGD(MuSGD):
             return
         if self.matrices.settings.muon_share == 1:  # Muon has no beta_t to report
             self._betas[-1] = _select(betas, rest)
+            self._beta_params[-1] = _pick(params, rest)
         chosen, slopes = _pick(params, ours), _pick(grads, ours)
         self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite)
         s = self.matrices.settings
@@ -191,6 +194,8 @@ class MuonAdamW(Optimizer):
     Raises:
         SettingsError: a value out of range.
     """
+
+    reports = ("update_rms",)
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class MuSGD(Optimizer):
         SettingsError: a value out of range.
     """
 
-    reports = ("beta_t",)  # what report() holds beside skipped_steps
+    reports: tuple[str, ...] = ("beta_t",)  # what report() holds beside skipped_steps
 
     def __init__(
         self,
@@ -125,9 +125,9 @@ class MuSGD(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
-        MuSGDSettings.from_mapping(values, ignore_unknown=True)
-        _Common.from_mapping(values, ignore_unknown=True)
-        super().add_param_group(param_group)
+        checked = MuSGDSettings.from_mapping(values, ignore_unknown=True).to_dict()
+        checked |= _Common.from_mapping(values, ignore_unknown=True).to_dict()
+        super().add_param_group({**param_group, **checked})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "backend": self.backend}
@@ -142,20 +142,26 @@ class MuSGD(Optimizer):
 
     def _reset(self) -> None:
         self._kept_slots: dict[int, list[list[Any]]] = {}
-        self._skipped: int | Tensor = 0
+        self._skipped: int | Tensor = self.__dict__.get("_skipped", 0)  # a checkpoint loaded midway keeps the count
         self._betas: list[Coefficients] = []
+        self._beta_params: list[list[Tensor]] = []
 
     @property
     def skipped_steps(self) -> int:
         """Steps left out because a gradient was not finite (waits for the device)."""
         return int(self._skipped)
 
+    @property
+    def beta_params(self) -> list[Tensor]:
+        """The parameters that the values of ``report()["beta_t"]`` belong to, in their order."""
+        return [p for params in self._beta_params for p in params]
+
     def report(self) -> dict[str, Tensor]:
         """Metrics of the last step, left on the device.
 
         Returns:
-            ``beta_t``: one value a parameter tensor that had a gradient, in param-group order (absent before the
-            first step); ``skipped_steps``: 0-d count.
+            ``beta_t``: one value a parameter tensor that had a gradient, see ``beta_params`` (absent before the first
+            step); ``skipped_steps``: 0-d count.
         """
         out = {"skipped_steps": torch.as_tensor(self._skipped)}
         if self._betas:
@@ -193,21 +199,23 @@ class MuSGD(Optimizer):
             self._skipped = self._skipped + (1 - finite)
         elif not math.isfinite(total):
             self._skipped += 1
+            self._betas, self._beta_params = [], []
             return loss
-        self._betas = []
+        self._betas, self._beta_params = [], []
         for batch, own in zip(batches, norms, strict=True):
             betas = self._momenta(batch, total if batch.group["norm_scope"] == "global" else own, finite)
             if isinstance(betas, Tensor) and betas.ndim == 0:
                 self._betas.append(betas.expand(len(batch.params)))
             else:
                 self._betas.append(betas)
+            self._beta_params.append(batch.params)
             self._update(batch, betas, finite)
         return loss
 
     def _collect(self, group: dict[str, Any]) -> _Batch:
         batch = _Batch(group, [], [], [])
         for slot in self._slots(group):
-            p, buffer, is_filter = slot
+            p, buffer, has_layout = slot
             grad = p.grad
             if grad is None:
                 continue
@@ -217,7 +225,7 @@ class MuSGD(Optimizer):
                 buffer = torch.zeros_like(p, memory_format=torch.preserve_format)
                 slot[1] = self.state[p]["momentum_buffer"] = buffer
             # A filter may be channels_last here and not there, and the fused kernel walks raw memory.
-            if is_filter and not (grad.is_contiguous() and p.is_contiguous() and buffer.is_contiguous()):
+            if has_layout and not (grad.is_contiguous() and p.is_contiguous() and buffer.is_contiguous()):
                 grad = _in_layout_of(p, grad)
                 slot[1] = self.state[p]["momentum_buffer"] = buffer = _in_layout_of(p, buffer)
             batch.params.append(p)
@@ -226,14 +234,19 @@ class MuSGD(Optimizer):
         return batch
 
     def _slots(self, group: dict[str, Any]) -> list[list[Any]]:
-        """[parameter, velocity or None, is a filter] of one group, kept from step to step.
+        """[parameter, velocity or None, has a layout] of one group, kept from step to step.
 
         Looking up 366 velocities by parameter takes longer than updating the small ones.
         """
         params = group["params"]
         slots = self._kept_slots.get(id(params))
-        if slots is None or len(slots) != len(params) or any(s[0] is not p for s, p in zip(slots, params, strict=True)):
-            slots = [[p, self.state.get(p, {}).get("momentum_buffer"), p.ndim == 4] for p in params]
+        if (
+            slots is None
+            or len(slots) != len(params)
+            or any(s[0] is not p for s, p in zip(slots, params, strict=True))
+            or any(s[1] is not self.state.get(s[0], {}).get("momentum_buffer") for s in slots[:1])  # state was replaced
+        ):
+            slots = [[p, self.state.get(p, {}).get("momentum_buffer"), p.ndim > 1] for p in params]
             self._kept_slots[id(params)] = slots
         return slots
 
@@ -265,9 +278,11 @@ class MuSGD(Optimizer):
         if norm_sq.ndim == 0 or len(batch.params) == len(everyone):
             ratio, updated = relative_to_mean(norm_sq, mean, group["norm_decay"])
         else:
-            present = torch.tensor([p.grad is not None for p in everyone], device=norm_sq.device)
-            ratio, part = relative_to_mean(norm_sq, mean[present], group["norm_decay"])
-            updated = mean.masked_scatter(present, part)
+            # Places are made on the host and sent without waiting; a boolean index would wait for the device.
+            places = torch.tensor([i for i, p in enumerate(everyone) if p.grad is not None])
+            places = places.to(norm_sq.device, non_blocking=True)
+            ratio, part = relative_to_mean(norm_sq, mean.index_select(0, places), group["norm_decay"])
+            updated = mean.index_copy(0, places, part)
         group["norm_sq_mean"] = updated if finite is None else torch.where(finite > 0, updated, mean)
         return ratio
 

@@ -115,6 +115,20 @@ def find(name: str) -> OptimizerInfo:
     for entry in REGISTRY.values():
         if entry.name.lower() == str(name).lower():
             return entry
+    if str(name).lower() in _host_names():
+        return OptimizerInfo(str(name), "known to this Ultralytics", _HOST, "?", None, str(name))
     guess = nearest(str(name), REGISTRY)
     hint = f"; did you mean {guess}?" if guess else ""
     raise SettingsError(f"optimizer={name} is unknown{hint} Known: {', '.join(REGISTRY)}")
+
+
+def _host_names() -> set[str]:
+    """Lower-case names of torch.optim that the installed Ultralytics knows; releases to come may add some."""
+    import inspect
+    import re
+
+    from torch import optim
+    from ultralytics.engine.trainer import BaseTrainer
+
+    quoted = re.findall(r'"(\w+)"', inspect.getsource(BaseTrainer.build_optimizer))
+    return {q.lower() for q in quoted if hasattr(optim, q)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.train.telemetry import LAYERS_FILE, STEPS_FILE, read_steps
+from yolo_musgd.train.telemetry import ENTROPY_FILE, LAYERS_FILE, STEPS_FILE, read_steps
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#8a8f98"
 MAX_POINTS = 1500  # more than a picture of this width can show
@@ -98,17 +98,23 @@ def _mark_epochs(axes: Any, steps: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
+def _by_layer(file: Path, column: str) -> dict[str, dict[int, float]]:
+    """Layer -> epoch -> value; an epoch that a resumed run repeated counts once, the last."""
+    layers: dict[str, dict[int, float]] = {}
+    with file.open(encoding="utf-8") as text:
+        for row in csv.DictReader(text):
+            layers.setdefault(row["layer"], {})[int(row["epoch"])] = float(row[column])
+    return layers
+
+
 def plot_layers(folder: Path, count: int = 25) -> Path | None:
     """Draw optimizer_layers.png: the parameter tensors with the lowest beta_t, averaged over the run."""
-    with (folder / LAYERS_FILE).open(encoding="utf-8") as text:
-        rows = list(csv.DictReader(text))
-    if not rows:
+    layers = _by_layer(folder / LAYERS_FILE, "beta_t")
+    if not layers:
         return None
     from matplotlib.figure import Figure
 
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        values.setdefault(row["layer"], []).append(float(row["beta_t"]))
+    values = {name: list(epochs.values()) for name, epochs in layers.items()}
     lowest = sorted(values, key=lambda k: float(np.mean(values[k])))[:count]
     figure = Figure(figsize=(10, 1.4 + 0.24 * len(lowest)), layout="constrained")
     axis = figure.subplots()
@@ -123,5 +129,38 @@ def plot_layers(folder: Path, count: int = 25) -> Path | None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", alpha=0.3)
     file = folder / "optimizer_layers.png"
+    figure.savefig(file, dpi=150)
+    return file
+
+
+def plot_entropy(folder: Path, count: int = 8) -> Path | None:
+    """Draw optimizer_entropy.png: singular-value entropy of the weights over epochs (S4).
+
+    All recorded layers are drawn; the ``count`` that changed most are named.
+    """
+    layers = _by_layer(folder / ENTROPY_FILE, "entropy")
+    if not layers:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axis = figure.subplots()
+    change = {name: max(e.values()) - min(e.values()) for name, e in layers.items()}
+    named = sorted(change, key=change.__getitem__, reverse=True)[:count]
+    for name, epochs in layers.items():
+        order = sorted(epochs)
+        values = [epochs[e] for e in order]
+        marker = "." if len(order) < 3 else None
+        if name in named:
+            axis.plot(order, values, color=f"C{named.index(name)}", lw=1.8, zorder=2, label=name, marker=marker)
+        else:
+            axis.plot(order, values, color="#c9ccd1", lw=0.8, zorder=1, marker=marker)
+    axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_ylabel("singular-value entropy of the weights\n1: all directions alike, 0: rank one")
+    axis.set_title(f"{len(layers)} layers; named: those that changed most", loc="left")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    file = folder / "optimizer_entropy.png"
     figure.savefig(file, dpi=150)
     return file

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.orthogonalize import singular_value_entropy
+from yolo_musgd.settings import SettingsError, nearest
+
 STEPS_FILE = "optimizer_steps.csv.gz"
 LAYERS_FILE = "optimizer_layers.csv"
+ENTROPY_FILE = "optimizer_entropy.csv"
 COLUMNS = (
     "grad_norm",  # before clipping
     "grad_norm_clipped",  # what the optimizer sees
@@ -53,17 +57,29 @@ class Monitor:
         model: the model being trained, for the names of its parameters.
         optimizer: any torch optimizer; one with ``report()`` is asked for beta_t and skipped steps.
         layers: also keep the mean beta_t of every parameter tensor.
+        entropy: also keep, once an epoch, the singular-value entropy (S4) of the matrices and filters whose names begin
+            with one of these; ``all`` takes every one.
+
+    Raises:
+        SettingsError: no matrix has such a name.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, optimizer: Optimizer, layers: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        layers: bool = False,
+        entropy: Sequence[str] = (),
+    ):
         self.folder = folder
         self.optimizer = optimizer
         self.layers = layers
         self._names = {id(p): n.removeprefix("module.") for n, p in model.named_parameters()}
+        self._watched = _matrices(model, entropy)
         self._rows: list[Tensor] = []
         self._layer_rows: list[tuple[list[str], Tensor]] = []
         self._clipped: Tensor | None = None
-        self._live: list[str] = []
         self._steps: int | None = None
         optimizer.register_step_pre_hook(self._before_step)
 
@@ -84,7 +100,8 @@ class Monitor:
             low, high = torch.quantile(betas, betas.new_tensor(_QUANTILES))
             spread = torch.stack([betas.mean(), betas.min(), betas.max(), low, high])
             if self.layers:
-                self._layer_rows.append((self._live, betas))
+                live: list[Tensor] = getattr(self.optimizer, "beta_params", [])
+                self._layer_rows.append(([self._names.get(id(p), "?") for p in live], betas))
         if stepped and "update_rms" in report:
             rms = report["update_rms"].to(raw).mean()
         skipped = report.get("skipped_steps", torch.zeros(())).to(raw)
@@ -92,9 +109,6 @@ class Monitor:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._clipped = grad_norm(optimizer)
-        if self.layers:
-            live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            self._live = [self._names.get(id(p), "?") for p in live]
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Write the epoch's steps to their file and return its summary, keyed ``optim/<column>``.
@@ -114,6 +128,8 @@ class Monitor:
         self._append(epoch, rows)
         if self._layer_rows:
             self._append_layers(epoch)
+        if self._watched:
+            self._append_entropy(epoch)
         reports = getattr(self.optimizer, "reports", ())
         summary: dict[str, float] = {}
         for column, values in zip(COLUMNS, rows.T, strict=True):
@@ -144,23 +160,48 @@ class Monitor:
     def _append_layers(self, epoch: int) -> None:
         sums: dict[str, list[float]] = {}
         for names, betas in self._layer_rows:
-            for name, beta in zip(names, betas.tolist(), strict=False):
+            for name, beta in zip(names, betas.tolist(), strict=True):
                 sums.setdefault(name, []).append(beta)
         self._layer_rows.clear()
-        file = self.folder / LAYERS_FILE
-        header = "" if file.exists() else "epoch,layer,beta_t\n"
-        lines = [f"{epoch},{name},{sum(v) / len(v):.6g}\n" for name, v in sums.items()]
+        self._append_values(LAYERS_FILE, "beta_t", epoch, {name: sum(v) / len(v) for name, v in sums.items()})
+
+    def _append_entropy(self, epoch: int) -> None:
+        values = [singular_value_entropy(p) for p in self._watched.values()]
+        entropy = torch.stack(values).tolist()
+        self._append_values(ENTROPY_FILE, "entropy", epoch, dict(zip(self._watched, entropy, strict=True)))
+
+    def _append_values(self, name: str, column: str, epoch: int, values: Mapping[str, float]) -> None:
+        file = self.folder / name
+        header = "" if file.exists() else f"epoch,layer,{column}\n"
         with file.open("a", encoding="utf-8") as out:
-            out.write(header + "".join(lines))
+            out.write(header + "".join(f"{epoch},{layer},{value:.6g}\n" for layer, value in values.items()))
 
     def plot(self) -> list[Path]:
         """Draw optimizer.png, and optimizer_layers.png if layers were recorded; returns what was drawn."""
-        from yolo_musgd.train.plots import plot_layers, plot_steps
+        from yolo_musgd.train.plots import plot_entropy, plot_layers, plot_steps
 
         pictures = [plot_steps(self.folder, type(self.optimizer).__name__)]
         if self.layers and (self.folder / LAYERS_FILE).exists():
             pictures.append(plot_layers(self.folder))
+        if self._watched and (self.folder / ENTROPY_FILE).exists():
+            pictures.append(plot_entropy(self.folder))
         return [p for p in pictures if p is not None]
+
+
+def _matrices(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Matrices and filters below the modules ``names`` (model.1 is not model.10), or of these very names."""
+    if not names:
+        return {}
+    known: dict[str, Tensor] = {n.removeprefix("module."): p for n, p in model.named_parameters() if p.ndim >= 2}
+    if "all" in names:
+        return known
+    found = {n: p for n, p in known.items() if any(n == x or n.startswith(f"{x}.") for x in names)}
+    if not found:
+        guess = nearest(names[0], known) or next(iter(known), "none")
+        raise SettingsError(
+            f"telemetry_entropy={','.join(names)} names no matrix of the model; {guess} is one, or take all"
+        )
+    return found
 
 
 def read_steps(file: Path) -> dict[str, Any]:

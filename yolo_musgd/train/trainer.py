@@ -46,29 +46,36 @@ class MuSGDTrainerMixin:
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
         self._monitor: Monitor | None = None
-        self._checkpoint: Mapping[str, Any] | None = None
+        self._resumes_native = False
         given = {**_as_dict(cfg), **_as_dict(overrides)}
         check_arguments(given)
         try:
             super().__init__(cfg, overrides, _callbacks)  # type: ignore[call-arg]
         except Exception as error:
-            _remove_empty_run(getattr(self, "save_dir", None))
+            if not given.get("exist_ok"):
+                _remove_empty_run(getattr(self, "save_dir", None))
             raise _explained(error, given, getattr(self, "save_dir", None)) from error
 
     def setup_model(self) -> Any:
-        """Build or load the model; keep the checkpoint that a resumed run starts from."""
-        self._checkpoint = super().setup_model()  # type: ignore[misc]
-        return self._checkpoint
+        """Build or load the model; note whether a resumed run was one of Ultralytics' own MuSGD.
+
+        The param groups of that one say ``use_muon``.
+        """
+        checkpoint = super().setup_model()  # type: ignore[misc]
+        if getattr(self, "resume", False) and checkpoint:
+            saved = (checkpoint.get("optimizer") or {}).get("param_groups", [])
+            self._resumes_native = any("use_muon" in group for group in saved)
+        return checkpoint
 
     def build_optimizer(self, model: nn.Module, name: str = "auto", *args: Any, **kwargs: Any) -> Optimizer:
         """Build the optimizer that ``name`` means with the plugin; the arguments are the host's."""
-        self._require_labels()
         entry = registry.find(name)
-        if entry.name == "MuSGD" and self._resumes_native():
+        if entry.name == "MuSGD" and self._resumes_native:
             entry = registry.find("MuSGD-native")
         if entry.build is None:
             optimizer: Optimizer = super().build_optimizer(model, entry.host_name, *args, **kwargs)  # type: ignore[misc]
         else:
+            self._require_labels()
             with plugin.quiet_host():  # its message would name SGD
                 host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
             groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
@@ -77,7 +84,9 @@ class MuSGDTrainerMixin:
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
         if wanted and RANK in {-1, 0}:
-            self._monitor = Monitor(Path(self.save_dir), model, optimizer, layers=settings.telemetry_layers)  # type: ignore[attr-defined]
+            entropy = [x.strip() for x in settings.telemetry_entropy.strip("[]").split(",") if x.strip()]
+            folder = Path(self.save_dir)  # type: ignore[attr-defined]
+            self._monitor = Monitor(folder, model, optimizer, settings.telemetry_layers, entropy)
         return optimizer
 
     def optimizer_step(self) -> None:
@@ -93,7 +102,8 @@ class MuSGDTrainerMixin:
         if self._monitor is not None:
             summary = self._monitor.end_epoch(self.epoch + 1)  # type: ignore[attr-defined]
             self.metrics.update(summary)  # type: ignore[attr-defined]
-            metrics = {**metrics, **summary}
+            # The host may hand last epoch's metrics in again (val=False): our columns must stay the last ones.
+            metrics = {k: v for k, v in metrics.items() if k not in summary} | summary
         super().save_metrics(metrics)  # type: ignore[misc]
 
     def plot_metrics(self) -> None:
@@ -108,7 +118,8 @@ class MuSGDTrainerMixin:
         try:
             return super().train()  # type: ignore[misc]
         except UserError:
-            _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
+            if not self.args.exist_ok:  # type: ignore[attr-defined]
+                _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
             raise
 
     def _require_labels(self) -> None:
@@ -125,13 +136,6 @@ class MuSGDTrainerMixin:
                 f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
             )
 
-    def _resumes_native(self) -> bool:
-        """Whether this run continues one of Ultralytics' own MuSGD: its param groups say ``use_muon``."""
-        if not getattr(self, "resume", False) or not self._checkpoint:
-            return False
-        saved = (self._checkpoint.get("optimizer") or {}).get("param_groups", [])
-        return any("use_muon" in group for group in saved)
-
     def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
         """One line that says whose optimizer runs, where there could be a doubt, and how to get the other."""
         native = type(optimizer).__module__.startswith("ultralytics")
@@ -145,9 +149,19 @@ class MuSGDTrainerMixin:
             note = f"({', '.join(f'{k}={v}' for k, v in shown.items())}) from yolo-musgd: {entry.description}"
             if entry.name == "MuSGD":
                 note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"
-        else:
-            return
-        LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__}{note}")
+        if entry.name not in ("MuSGD", "MuonSGD", "MuonAdamW"):
+            self._warn_of_idle_arguments(optimizer)
+        if native or entry.build is not None:
+            LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__}{note}")
+
+    def _warn_of_idle_arguments(self, optimizer: Optimizer) -> None:
+        """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""
+        args = vars(self.args)  # type: ignore[attr-defined]
+        quiet = TelemetrySettings.names()
+        idle = [k for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet]
+        if idle:
+            given = ", ".join(f"{k}={args[k]}" for k in idle)
+            LOGGER.warning(f"{type(optimizer).__name__} ignores {given}; add optimizer=MuSGD (or MuonSGD) to use it")
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:
@@ -171,14 +185,15 @@ def _remove_empty_run(save_dir: Path | None) -> None:
     """Remove a run folder that holds nothing but what every start writes."""
     if save_dir is None or not Path(save_dir).is_dir():
         return
-    files = [p.relative_to(save_dir).as_posix() for p in Path(save_dir).rglob("*") if p.is_file()]
-    if set(files) <= {"args.yaml"}:
+    entries = {p.relative_to(save_dir).as_posix() for p in Path(save_dir).rglob("*")}
+    if all(e in ("args.yaml", "weights") or e.startswith("events.out.tfevents") for e in entries):
         shutil.rmtree(save_dir, ignore_errors=True)
 
 
 def _explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None) -> Exception:
     """The host's error, or ours where one line says it better."""
-    if isinstance(error, OSError) and error.filename and not isinstance(error, FileNotFoundError):
+    folder_made = save_dir is not None and (Path(save_dir) / "weights").is_dir()
+    if isinstance(error, OSError) and error.filename and not folder_made:
         return UserError(f"cannot write the run folder {error.filename}: {error.strerror}; choose another project=")
     if isinstance(error, RuntimeError) and str(error).startswith("Dataset "):
         cause = error.__cause__ or error

@@ -40,6 +40,16 @@ COMMANDS: dict[str, Command] = {
         "every optimizer by name, with its memory, learning rate and source",
         "yolo_musgd.settings:Settings",
     ),
+    "steptime": Command(
+        "yolo_musgd.steptime:main",
+        "what one optimizer step costs, side by side; plan=True shows the kernels of Muon",
+        "yolo_musgd.steptime:StepTimeSettings",
+    ),
+    "demo": Command(
+        "yolo_musgd.demo:main",
+        "Newton-Schulz against the SVD, and Muon against SGD on correlated inputs, with pictures",
+        "yolo_musgd.demo:DemoSettings",
+    ),
 }
 
 

@@ -120,7 +120,7 @@ def choose_kernels(
         counts: number of matrices of each shape (rows, columns).
         device: where they live; a CPU takes bf16 only if it multiplies in bf16.
         coefficients: the iteration. Restarts in bf16 are safe for the quintic one alone.
-        precision: ``auto``, or ``float32`` / ``bfloat16`` to insist.
+        precision: ``auto``, or ``float32`` / ``bfloat16`` to insist; ``float32`` also insists on exactness.
 
     Raises:
         ValueError: unknown precision.
@@ -153,7 +153,11 @@ def _candidates(device: torch.device, coefficients: tuple[Step, ...], precision:
     if device.type != "cpu":  # few launches matter more than few operations
         return [Kernel(torch.bfloat16 if bf16 else torch.float32)]
     steps = len(coefficients)
-    found = [] if precision == "bfloat16" else [Kernel(torch.float32), Kernel(torch.float32, (steps,))]
+    found = []
+    if precision != "bfloat16":  # restarts keep fp32 as exact as the standard kernel: 3e-6 on real gradients
+        found += [Kernel(torch.float32), Kernel(torch.float32, _pairs(steps))]
+    if precision == "auto":  # one Gram matrix for all steps: 1e-4, far below what the iteration itself leaves
+        found.append(Kernel(torch.float32, (steps,)))
     if bf16:
         found.append(Kernel(torch.bfloat16))
         if steps > 2 and all(step == QUINTIC for step in coefficients):

@@ -77,7 +77,7 @@ _ENTRIES = (
         "Keller Jordan's Muon; S4's RMS alignment", "1x", 0.01, build=_muonsgd,
     ),
     OptimizerInfo(
-        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
+        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest; use warmup_bias_lr=0",
         "Keller Jordan's Muon; S4's RMS alignment", "1.1x", 0.002, build=_muonadamw,
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),
@@ -92,7 +92,7 @@ _ENTRIES = (
                   build=builder("Adagrad")),
     OptimizerInfo("LARS", "SGD with a trust ratio a layer, for very large batches", _ZOO, "1x", 0.1,
                   build=builder("LARS")),
-    OptimizerInfo("LAMB", "Adam with a trust ratio a layer, for very large batches", _ZOO, "2x", 0.002,
+    OptimizerInfo("LAMB", "Adam with a trust ratio a layer, for large batches; use warmup_bias_lr=0", _ZOO, "2x", 0.002,
                   build=builder("LAMB")),
     OptimizerInfo("Adafactor", "Adam with a factored second moment", _ZOO, "<1.9x", 0.001,
                   build=builder("Adafactor")),

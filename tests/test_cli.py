@@ -51,9 +51,29 @@ def test_doctor(run):
     assert "[XX]" not in done.stdout
 
 
+def test_doctor_notices_that_the_hook_was_not_run(run):
+    """An interpreter without site: the package can be imported, but nothing activated it."""
+    import sys
+
+    code = f"import sys; sys.path[:] = {sys.path!r}; from yolo_musgd.cli import main; sys.exit(main(['doctor']))"
+    done = run("python", "-S", "-c", code)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "[XX] plugin" in done.stdout
+    assert "yolo_musgd.pth was not run" in done.stdout
+
+
+def test_doctor_survives_a_broken_opencv(run, tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    done = run("yolo-musgd", "doctor", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "libGL.so.1" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_doctor_says_why_the_plugin_is_not_active(run):
     done = run("yolo-musgd", "doctor", env={"YOLO_MUSGD": "0"})
     assert "switched off by YOLO_MUSGD=0" in done.stdout
+    assert "ready, but switched off" in done.stdout
 
 
 def test_help_of_every_command(run):

@@ -66,6 +66,29 @@ def test_register_and_unregister_leave_no_trace():
     plugin.register()
 
 
+def test_unregister_before_ultralytics_is_imported(run):
+    done = run("python", "-c", f"import yolo_musgd; yolo_musgd.unregister(); {HAS_KEYS}")
+    assert done.stdout.strip().endswith("False"), done.stderr
+
+
+def test_a_patch_that_fails_midway_is_undone(run):
+    code = script(
+        """
+        import warnings
+        import yolo_musgd.plugin as plugin
+        def broken(entrypoint):
+            raise AttributeError("changed")
+        plugin._polite = broken
+        warnings.simplefilter("ignore")
+        import ultralytics.cfg as cfg
+        print("adapt_factor" in cfg.DEFAULT_CFG_DICT, "adapt_factor" in cfg.CFG_FLOAT_KEYS)
+        """
+    )
+    done = run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["False", "False"]
+
+
 def test_late_registration_reaches_functions_imported_by_name():
     from ultralytics.data import utils as data_utils
     from ultralytics.utils import checks

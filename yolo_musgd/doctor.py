@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import site
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from yolo_musgd import __version__
+from yolo_musgd.settings import plugin_keys
 
 OK, WARN, BAD = "ok", "!!", "XX"
 _OPTIONAL = {
@@ -47,7 +49,10 @@ def _host() -> list[Finding]:
 
     if util.find_spec("ultralytics") is None:
         return [Finding(BAD, "ultralytics", "not installed: pip install ultralytics")]
-    version = plugin.host_version()
+    try:
+        version = plugin.host_version()
+    except Exception as error:  # a broken OpenCV, say: the doctor reports whatever is wrong
+        return [Finding(BAD, "ultralytics", f"cannot be imported: {type(error).__name__}: {error}")]
     low, high = (".".join(map(str, v)) for v in plugin.SUPPORTED)
     if not plugin.supported(version):
         fix = f"pip install 'ultralytics>={low},<{high}'"
@@ -61,14 +66,13 @@ def _autoload() -> Finding:
     if os.environ.get("YOLO_MUSGD") == "0":
         return Finding(WARN, "plugin", "switched off by YOLO_MUSGD=0; unset it to use optimizer=MuSGD with `yolo`")
     if any(isinstance(f, Finder) for f in sys.meta_path):
-        hooks = [Path(p) / "yolo_musgd.pth" for p in sys.path if (Path(p) / "yolo_musgd.pth").exists()]
-        if hooks:
-            return Finding(OK, "plugin", f"active in every `yolo` command ({hooks[0]})")
+        folders = [*site.getsitepackages(), site.getusersitepackages()]
+        hooks = [Path(p) / "yolo_musgd.pth" for p in folders if (Path(p) / "yolo_musgd.pth").exists()]
         return Finding(
-            WARN, "plugin", "active in this process only: yolo_musgd.pth is not in site-packages; pip install ."
+            OK, "plugin", f"active in every `yolo` command ({hooks[0] if hooks else 'by a hook of its own'})"
         )
-    fix = "reinstall with pip install yolo-musgd, or call yolo_musgd.register()"
-    return Finding(BAD, "plugin", f"yolo_musgd.pth was not run (python -S or -I, or a copied package); {fix}")
+    fix = "pip install yolo-musgd into this Python, or call yolo_musgd.register()"
+    return Finding(BAD, "plugin", f"yolo_musgd.pth was not run (a copied package, or python -S); {fix}")
 
 
 def _patches() -> Finding:
@@ -78,15 +82,21 @@ def _patches() -> Finding:
         plugin.register()
         import ultralytics.cfg as cfg
 
-        assert "adapt_factor" in cfg.DEFAULT_CFG_DICT
-    except Exception as error:  # the doctor reports whatever is wrong
+        missing = [key for key in plugin_keys() if key not in cfg.DEFAULT_CFG_DICT]
+    except Exception as error:
         return Finding(BAD, "arguments", f"could not be added to Ultralytics: {type(error).__name__}: {error}")
-    return Finding(OK, "arguments", "optimizer=MuSGD, adapt_factor=, telemetry= and the rest are known to Ultralytics")
+    if missing:
+        return Finding(BAD, "arguments", f"missing in Ultralytics: {', '.join(missing)}")
+    return Finding(
+        OK, "arguments", "optimizer=MuSGD, adapt_factor=, telemetry= and the rest can be added to Ultralytics"
+    )
 
 
 def _torch() -> list[Finding]:
-    import torch
-
+    try:
+        import torch
+    except Exception as error:
+        return [Finding(BAD, "torch", f"cannot be imported: {type(error).__name__}: {error}")]
     found = [Finding(OK, "torch", f"{torch.__version__}, {torch.get_num_threads()} thread(s)")]
     if _version("torchvision") is None:
         found.append(
@@ -146,9 +156,10 @@ def main(args: Mapping[str, str]) -> int:
     for f in findings:
         print(f"[{f.mark}] {f.topic.ljust(width)}  {f.text}")
     broken = sum(f.mark == BAD for f in findings)
-    print(
-        f"\n{broken} problem(s) to fix"
-        if broken
-        else "\nready: yolo train optimizer=MuSGD model=yolo26n.yaml data=shapes.yaml"
-    )
+    if broken:
+        print(f"\n{broken} problem(s) to fix")
+    elif os.environ.get("YOLO_MUSGD") == "0":
+        print("\nready, but switched off: unset YOLO_MUSGD")
+    else:
+        print("\nready: yolo train optimizer=MuSGD model=yolo26n.yaml data=shapes.yaml")
     return 2 if broken else 0

@@ -43,6 +43,8 @@ def test_tensors_give_what_numbers_give(values, beta_max, factor, beta_min):
 
 def test_infinite_norm_gives_the_floor():
     assert adaptive_momentum(math.inf, 0.9, 0.1, 0.2) == 0.2
+    assert adaptive_momentum(math.inf, 0.9, 0.0) == 0.9
+    assert adaptive_momentum(torch.tensor([math.inf]), 0.9, 0.0).tolist() == pytest.approx([0.9])
 
 
 @given(st.lists(st.floats(1e-9, 1e9), min_size=2, max_size=20), st.floats(1e-6, 1e6))

@@ -158,6 +158,7 @@ def test_a_non_finite_gradient_skips_the_step_and_is_counted(backend, poison):
         assert torch.equal(entry["momentum_buffer"], after["state"][index]["momentum_buffer"])
     assert torch.equal(state["param_groups"][0]["norm_sq_mean"], after["param_groups"][0]["norm_sq_mean"])
     assert optimizer.skipped_steps == 1
+    assert "beta_t" not in optimizer.report()
     set_grads(params, 2)
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in params)
@@ -206,11 +207,11 @@ def test_nothing_waits_for_a_gpu(rule):
         params = [torch.nn.Parameter(torch.empty(s, device="cuda")) for s in SHAPES[:7]]
         optimizer = MuSGD(params, weight_decay=0.01, **rule)
         for _ in range(3):
-            for p in params:
+            for p in params[1:]:  # the first is frozen
                 p.grad = torch.empty_like(p)
             optimizer.step()
         report = optimizer.report()
-        assert report["beta_t"].shape == (len(params),)
+        assert report["beta_t"].shape == (len(params) - 1,)
         assert {v.device.type for v in report.values()} == {"cuda"}
         with pytest.raises(DataDependentOutputException):  # the counter on the host does wait: the check can fail
             _ = optimizer.skipped_steps
@@ -230,6 +231,45 @@ def test_parameters_without_gradient_and_zero_gradients(backend):
     set_grads(params, 1)
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in params)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_replaced_state_is_honoured(backend):
+    """As torch.optim does: what stands in optimizer.state is the velocity."""
+    params, twin = make_params(), make_params()
+    optimizer, oracle = MuSGD(params, backend=backend), MuSGD(twin, backend="single")
+    for step in range(4):
+        if step == 2:
+            optimizer.state.clear()
+            oracle = MuSGD(twin, backend="single")
+        set_grads(params, step)
+        set_grads(twin, step)
+        optimizer.step()
+        oracle.step()
+    assert len(optimizer.state_dict()["state"]) == len(params)
+    for p, q in zip(params, twin, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_transposed_gradient_of_a_matrix(backend):
+    p, q = (torch.nn.Parameter(torch.arange(12.0).view(3, 4)) for _ in range(2))
+    gradient = torch.arange(12.0).view(4, 3).t()
+    optimizer = MuSGD([p], lr=0.01, adapt_factor=0.0, backend=backend)
+    oracle = torch.optim.SGD([q], lr=0.01, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        p.grad, q.grad = gradient, gradient.contiguous()
+        optimizer.step()
+        oracle.step()
+    torch.testing.assert_close(p, q)
+
+
+def test_values_of_a_group_are_normalised():
+    group = {"params": make_params(), "norm_scope": "GLOBAL", "lr": torch.tensor(0.5), "adapt_factor": 1}
+    optimizer = MuSGD([group])
+    assert optimizer.param_groups[0]["norm_scope"] == "global"
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert isinstance(optimizer.param_groups[0]["adapt_factor"], float)
 
 
 def test_nothing_to_do_without_any_gradient():

@@ -16,13 +16,16 @@ class NoScaler:
 
 
 class Scaler:
-    """The two methods that the monitor asks of a GradScaler."""
+    """The methods that the monitor asks of a GradScaler; the one that would wait for a GPU must not be called."""
 
     def is_enabled(self):
         return True
 
+    def _get_scale_async(self):
+        return torch.tensor(4.0)
+
     def get_scale(self):
-        return 4.0
+        raise AssertionError("waits for the device")
 
 
 def make(tmp_path, optimizer=MuSGD, layers=False, **kwargs):
@@ -131,6 +134,61 @@ def test_the_step_file_survives_an_interruption_and_a_resume(tmp_path):
         assert text.readline().startswith("epoch,step,grad_norm,")
 
 
+def test_an_epoch_without_a_step_keeps_the_columns(tmp_path):
+    """Gradients may be accumulated over more than an epoch."""
+    model, optimizer, monitor = make(tmp_path)
+    first = monitor.end_epoch(1)
+    one_step(model, optimizer, monitor)
+    second = monitor.end_epoch(2)
+    assert list(first) == list(second)
+    assert np.isnan(first["optim/grad_norm"])
+    assert first["optim/skipped_steps"] == 0
+
+
+def test_a_step_file_cut_short_by_a_power_cut(tmp_path):
+    model, optimizer, monitor = make(tmp_path)
+    for epoch in (1, 2):
+        one_step(model, optimizer, monitor)
+        monitor.end_epoch(epoch)
+    file = tmp_path / STEPS_FILE
+    file.write_bytes(file.read_bytes()[:-20])
+    assert read_steps(file)["epoch"].tolist() == [1]
+    again = Monitor(tmp_path, model, optimizer)
+    one_step(model, optimizer, again)
+    again.end_epoch(2)
+    assert read_steps(file)["step"].tolist() == [1, 2]
+
+
+def test_columns_of_another_release_are_kept_aside(tmp_path):
+    with gzip.open(tmp_path / STEPS_FILE, "wt") as out:
+        out.write("epoch,step,grad_norm\n1,1,5\n")
+    model, optimizer, monitor = make(tmp_path)
+    one_step(model, optimizer, monitor)
+    monitor.end_epoch(2)
+    assert read_steps(tmp_path / STEPS_FILE)["epoch"].tolist() == [2]
+    assert (tmp_path / f"old_{STEPS_FILE}").exists()
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
+    model, optimizer, monitor = make(tmp_path)
+    one_step(model, optimizer, monitor)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(monitor, "_append_steps", full)
+    assert monitor.end_epoch(1)["optim/grad_norm"] > 0
+
+
+def test_a_second_run_into_the_same_folder_begins_anew(tmp_path):
+    for _ in range(2):
+        model, optimizer, monitor = make(tmp_path, layers=True)
+        one_step(model, optimizer, monitor)
+        monitor.end_epoch(1)
+    assert len((tmp_path / "optimizer_layers.csv").read_text().splitlines()) == 1 + 4
+    assert read_steps(tmp_path / STEPS_FILE)["step"].tolist() == [1]
+
+
 def test_layers(tmp_path):
     model, optimizer, monitor = make(tmp_path, layers=True, adapt_factor=1.0)
     model[0].bias.requires_grad_(False)
@@ -166,7 +224,8 @@ def test_layers_of_a_hybrid_are_those_that_have_a_beta(tmp_path):
 
 def test_nothing_recorded_draws_nothing(tmp_path):
     assert plot_steps(tmp_path, "MuSGD") is None
-    assert make(tmp_path)[2].end_epoch(1) == {}
+    make(tmp_path)[2].end_epoch(1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_run_is_thinned(tmp_path):

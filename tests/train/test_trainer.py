@@ -141,6 +141,35 @@ def test_the_file_that_ultralytics_writes_for_ddp_workers_runs(tiny_data, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path):
+    from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class MyTrainer(DetectionTrainer):
+        """A trainer that a user wrote without knowing of the plugin."""
+
+    yolo = YOLO("yolo26n.yaml")
+    yolo.train(
+        trainer=MyTrainer, data=str(tiny_data), optimizer="MuSGD", adapt_factor=0.07, epochs=1, imgsz=64, batch=8,
+        nbs=8, workers=0, amp=False, plots=False, project=str(tmp_path), name="run", device="cpu",
+    )  # fmt: skip
+    assert isinstance(yolo.trainer, MyTrainer)
+    assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.musgd"
+    assert yolo.trainer.optimizer.param_groups[0]["adapt_factor"] == 0.07
+
+
+def test_bad_arguments_are_refused_before_anything_is_done(tmp_path, monkeypatch):
+    from ultralytics import YOLO
+
+    from yolo_musgd.settings import SettingsError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="adapt_factor must be >= 0, got -1"):
+        YOLO("yolo26n.yaml").train(data=["a.yaml", "b.yaml"], optimizer="MuSGD", adapt_factor=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_param_groups_are_the_hosts(tiny_data, tmp_path):
     trainer = make_trainer(tiny_data, tmp_path)
     trainer.train()

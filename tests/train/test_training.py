@@ -145,6 +145,41 @@ def test_telemetry_changes_nothing(cli_run, run, tiny_data, train_words, project
     assert not any(k.startswith("optim/") for k in results(project / "silent")[0])
 
 
+def test_columns_keep_their_order_without_validation(run, tiny_data, train_words, project):
+    """Ultralytics hands the metrics of the last validation in again: learning rates once stood under optim/beta_t."""
+    done = run(
+        "yolo", "train", "optimizer=MuSGD", "val=False", "plots=False", *train_words,
+        f"data={tiny_data}", "epochs=4", f"project={project}", "name=noval",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = results(project / "noval")
+    assert len(rows) == 4
+    for row in rows:
+        assert None not in row
+        assert 0 < float(row["optim/beta_t"]) <= 0.937
+        assert 0 <= float(row["lr/pg0"]) <= 0.1
+        assert float(row["optim/grad_norm"]) > 0.5
+
+
+def test_an_argument_that_the_optimizer_ignores_is_named(run, tiny_data, train_words, project):
+    done = run(
+        "yolo", "train", "optimizer=SGD", "adapt_factor=0.5", "plots=False", *train_words,
+        f"data={tiny_data}", "epochs=1", f"project={project}", "name=idle",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SGD ignores adapt_factor=0.5; add optimizer=MuSGD" in done.stdout + done.stderr
+
+
+def test_a_failed_start_leaves_a_folder_of_the_user_alone(run, train_words, tmp_path):
+    (tmp_path / "mine" / "keep").mkdir(parents=True)
+    done = run(
+        "yolo", "train", "optimizer=MuSGD", *train_words, "data=nowhere.yaml", f"project={tmp_path}", "name=mine",
+        "exist_ok=True",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (tmp_path / "mine" / "keep").is_dir()
+
+
 def test_a_recipe_by_name_and_a_key_that_overrides_it(run, tiny_data, train_words, project):
     done = run(
         "yolo", "train", "cfg=musgd-article.yaml", "adapt_factor=0.2", "plots=False", *train_words,
@@ -164,12 +199,17 @@ def interrupted(words, folder, epochs_done, env=None):
     last, deadline = folder / "weights" / "last.pt", time.monotonic() + 240
     try:
         while time.monotonic() < deadline and process.poll() is None:
-            if (folder / "results.csv").exists() and len(results(folder)) > epochs_done and last.exists():
-                break  # the row after the wanted one is written, so the wanted checkpoint is complete
+            if (folder / "results.csv").exists() and len(results(folder)) >= epochs_done and last.exists():
+                process.send_signal(signal.SIGSTOP)
+                try:  # the checkpoint of that epoch, unless it is just being written
+                    state = torch.load(last, map_location="cpu", weights_only=False)
+                    if state["epoch"] >= epochs_done - 1:
+                        break
+                except (RuntimeError, EOFError):
+                    pass
+                process.send_signal(signal.SIGCONT)
             time.sleep(0.05)
         assert process.poll() is None, process.stderr.read().decode()
-        process.send_signal(signal.SIGSTOP)  # look at a checkpoint that is not being rewritten
-        state = torch.load(last, map_location="cpu", weights_only=False)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -48,9 +48,11 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
     axes = figure.subplots(2 if has_beta else 1, 1, sharex=True, squeeze=False)[:, 0]
 
     top = axes[0]
-    floor = np.finfo(np.float32).tiny
-    top.plot(x, np.maximum(_thin(steps["grad_norm"], bins), floor), color=_BLUE, lw=1.2, label="raw")
-    clipped = np.maximum(_thin(steps["grad_norm_clipped"], bins), floor)
+    norms = [_thin(steps[c], bins) for c in ("grad_norm", "grad_norm_clipped")]
+    raw, clipped = (np.where(n > 0, n, np.nan) for n in norms)  # a log axis has no zero
+    if not np.isfinite(raw).any():
+        top.text(0.5, 0.5, "no step had a finite gradient", transform=top.transAxes, ha="center", color=_GREY)
+    top.plot(x, raw, color=_BLUE, lw=1.2, label="raw")
     top.plot(x, clipped, color=_ORANGE, lw=1.2, ls="--", label="after clipping (what the optimizer sees)")
     top.set_yscale("log")
     top.set_ylabel("gradient norm, all parameters")
@@ -142,6 +144,7 @@ def plot_entropy(folder: Path, count: int = 8) -> Path | None:
     if not layers:
         return None
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     axis = figure.subplots()
@@ -156,7 +159,7 @@ def plot_entropy(folder: Path, count: int = 8) -> Path | None:
         else:
             axis.plot(order, values, color="#c9ccd1", lw=0.8, zorder=1, marker=marker)
     axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylabel("singular-value entropy of the weights\n1: all directions alike, 0: rank one")
     axis.set_title(f"{len(layers)} layers; named: those that changed most", loc="left")
     figure.legend(loc="outside right center", frameon=False, fontsize=8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from ultralytics.utils import LOGGER
 
 from yolo_musgd.optim.orthogonalize import singular_value_entropy
 from yolo_musgd.settings import SettingsError, nearest
@@ -80,14 +82,15 @@ class Monitor:
         self._rows: list[Tensor] = []
         self._layer_rows: list[tuple[list[str], Tensor]] = []
         self._clipped: Tensor | None = None
-        self._steps: int | None = None
+        self._steps = 0
+        self._skipped = 0.0
+        self._begun = False
         optimizer.register_step_pre_hook(self._before_step)
 
     @contextmanager
     def step(self, scaler: Any) -> Iterator[None]:
         """Around one clip-and-step of the trainer, whose GradScaler still scales the gradients at the start."""
-        scale = scaler.get_scale() if scaler.is_enabled() else 1.0
-        raw, self._clipped = grad_norm(self.optimizer) / scale, None
+        raw, self._clipped = grad_norm(self.optimizer) / _scale(scaler), None
         yield
         report: dict[str, Tensor] = getattr(self.optimizer, "report", dict)()
         nan = raw.new_full((), float("nan"))
@@ -121,32 +124,49 @@ class Monitor:
             the optimizer has them (NaN if no step was finite), and the running count of skipped steps. The keys are the
             same in every epoch, as the columns of results.csv must be.
         """
-        if not self._rows:
-            return {}
-        rows = torch.stack(self._rows).cpu().numpy()
+        rows = torch.stack(self._rows).cpu().numpy() if self._rows else np.empty((0, len(COLUMNS)))
         self._rows.clear()
-        self._append(epoch, rows)
-        if self._layer_rows:
-            self._append_layers(epoch)
-        if self._watched:
-            self._append_entropy(epoch)
+        try:
+            self._write(epoch, rows)
+        except OSError as error:  # a full disk must not end the training
+            LOGGER.warning(f"telemetry could not be written: {error}")
+        if len(rows):
+            self._skipped = float(rows[-1, COLUMNS.index("skipped_steps")])
         reports = getattr(self.optimizer, "reports", ())
         summary: dict[str, float] = {}
         for column, values in zip(COLUMNS, rows.T, strict=True):
             seen = values[np.isfinite(values)]
             if column == "skipped_steps":
-                summary["optim/skipped_steps"] = float(values[-1])
+                summary["optim/skipped_steps"] = self._skipped
             elif column.startswith("grad_norm"):
-                summary[f"optim/{column}"] = round(float(np.median(seen)), 6) if seen.size else float("nan")
+                summary[f"optim/{column}"] = float(np.median(seen)) if seen.size else float("nan")
             elif column.startswith(tuple(reports)):
-                summary[f"optim/{column}"] = round(float(seen.mean()), 6) if seen.size else float("nan")
+                summary[f"optim/{column}"] = float(seen.mean()) if seen.size else float("nan")
         return summary
 
-    def _append(self, epoch: int, rows: Any) -> None:
-        """Append to the step file as a gzip member of its own: an interrupted run leaves a readable file."""
-        file = self.folder / STEPS_FILE
-        if self._steps is None:
-            self._steps = _forget_from(file, epoch)
+    def _write(self, epoch: int, rows: Any) -> None:
+        """Write what the epoch brought; the first time, forget what a resumed or repeated run is about to redo."""
+        first, self._begun = not self._begun, True
+        steps, layers, entropy = (self.folder / n for n in (STEPS_FILE, LAYERS_FILE, ENTROPY_FILE))
+        if first:
+            self._steps = _forget_steps(steps, epoch)
+            for file in (layers, entropy):
+                _forget_values(file, epoch)
+        if len(rows):
+            self._append_steps(steps, epoch, rows)
+        if self._layer_rows:
+            sums: dict[str, list[float]] = {}
+            for names, betas in self._layer_rows:
+                for name, beta in zip(names, betas.tolist(), strict=True):
+                    sums.setdefault(name, []).append(beta)
+            self._layer_rows.clear()
+            _append_values(layers, "beta_t", epoch, {name: sum(v) / len(v) for name, v in sums.items()})
+        if self._watched:
+            values = torch.stack([singular_value_entropy(p) for p in self._watched.values()]).tolist()
+            _append_values(entropy, "entropy", epoch, dict(zip(self._watched, values, strict=True)))
+
+    def _append_steps(self, file: Path, epoch: int, rows: Any) -> None:
+        """Append as a gzip member of its own: what an interruption cuts off is the last epoch at most."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if not file.exists():
@@ -156,25 +176,6 @@ class Monitor:
             writer.writerow((epoch, self._steps, *(f"{v:.6g}" for v in row)))
         with file.open("ab") as out:
             out.write(gzip.compress(text.getvalue().encode(), mtime=0))
-
-    def _append_layers(self, epoch: int) -> None:
-        sums: dict[str, list[float]] = {}
-        for names, betas in self._layer_rows:
-            for name, beta in zip(names, betas.tolist(), strict=True):
-                sums.setdefault(name, []).append(beta)
-        self._layer_rows.clear()
-        self._append_values(LAYERS_FILE, "beta_t", epoch, {name: sum(v) / len(v) for name, v in sums.items()})
-
-    def _append_entropy(self, epoch: int) -> None:
-        values = [singular_value_entropy(p) for p in self._watched.values()]
-        entropy = torch.stack(values).tolist()
-        self._append_values(ENTROPY_FILE, "entropy", epoch, dict(zip(self._watched, entropy, strict=True)))
-
-    def _append_values(self, name: str, column: str, epoch: int, values: Mapping[str, float]) -> None:
-        file = self.folder / name
-        header = "" if file.exists() else f"epoch,layer,{column}\n"
-        with file.open("a", encoding="utf-8") as out:
-            out.write(header + "".join(f"{epoch},{layer},{value:.6g}\n" for layer, value in values.items()))
 
     def plot(self) -> list[Path]:
         """Draw optimizer.png, and optimizer_layers.png if layers were recorded; returns what was drawn."""
@@ -204,27 +205,75 @@ def _matrices(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     return found
 
 
+def _scale(scaler: Any) -> Any:
+    """Scale of a GradScaler's gradients, as a tensor on the device where the scaler lets us have it without waiting."""
+    if not scaler.is_enabled():
+        return 1.0
+    on_device = getattr(scaler, "_get_scale_async", lambda: None)()
+    return scaler.get_scale() if on_device is None else on_device
+
+
+def _append_values(file: Path, column: str, epoch: int, values: Mapping[str, float]) -> None:
+    header = "" if file.exists() else f"epoch,layer,{column}\n"
+    with file.open("a", encoding="utf-8") as out:
+        out.write(header + "".join(f"{epoch},{layer},{value:.6g}\n" for layer, value in values.items()))
+
+
 def read_steps(file: Path) -> dict[str, Any]:
     """Columns of a step file as arrays of equal length; empty without a file or a row in it."""
-    if not file.exists():
-        return {}
-    with gzip.open(file, "rt", encoding="utf-8") as text:
-        header, *rows = list(csv.reader(text)) or [[]]
+    header, rows = _lines(file)
     if not rows:
         return {}
-    values = np.array([[float(x) for x in row] for row in rows])
-    return dict(zip(header, values.T, strict=True))
+    values = np.array([[float(x) for x in row.split(",")] for row in rows])
+    return dict(zip(header.split(","), values.T, strict=True))
 
 
-def _forget_from(file: Path, epoch: int) -> int:
-    """Drop the rows from this epoch on, which a resumed run is about to repeat; returns the last step that stays."""
+def _lines(file: Path) -> tuple[str, list[str]]:
+    """Header and complete rows of a step file; a member that a power cut left incomplete is passed over."""
+    if not file.exists():
+        return "", []
+    data, text = file.read_bytes(), b""
+    while data:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            part = member.decompress(data)
+        except zlib.error:
+            break
+        if not member.eof:
+            break
+        text, data = text + part, member.unused_data
+    header, *rows = text.decode().splitlines() or [""]
+    return header, [row for row in rows if row.count(",") == header.count(",")]
+
+
+def _forget_steps(file: Path, epoch: int) -> int:
+    """Drop the rows from this epoch on, and anything unreadable; returns the last step that stays."""
     if not file.exists():
         return 0
-    with gzip.open(file, "rt", encoding="utf-8") as text:
-        header, *rows = text.read().splitlines() or [""]
+    header, rows = _lines(file)
+    if header != ",".join(("epoch", "step", *COLUMNS)):  # another release's columns: begin anew, and keep the old file
+        file.replace(file.with_name(f"old_{file.name}"))
+        return 0
     kept = [row for row in rows if int(row.split(",")[0]) < epoch]
-    if len(kept) < len(rows):
-        part = file.with_suffix(".part")
-        part.write_bytes(gzip.compress("".join(f"{row}\n" for row in [header, *kept]).encode(), mtime=0))
-        part.replace(file)
-    return int(kept[-1].split(",")[1]) if kept else 0
+    if not kept:
+        file.unlink()
+        return 0
+    _replace(file, gzip.compress("".join(f"{row}\n" for row in [header, *kept]).encode(), mtime=0))
+    return int(kept[-1].split(",")[1])
+
+
+def _forget_values(file: Path, epoch: int) -> None:
+    """Drop the rows from this epoch on of a file with one value a layer."""
+    if file.exists():
+        header, *rows = file.read_text(encoding="utf-8").splitlines() or [""]
+        kept = [row for row in rows if int(row.split(",")[0]) < epoch]
+        if kept:
+            _replace(file, "".join(f"{row}\n" for row in [header, *kept]).encode())
+        else:
+            file.unlink()
+
+
+def _replace(file: Path, content: bytes) -> None:
+    part = file.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(file)

@@ -110,8 +110,11 @@ class MuSGDTrainerMixin:
         """Plot results.png as the host does, and optimizer.png beside it."""
         super().plot_metrics()  # type: ignore[misc]
         if self._monitor is not None:
-            for picture in self._monitor.plot():
-                self.on_plot(picture)  # type: ignore[attr-defined]
+            try:
+                for picture in self._monitor.plot():
+                    self.on_plot(picture)  # type: ignore[attr-defined]
+            except Exception as error:  # the model is trained: a picture must not turn that into a failure
+                LOGGER.warning(f"the optimizer's pictures could not be drawn: {type(error).__name__}: {error}")
 
     def train(self) -> Any:
         """Train as the host does; bad data leaves no run folder behind."""

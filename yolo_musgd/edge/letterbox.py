@@ -4,6 +4,7 @@ The resize is OpenCV's bilinear one, by OpenCV where it is installed, else by th
 (two weights of 1/2048 steps per axis, pixel centres at half integers), so a board without OpenCV sees the same input.
 """
 
+import math
 from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -28,15 +29,25 @@ class Placement(NamedTuple):
     gain_x: float
 
 
-def place(shape: Tuple[int, int], size: Tuple[int, int], scale_up: bool = True) -> Placement:
+def place(shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
     """Fit an image of ``shape`` (height, width) centred into ``size`` (height, width), aspect ratio kept.
 
     The sides are rounded to pixels, so the two gains differ a little; boxes go back with these exact gains.
     """
     ratio = min(size[0] / shape[0], size[1] / shape[1])
-    if not scale_up:
-        ratio = min(ratio, 1.0)
-    height, width = max(round(shape[0] * ratio), 1), max(round(shape[1] * ratio), 1)
+    return _centred(max(round(shape[0] * ratio), 1), max(round(shape[1] * ratio), 1), shape, size)
+
+
+def place_for_val(shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
+    """Fit an image as Ultralytics' validation does: its data set rounds the scaled sides up, its predictor to the nearest."""
+    if size[0] != size[1]:
+        return place(shape, size)
+    ratio = size[0] / max(shape)
+    height, width = (min(math.ceil(side * ratio), size[0]) for side in shape)
+    return _centred(height, width, shape, size)
+
+
+def _centred(height: int, width: int, shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
     top = round((size[0] - height) / 2 - 0.1)  # the 0.1 sends an odd pixel to the bottom and the right
     left = round((size[1] - width) / 2 - 0.1)
     return Placement(height, width, top, left, height / shape[0], width / shape[1])
@@ -100,12 +111,12 @@ class Letterbox:
         self._blob = np.empty((1, 3, size[0], size[1]), np.float32)
         self._last = None  # type: Optional[Placement]
 
-    def __call__(self, image: np.ndarray, scale_up: bool = True) -> Tuple[np.ndarray, Placement]:
+    def __call__(self, image: np.ndarray, where: Optional[Placement] = None) -> Tuple[np.ndarray, Placement]:
         """Place ``image``, uint8 BGR (h, w, 3), and return the blob float32 (1, 3, H, W), RGB in [0, 1], and the placement.
 
-        The blob is a buffer that the next call overwrites.
+        The blob is a buffer that the next call overwrites. ``where`` replaces the usual placement.
         """
-        where = place((image.shape[0], image.shape[1]), self.size, scale_up)
+        where = where or place((image.shape[0], image.shape[1]), self.size)
         if self._last is None or where[:4] != self._last[:4]:
             self._canvas[:] = PAD_VALUE
             self._last = where

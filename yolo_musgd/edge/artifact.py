@@ -1,4 +1,4 @@
-"""Opens what is to be run: a bare model file, a folder that Ultralytics exported, or an artifact folder with a manifest.
+"""Opens what is to be run: a bare model file, a folder that Ultralytics exported, or an artifact with a manifest.
 
 The manifest, ``manifest.json``, version 1 (written by the export step, only read here)::
 
@@ -84,7 +84,7 @@ def _scalar(text: str) -> Any:
 
 def read_flat_yaml(text: str) -> Dict[str, Any]:
     """Read the YAML that Ultralytics writes beside its exports: scalars, lists and one level of mappings; no more."""
-    out = {}  # type: Dict[str, Any]
+    out: Dict[str, Any] = {}
     key = ""
     for line in text.splitlines():
         stripped = line.strip()
@@ -215,7 +215,7 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
     """
     if not os.path.exists(path):
         raise EdgeError("no model at {}".format(path))
-    manifest = {}  # type: Dict[str, Any]
+    manifest: Dict[str, Any] = {}
     model = path
     if os.path.isdir(path):
         if os.path.isfile(os.path.join(path, MANIFEST)):

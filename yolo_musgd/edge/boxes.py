@@ -1,10 +1,10 @@
 """From the network's output to detections: both YOLO heads, per-class NMS, in numpy.
 
-A detection is a row ``x1, y1, x2, y2, score, class`` in pixels. The arithmetic follows Ultralytics' (same thresholds, same
-order, same float32), so that the same boxes survive.
+A detection is a row ``x1, y1, x2, y2, score, class`` in pixels. The arithmetic follows Ultralytics' (same thresholds,
+order and float32), so that the same boxes survive.
 """
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -48,10 +48,10 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou: float, limit: int) -> np.nda
     x1, y1, x2, y2 = boxes[order].T
     area = (x2 - x1) * (y2 - y1)
     left = np.arange(len(order))
-    kept = []
-    while len(left) and len(kept) < limit:
+    kept: List[int] = []
+    while len(left) > 0 and len(kept) < limit:
         first, left = left[0], left[1:]
-        kept.append(order[first])
+        kept.append(int(order[first]))
         width = np.minimum(x2[first], x2[left]) - np.maximum(x1[first], x1[left])
         height = np.minimum(y2[first], y2[left]) - np.maximum(y1[first], y1[left])
         inter = np.maximum(width, 0) * np.maximum(height, 0)
@@ -65,7 +65,7 @@ def _candidates(output: np.ndarray, conf: float, multi_label: bool) -> Tuple[np.
     best = scores.max(axis=0)
     anchors = np.flatnonzero(best > conf)
     if multi_label and scores.shape[0] > 1:
-        row, classes = np.nonzero(scores[:, anchors].T > conf)
+        row, classes = np.nonzero(conf < scores[:, anchors].T)
         anchors = anchors[row]
         return anchors, classes, scores[classes, anchors]
     return anchors, scores[:, anchors].argmax(axis=0), best[anchors]

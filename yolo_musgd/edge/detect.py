@@ -9,7 +9,7 @@ import numpy as np
 
 from . import boxes, draw, images, options
 from .artifact import Artifact, open_artifact
-from .errors import EXIT_DONE
+from .errors import EXIT_DONE, EdgeError
 from .letterbox import Letterbox, to_image
 from .results import Folder
 from .runtimes import NAMES, Runtime, open_runtime
@@ -46,16 +46,15 @@ class Detector:
         """Detect objects in uint8 BGR (h, w, 3).
 
         Returns:
-            float32 (n, 6): x1, y1, x2, y2 in the image's pixels, score, class; by falling score. ``times`` has the split.
+            float32 (n, 6): x1, y1, x2, y2 in the image's pixels, score, class; by falling score. ``times`` has the
+            split.
         """
         start = time.perf_counter()
         blob, where = self._letterbox(image)
         ready = time.perf_counter()
         output = self.runtime.infer(blob)
         answered = time.perf_counter()
-        found = boxes.decode(
-            output, self.artifact.head, len(self.artifact.names), self.conf, self.iou, self.max_det
-        )
+        found = boxes.decode(output, self.artifact.head, len(self.artifact.names), self.conf, self.iou, self.max_det)
         found[:, :4] = to_image(found[:, :4], where, (image.shape[0], image.shape[1]))
         self.times = Times(ready - start, answered - ready, time.perf_counter() - answered)
         return found
@@ -76,7 +75,11 @@ def as_records(detections: np.ndarray, names: Dict[int, str]) -> List[Dict[str, 
 
 MODEL_OPTIONS = {
     "model": ("", options.text, "model file, exported folder or artifact folder"),
-    "runtime": (None, options.optional(options.one_of(*NAMES)), "one of {}; auto takes the best".format(", ".join(NAMES))),
+    "runtime": (
+        None,
+        options.optional(options.one_of(*NAMES)),
+        "one of {}; auto takes the best".format(", ".join(NAMES)),
+    ),
     "imgsz": (None, options.optional(options.number(32, 4096, int)), "input side, for a model that does not say"),
     "engine": (None, options.text, "where a TensorRT engine built here is kept and found again"),
     "precision": (None, options.optional(options.one_of("fp32", "fp16", "int8")), "of a TensorRT build"),
@@ -101,15 +104,22 @@ DETECT_OPTIONS.update(
 def require(value: str, key: str, command: str) -> str:
     """Return ``value``, or raise the error that says which key is missing."""
     if not value:
-        raise options.EdgeError("{}: {}= is required, for example {}".format(
-            command, key, {"model": "model=best.onnx", "source": "source=photos/"}.get(key, key + "=...")
-        ))
+        raise EdgeError(
+            "{}: {}= is required, for example {}".format(
+                command, key, {"model": "model=best.onnx", "source": "source=photos/"}.get(key, key + "=...")
+            )
+        )
     return value
 
 
 def _frames(source: str, limit: Optional[int]) -> Any:
     """Yield (name, image) once each; a folder from disk one by one, a camera until it stops or ``limit``."""
-    if source.isdigit() or source.startswith("/dev/video") or " ! " in source or source.lower().endswith(images.VIDEO_SUFFIXES):
+    if (
+        source.isdigit()
+        or source.startswith("/dev/video")
+        or " ! " in source
+        or source.lower().endswith(images.VIDEO_SUFFIXES)
+    ):
         capture = images.open_source(source)
         try:
             for _ in range(limit or 10**9):
@@ -138,7 +148,7 @@ def main(args: List[str]) -> int:
     try:
         for name, image in _frames(chosen.source, chosen.n):
             found = detector(image)
-            record = {"image": name, "width": image.shape[1], "height": image.shape[0]}  # type: Dict[str, Any]
+            record: Dict[str, Any] = {"image": name, "width": image.shape[1], "height": image.shape[0]}
             record["ms"] = {key: round(1000 * value, 3) for key, value in detector.times._asdict().items()}
             record["detections"] = as_records(found, artifact.names)
             if chosen.save:
@@ -168,7 +178,7 @@ def main(args: List[str]) -> int:
 
 def _in_words(detections: np.ndarray, names: Dict[int, str]) -> str:
     """Count the classes of the detections: ``2 person, 1 dog``."""
-    counts = {}  # type: Dict[str, int]
+    counts: Dict[str, int] = {}
     for row in detections:
         name = names.get(int(row[5]), str(int(row[5])))
         counts[name] = counts.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""Draws detections on a picture: OpenCV's text where it is there, else a 5 x 7 dot font of capitals, digits and signs."""
+"""Draws detections on a picture: OpenCV's text where it is there, else a 5 x 7 dot font of capitals and digits."""
 
 import colorsys
 from typing import Dict, List, Tuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from .letterbox import cv2
 
-# One character: seven rows of five dots, each row a number in base 32 written as one digit 0-9, A-V (bit 4 is the left dot)
+# One character: seven rows of five dots; a row is one digit of base 32 (0-9, A-V), its bit 4 the left dot
 _DOTS = {
     "A": "EHHVHHH", "B": "UHHUHHU", "C": "EHGGGHE", "D": "UHHHHHU", "E": "VGGUGGV", "F": "VGGUGGG", "G": "EHGNHHE",
     "H": "HHHVHHH", "I": "E44444E", "J": "72222IC", "K": "HIKOKIH", "L": "GGGGGGV", "M": "HRLLHHH", "N": "HPPLJJH",
@@ -47,7 +47,7 @@ def _rectangle(image: np.ndarray, box: List[int], bgr: Tuple[int, int, int], wid
 
 
 def _label(image: np.ndarray, text: str, x: int, y: int, bgr: Tuple[int, int, int], size: int) -> None:
-    """Write text on a filled patch whose lower left corner is at (x, y), moved inside the image where it would leave it."""
+    """Write text on a filled patch with its lower left corner at (x, y), moved inside if it would leave the image."""
     ink = (255, 255, 255) if sum(bgr) < 400 else (20, 20, 20)
     if cv2 is not None:
         scale = 0.28 * size
@@ -69,11 +69,11 @@ def _label(image: np.ndarray, text: str, x: int, y: int, bgr: Tuple[int, int, in
 
 def draw(image: np.ndarray, detections: np.ndarray, names: Dict[int, str]) -> np.ndarray:
     """Return a copy of ``image`` with a box, the class and the score of every detection (rows of six, in pixels)."""
-    out = np.ascontiguousarray(image).copy()
+    out: np.ndarray = np.ascontiguousarray(image).copy()
     size = max(1, round(max(image.shape[:2]) / 400))
     for row in detections[::-1]:  # the most certain one is drawn last, on top
         index = int(row[5])
-        box = [max(0, int(round(float(value)))) for value in row[:4]]
+        box = [max(0, round(float(value))) for value in row[:4]]
         _rectangle(out, box, colour(index), size + 1)
         _label(out, "{} {:.2f}".format(names.get(index, str(index)), row[4]), box[0], box[1], colour(index), size)
     return out

@@ -1,7 +1,7 @@
 """mAP on the board: YOLO labels, matching and average precision as Ultralytics computes them; and the ``val`` command.
 
-Judging INT8 belongs on the hardware that runs it: kernels round differently, so mAP is measured with the same runtime, threads
-and file as the speed.
+Judging INT8 belongs on the hardware that runs it: kernels round differently, so mAP is measured with the same runtime,
+threads and file as the speed.
 """
 
 import json
@@ -25,7 +25,7 @@ VAL_CONF = 0.001  # Ultralytics' lowest score in validation
 
 
 def label_path(image: str, labels: str = "") -> str:
-    """Return where an image's label file is: in ``labels``, or with the last /images/ of the path turned into /labels/."""
+    """Return an image's label file: in ``labels``, or with the last /images/ of the path turned into /labels/."""
     base = os.path.splitext(os.path.basename(image))[0] + ".txt"
     if labels:
         return os.path.join(labels, base)
@@ -61,7 +61,9 @@ def read_labels(path: str) -> np.ndarray:
                 centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
                 values = values[:1] + [float(value) for value in centre]
             if len(values) != 5 or min(values) < 0 or max(values[1:]) > 1.01 or values[0] != int(values[0]):
-                raise EdgeError("{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip()))
+                raise EdgeError(
+                    "{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip())
+                )
             rows.append(values)
     return np.unique(np.array(rows, np.float32).reshape(-1, 5), axis=0)
 
@@ -123,7 +125,7 @@ def mean_ap(
     """
     order = np.argsort(-scores, kind="stable")
     right, predicted = right[order], predicted[order]
-    table = {}  # type: Dict[int, List[float]]
+    table: Dict[int, List[float]] = {}
     for index in np.unique(actual):
         hits = right[predicted == index].astype(np.float64).cumsum(axis=0)
         total = int((actual == index).sum())
@@ -143,9 +145,9 @@ class Evaluator:
 
     def __init__(self) -> None:
         self.images = self.labels = 0
-        self._right = []  # type: List[np.ndarray]
-        self._found = []  # type: List[np.ndarray]
-        self._actual = []  # type: List[np.ndarray]
+        self._right: List[np.ndarray] = []
+        self._found: List[np.ndarray] = []
+        self._actual: List[np.ndarray] = []
 
     def add(self, detections: np.ndarray, targets: np.ndarray) -> None:
         """Add one image: detections (n, 6) by falling score, targets (m, 5) class and xyxy in the same pixels."""
@@ -160,7 +162,9 @@ class Evaluator:
         if not self.images:
             return {"map50_95": None, "map50": None, "images": 0, "labels": 0, "classes": {}}
         found = np.concatenate(self._found)
-        whole, half, classes = mean_ap(np.concatenate(self._right), found[:, 0], found[:, 1], np.concatenate(self._actual))
+        whole, half, classes = mean_ap(
+            np.concatenate(self._right), found[:, 0], found[:, 1], np.concatenate(self._actual)
+        )
         named = {names.get(key, str(key)): value for key, value in classes.items()}
         out = {"map50_95": whole, "map50": half, "images": self.images, "labels": self.labels, "classes": named}
         rounded_out: Dict[str, Any] = rounded(out, 5)
@@ -184,9 +188,11 @@ def _evaluate(chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) ->
     paths = images.list_images(chosen.source)[: chosen.n]
     with_labels = sum(os.path.isfile(label_path(path, chosen.labels)) for path in paths)
     if not with_labels:
-        raise EdgeError("no label file for any of {} images; looked for {}; give labels=".format(
-            len(paths), label_path(paths[0], chosen.labels)
-        ))
+        raise EdgeError(
+            "no label file for any of {} images; looked for {}; give labels=".format(
+                len(paths), label_path(paths[0], chosen.labels)
+            )
+        )
     classes = len(artifact.names)
     for count, path in enumerate(paths, 1):
         image = images.read_image(path)
@@ -228,14 +234,26 @@ def main(args: List[str]) -> int:
             "precision": artifact.precision,
             "imgsz": list(artifact.imgsz),
         },
-        "runtime": {"name": runtime.name, "version": runtime.version, "threads": runtime.threads, "detail": runtime.detail},
+        "runtime": {
+            "name": runtime.name,
+            "version": runtime.version,
+            "threads": runtime.threads,
+            "detail": runtime.detail,
+        },
         "source": chosen.source,
         "conf": chosen.conf,
         "iou": chosen.iou,
         "result": result,
     }
     path = folder.write_text("val.json", json.dumps(content, indent=1))
-    print("mAP50-95 {}  mAP50 {}  on {} images, {} labels{} -> {}".format(
-        result["map50_95"], result["map50"], result["images"], result["labels"], ", partial" if partial else "", path
-    ))
+    print(
+        "mAP50-95 {}  mAP50 {}  on {} images, {} labels{} -> {}".format(
+            result["map50_95"],
+            result["map50"],
+            result["images"],
+            result["labels"],
+            ", partial" if partial else "",
+            path,
+        )
+    )
     return EXIT_INTERRUPTED if partial else EXIT_DONE

@@ -12,10 +12,11 @@ from . import rasters
 from .errors import EdgeError
 from .letterbox import cv2
 
+Image: Any = None
 try:
     from PIL import Image, ImageOps
 except Exception:  # absent or broken: the next way is tried
-    Image = None  # type: ignore[assignment]
+    pass
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -138,8 +139,10 @@ class ImageSource(Source):
 
     def info(self) -> Dict[str, Any]:
         """See Source.info."""
-        sizes = sorted({"{}x{}".format(image.shape[1], image.shape[0]) for _, image in self.frames})
-        shown = sizes if len(sizes) <= 4 else sizes[:3] + ["{} more sizes".format(len(sizes) - 3)]
+        sizes = sorted({image.shape[1::-1] for _, image in self.frames}, key=lambda size: size[0] * size[1])
+        shown = ["{}x{}".format(*size) for size in sizes]
+        if len(shown) > 4:
+            shown = [shown[0], "to", shown[-1]]
         return {"kind": self.kind, "source": self.description, "images": len(self.frames), "sizes": shown}
 
 

@@ -14,8 +14,8 @@ from . import jpeg_pixels
 from .errors import EdgeError
 
 _ZIGZAG = (
-    "0 1 8 16 9 2 3 10 17 24 32 25 18 11 4 5 12 19 26 33 40 48 41 34 27 20 13 6 7 14 21 28 35 42 49 56 57 50 43 36 29 22 15 "
-    "23 30 37 44 51 58 59 52 45 38 31 39 46 53 60 61 54 47 55 62 63"
+    "0 1 8 16 9 2 3 10 17 24 32 25 18 11 4 5 12 19 26 33 40 48 41 34 27 20 13 6 7 14 21 28 35 42 49 56 57 50 43 36 29 "
+    "22 15 23 30 37 44 51 58 59 52 45 38 31 39 46 53 60 61 54 47 55 62 63"
 )
 ZIGZAG = [int(word) for word in _ZIGZAG.split()] + [63] * 16  # a corrupt run may step past the end
 _RESTART = re.compile(b"\xff[\xd0-\xd7]")
@@ -30,7 +30,7 @@ class _Component:
         self.across, self.down, self.table = across, down, table
         self.width = self.height = self.columns = self.rows = 0  # samples; blocks, padded to whole MCUs
         self.dc = self.ac = 0
-        self.coefficients = []  # type: List[int]
+        self.coefficients: List[int] = []
 
 
 class _Frame:
@@ -39,10 +39,10 @@ class _Frame:
     def __init__(self) -> None:
         self.width = self.height = self.interval = 0
         self.orientation = 1
-        self.adobe = None  # type: Optional[int]
-        self.quant = {}  # type: Dict[int, np.ndarray]
-        self.huffman = {}  # type: Dict[int, List[int]]
-        self.components = {}  # type: Dict[int, _Component]
+        self.adobe: Optional[int] = None
+        self.quant: Dict[int, np.ndarray] = {}
+        self.huffman: Dict[int, List[int]] = {}
+        self.components: Dict[int, _Component] = {}
 
 
 def _lookup(counts: bytes, symbols: bytes) -> List[int]:
@@ -168,7 +168,9 @@ def _read_segment(frame: _Frame, order: List[Tuple[_Component, List[int]]], data
                 if bits < 32:
                     if at >= size:
                         return
-                    buffer = (buffer & ((1 << bits) - 1)) << 64 | int.from_bytes(data[at : at + 8].ljust(8, b"\0"), "big")
+                    buffer = (buffer & ((1 << bits) - 1)) << 64 | int.from_bytes(
+                        data[at : at + 8].ljust(8, b"\0"), "big"
+                    )
                     at += 8
                     bits += 64
                 entry = table[(buffer >> (bits - 16)) & 0xFFFF]

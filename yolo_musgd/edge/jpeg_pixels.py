@@ -1,7 +1,7 @@
 """The arithmetic half of the JPEG decoder: inverse DCT, chroma upsampling, colour conversion, on whole planes in numpy.
 
-All of it is integer and follows libjpeg's accurate path (Loeffler-Ligtenberg-Moschytz DCT with 13-bit constants, triangle
-filter for chroma, 16-bit colour factors), so the pixels equal those of OpenCV and Pillow to the last bit.
+All of it is integer and follows libjpeg's accurate path (Loeffler-Ligtenberg-Moschytz DCT with 13-bit constants,
+triangle filter for chroma, 16-bit colour factors), so the pixels equal those of OpenCV and Pillow to the last bit.
 """
 
 import numpy as np
@@ -33,12 +33,14 @@ def inverse_dct(blocks: np.ndarray) -> np.ndarray:
     """Turn dequantized coefficients (n, 8, 8), int32, into samples (n, 8, 8), uint8; columns first, then rows."""
     columns = _pass(blocks, _BITS - 2)
     rows = _pass(np.ascontiguousarray(columns.transpose(0, 2, 1)), _BITS + 5).transpose(0, 2, 1)
-    return np.clip(rows + 128, 0, 255).astype(np.uint8)
+    samples: np.ndarray = np.clip(rows + 128, 0, 255).astype(np.uint8)
+    return samples
 
 
 def assemble(samples: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Lay (rows * columns, 8, 8) blocks out as a plane (rows * 8, columns * 8)."""
-    return samples.reshape(rows, columns, 8, 8).swapaxes(1, 2).reshape(rows * 8, columns * 8)
+    plane: np.ndarray = samples.reshape(rows, columns, 8, 8).swapaxes(1, 2).reshape(rows * 8, columns * 8)
+    return plane
 
 
 def _double_width(plane: np.ndarray) -> np.ndarray:

@@ -1,18 +1,20 @@
-"""From an image to the network's input and back: resize, pad, scale to [0, 1]; the same pixels as Ultralytics' LetterBox.
+"""From an image to the network's input and back: resize, pad, scale to [0, 1]; the pixels of Ultralytics' LetterBox.
 
-The resize is OpenCV's bilinear one, by OpenCV where it is installed, else by the same 11-bit fixed-point arithmetic in numpy
-(two weights of 1/2048 steps per axis, pixel centres at half integers), so a board without OpenCV sees the same input.
+The resize is OpenCV's bilinear one, by OpenCV where it is installed, else by the same 11-bit fixed-point arithmetic in
+numpy (two weights of 1/2048 steps per axis, pixel centres at half integers), so a board without OpenCV sees the same
+input but for one grey level in one pixel of two thousand.
 """
 
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+cv2: Any = None
 try:
-    import cv2
-except Exception:  # absent, or its native libraries are; either way the numpy path does the work
-    cv2 = None
+    cv2 = __import__("cv2")
+except Exception:  # absent, or its native libraries are: numpy does the work
+    pass
 
 PAD_VALUE = 114
 _SCALE = 2048  # OpenCV's INTER_RESIZE_COEF_SCALE
@@ -39,7 +41,7 @@ def place(shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
 
 
 def place_for_val(shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
-    """Fit an image as Ultralytics' validation does: its data set rounds the scaled sides up, its predictor to the nearest."""
+    """Fit an image as Ultralytics' validation does: it rounds the scaled sides up, its predictor to the nearest."""
     if size[0] != size[1]:
         return place(shape, size)
     ratio = size[0] / max(shape)
@@ -85,7 +87,8 @@ def resize_numpy(image: np.ndarray, height: int, width: int) -> np.ndarray:
     top, bottom = across[inverse[0]] >> 4, across[inverse[1]] >> 4
     down = wy[:, None, None]
     total = ((top * (_SCALE - down)) >> 16) + ((bottom * down) >> 16)
-    return np.clip((total + 2) >> 2, 0, 255).astype(np.uint8)
+    resized: np.ndarray = np.clip((total + 2) >> 2, 0, 255).astype(np.uint8)
+    return resized
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -109,12 +112,13 @@ class Letterbox:
         self.size = size
         self._canvas = np.full((size[0], size[1], 3), PAD_VALUE, np.uint8)
         self._blob = np.empty((1, 3, size[0], size[1]), np.float32)
-        self._last = None  # type: Optional[Placement]
+        self._last: Optional[Placement] = None
 
     def __call__(self, image: np.ndarray, where: Optional[Placement] = None) -> Tuple[np.ndarray, Placement]:
-        """Place ``image``, uint8 BGR (h, w, 3), and return the blob float32 (1, 3, H, W), RGB in [0, 1], and the placement.
+        """Place ``image``, uint8 BGR (h, w, 3), into the network's input.
 
-        The blob is a buffer that the next call overwrites. ``where`` replaces the usual placement.
+        Returns the blob, float32 (1, 3, H, W), RGB in [0, 1], and the placement. The blob is a buffer
+        that the next call overwrites. ``where`` replaces the usual placement.
         """
         where = where or place((image.shape[0], image.shape[1]), self.size)
         if self._last is None or where[:4] != self._last[:4]:

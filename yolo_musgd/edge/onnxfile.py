@@ -1,6 +1,6 @@
 """Reads the few facts of an ONNX file that a runner needs, without the onnx package.
 
-ONNX is protobuf: a message is a run of (field number, wire type, value). The field numbers below are those of onnx.proto;
+ONNX is protobuf: a message is a run of (field number, wire type, value). The field numbers are those of onnx.proto;
 weights are skipped by their length, so a 10 MB model costs a few milliseconds.
 """
 
@@ -27,7 +27,9 @@ class OnnxFacts(NamedTuple):
     @property
     def is_quantized(self) -> bool:
         """Whether the graph holds INT8 operators (Q/DQ nodes or their fused forms)."""
-        return any(op == "QuantizeLinear" or op.startswith("QLinear") or op.endswith("Integer") for op in self.operators)
+        return any(
+            op == "QuantizeLinear" or op.startswith("QLinear") or op.endswith("Integer") for op in self.operators
+        )
 
 
 def _varint(data: Any, at: int) -> Tuple[int, int]:
@@ -85,7 +87,7 @@ def _tensor(view: Any) -> Tensor:
 
 
 def _graph(view: Any) -> Tuple[List[Tensor], List[Tensor], Dict[str, int]]:
-    operators = {}  # type: Dict[str, int]
+    operators: Dict[str, int] = {}
     inputs, outputs, weights = [], [], set()
     for number, value in _fields(view):
         if number == _GRAPH_NODE:
@@ -108,7 +110,7 @@ def read_onnx(path: str) -> OnnxFacts:
     """
     with open(path, "rb") as file:
         data = memoryview(file.read())
-    metadata = {}  # type: Dict[str, str]
+    metadata: Dict[str, str] = {}
     graph, opset = None, 0
     try:
         for number, value in _fields(data):

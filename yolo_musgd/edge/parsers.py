@@ -1,4 +1,4 @@
-"""Reads the lines that boards print: tegrastats, vcgencmd, meters' CSV. Pure functions; malformed input gives None, not nonsense."""
+"""Reads what boards print: tegrastats, vcgencmd, meters' CSV. Pure functions; bad input gives None, not nonsense."""
 
 import csv
 import io
@@ -78,7 +78,7 @@ def parse_pmic(output: str) -> Dict[str, float]:
     Raises:
         SensorError: Another board (the firmware answers with an error), or nothing usable in the output.
     """
-    values = {}  # type: Dict[str, Dict[str, float]]
+    values: Dict[str, Dict[str, float]] = {}
     for line in output.splitlines():
         match = _PMIC.match(line)
         if match and match.group(2) == match.group(4):
@@ -86,9 +86,11 @@ def parse_pmic(output: str) -> Dict[str, float]:
     rails = {name: pair["A"] * pair["V"] for name, pair in values.items() if "A" in pair and "V" in pair}
     if not rails:
         first = output.strip().splitlines()[:1]
-        raise SensorError("vcgencmd pmic_read_adc: no rails ({}); only a Raspberry Pi 5 has them".format(
-            first[0][:80] if first else "empty output"
-        ))
+        raise SensorError(
+            "vcgencmd pmic_read_adc: no rails ({}); only a Raspberry Pi 5 has them".format(
+                first[0][:80] if first else "empty output"
+            )
+        )
     return rails
 
 
@@ -148,9 +150,11 @@ def parse_meter_csv(text: str, path: str) -> List[Tuple[float, float]]:
     volts_at = _column(rows[0], ("voltage", "voltagev", "volts", "v"))
     amps_at = _column(rows[0], ("current", "currenta", "amps", "a"))
     if time_at is None or (power_at is None and (volts_at is None or amps_at is None)):
-        raise SensorError("{}: needs the columns time and power_w (or voltage_v and current_a), has {}".format(
-            path, ", ".join(rows[0])[:120]
-        ))
+        raise SensorError(
+            "{}: needs the columns time and power_w (or voltage_v and current_a), has {}".format(
+                path, ", ".join(rows[0])[:120]
+            )
+        )
     out = []
     for row in rows[1:]:
         try:

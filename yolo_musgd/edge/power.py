@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -35,8 +35,8 @@ def choose(power: str, root: str = "/") -> Choice:
     """Find the sensor for ``power``: auto, none, csv:FILE, or one of NAMES.
 
     Raises:
-        EdgeError: An unknown name, or a sensor that was asked for by name and cannot be used. ``auto`` never raises: without a
-            sensor the report says so.
+        EdgeError: An unknown name, or a sensor that was asked for by name and cannot be used. ``auto`` never raises:
+            without a sensor the report says so.
     """
     if power.startswith("csv:"):
         return Choice(None, {}, power[4:])
@@ -44,7 +44,7 @@ def choose(power: str, root: str = "/") -> Choice:
         return Choice(None, {"none": "switched off by power=none"}, None)
     if power != "auto" and power not in NAMES:
         raise EdgeError("power={}: must be auto, none, csv:FILE or one of {}".format(power, ", ".join(NAMES)))
-    tried = {}  # type: Dict[str, str]
+    tried: Dict[str, str] = {}
     for name, classes in ORDER:
         if power not in ("auto", name):
             continue
@@ -66,12 +66,12 @@ class Sampler:
 
     def __init__(self, sensor: Optional[Sensor]) -> None:
         self.sensor = sensor
-        self.times = []  # type: List[float]
-        self.watts = []  # type: List[float]
-        self.joules = []  # type: List[float]
-        self.joule_times = []  # type: List[float]
-        self.rails = {}  # type: Dict[str, List[float]]
-        self.lost = None  # type: Optional[str]
+        self.times: List[float] = []
+        self.watts: List[float] = []
+        self.joules: List[float] = []
+        self.joule_times: List[float] = []
+        self.rails: Dict[str, List[float]] = {}
+        self.lost: Optional[str] = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -137,8 +137,9 @@ def window(sampler: Sampler, start: float, end: float) -> Dict[str, Any]:
         end: perf_counter seconds.
 
     Returns:
-        ``samples``, ``rate_hz``, ``energy_j`` (the counter's where there is one, else trapezoids), ``mean_w`` = energy / time,
-        ``watts`` (summary), ``rails_w`` (means). Energy is None when no sample lies in the span, or the sensor was lost in it.
+        ``samples``, ``rate_hz``, ``energy_j`` (the counter's where there is one, else trapezoids), ``mean_w`` =
+        energy / time, ``watts`` (summary), ``rails_w`` (means). Energy is None without a sample in the span, or when the
+        sensor was lost in it.
     """
     times = np.array(sampler.times)
     inside = (times >= start) & (times <= end)
@@ -162,7 +163,7 @@ def window(sampler: Sampler, start: float, end: float) -> Dict[str, Any]:
 
 
 def per_frame(energy_j: Optional[float], seconds: float, frames: int, idle_w: Optional[float]) -> Dict[str, Any]:
-    """Joules per frame: gross = energy / frames; net takes idle power times the span away first. None where not measured."""
+    """Joules per frame: gross = energy / frames; net takes idle power times the span away first; None if unmeasured."""
     gross = energy_j / frames if energy_j is not None and frames else None
     net = None
     if energy_j is not None and idle_w is not None and frames:

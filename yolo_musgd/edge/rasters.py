@@ -111,7 +111,8 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def decode_pnm(data: bytes) -> np.ndarray:
     """Decode a binary PGM (P5) or PPM (P6) of 8 bits."""
-    fields, at = [], 2
+    fields: List[int] = []
+    at = 2
     while len(fields) < 3:
         while at < len(data) and data[at : at + 1].isspace():
             at += 1

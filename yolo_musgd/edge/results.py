@@ -61,7 +61,7 @@ class Folder:
 
 def write_whole(path: str, content: str) -> str:
     """Write ``content`` to ``path`` so that readers see the old file or the whole new one. Returns the path."""
-    temporary = None  # type: Optional[str]
+    temporary: Optional[str] = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=".part-", dir=os.path.dirname(path) or ".")
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,7 +1,8 @@
 """Inference runtimes behind one interface: ONNX Runtime, OpenVINO and NCNN here, TensorRT in trt.py.
 
-Every runtime takes one image as float32 of shape (1, 3, height, width) in [0, 1], RGB, and returns one array: the raw head
-(4 + classes, anchors) or the NMS-free head (detections, 6). Packages are imported when a runtime is opened, never before.
+Every runtime takes one image as float32 of shape (1, 3, height, width) in [0, 1], RGB, and returns one array: the raw
+head (4 + classes, anchors) or the NMS-free head (detections, 6). Packages are imported when a runtime is opened, never
+before.
 """
 
 import os
@@ -34,11 +35,11 @@ class Runtime:
 
     name = ""
     version = ""
-    threads = None  # type: Optional[int]
+    threads: Optional[int] = None
 
     def __init__(self, artifact: Artifact) -> None:
-        self.input_shape = (1, 3) + artifact.imgsz  # type: Tuple[int, ...]
-        self.detail = {}  # type: Dict[str, Any]
+        self.input_shape: Tuple[int, ...] = (1, 3) + artifact.imgsz
+        self.detail: Dict[str, Any] = {}
 
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """Run one image, float32 (1, 3, height, width) in [0, 1]; return a 2-D float32 array."""
@@ -107,7 +108,9 @@ class OnnxRuntime(Runtime):
         try:
             self._session = ort.InferenceSession(artifact.model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise EdgeError("ONNX Runtime {} cannot run {}: {}".format(ort.__version__, artifact.model, first_line(error)))
+            raise EdgeError(
+                "ONNX Runtime {} cannot run {}: {}".format(ort.__version__, artifact.model, first_line(error))
+            )
         self.version, self.threads = ort.__version__, threads
         tensor = self._session.get_inputs()[0]
         self._feed = tensor.name
@@ -129,8 +132,9 @@ class OnnxRuntime(Runtime):
 class OpenVino(Runtime):
     """OpenVINO on the CPU, from its own IR (.xml) or straight from ONNX.
 
-    Left alone, OpenVINO computes an FP32 model in bfloat16 where the CPU has it, which moved scores by 0.1 when tried; here it
-    computes in float32 unless fp16 is asked for, which leaves the choice to OpenVINO. The report says what it chose.
+    Left alone, OpenVINO computes an FP32 model in bfloat16 where the CPU has it, which moved scores by 0.1 when tried;
+    here it computes in float32 unless fp16 is asked for, which leaves the choice to OpenVINO. The report says what it
+    chose.
     """
 
     name = "openvino"
@@ -155,7 +159,11 @@ class OpenVino(Runtime):
             raise EdgeError("OpenVINO cannot run {}: {}".format(artifact.model, first_line(error)))
         self.version, self.threads = str(openvino.__version__).split("-")[0], threads
         computes = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
-        self.detail = {"device": "CPU", "hint": "latency", "computes_in": computes.split("'")[1] if "'" in computes else computes}
+        self.detail = {
+            "device": "CPU",
+            "hint": "latency",
+            "computes_in": computes.split("'")[1] if "'" in computes else computes,
+        }
 
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """See Runtime.infer."""
@@ -183,7 +191,9 @@ class Ncnn(Runtime):
                 setattr(self._net.opt, switch, False)
         weights = os.path.splitext(artifact.model)[0] + ".bin"
         if self._net.load_param(artifact.model) != 0 or self._net.load_model(weights) != 0:
-            raise EdgeError("NCNN cannot read {}: not an NCNN model, or written for a newer NCNN".format(artifact.model))
+            raise EdgeError(
+                "NCNN cannot read {}: not an NCNN model, or written for a newer NCNN".format(artifact.model)
+            )
         self.version, self.threads = str(self._ncnn.__version__), threads
         self._feed = self._net.input_names()[0]
         self._fetch = sorted(self._net.output_names())[0]
@@ -207,7 +217,7 @@ class Ncnn(Runtime):
 def available(name: str) -> Tuple[bool, str]:
     """Whether a runtime can be loaded here, with its version, or the line that installs it."""
     if name == "trtexec":
-        from .trt import find_trtexec
+        from .trtexec import find_trtexec
 
         path = find_trtexec()
         return (True, path) if path else (False, INSTALL[name])
@@ -226,7 +236,9 @@ def choose(artifact: Artifact, asked: Optional[str]) -> str:
     Raises:
         EdgeError: The runtime does not read this kind of model, or none that does is installed.
     """
-    readers = [name for name in ("tensorrt", "onnxruntime", "openvino", "ncnn", "trtexec") if artifact.format in READS[name]]
+    readers = [
+        name for name in ("tensorrt", "onnxruntime", "openvino", "ncnn", "trtexec") if artifact.format in READS[name]
+    ]
     if asked is not None:
         if asked not in readers:
             raise EdgeError(
@@ -238,13 +250,19 @@ def choose(artifact: Artifact, asked: Optional[str]) -> str:
     for name in readers:
         if available(name)[0]:
             return name
-    raise RuntimeMissing("nothing here can run {}; install one of:\n  {}".format(
-        artifact.model, "\n  ".join("{}: {}".format(name, INSTALL[name]) for name in readers)
-    ))
+    raise RuntimeMissing(
+        "nothing here can run {}; install one of:\n  {}".format(
+            artifact.model, "\n  ".join("{}: {}".format(name, INSTALL[name]) for name in readers)
+        )
+    )
 
 
 def open_runtime(
-    artifact: Artifact, name: Optional[str], threads: Optional[int], engine: Optional[str] = None, precision: Optional[str] = None
+    artifact: Artifact,
+    name: Optional[str],
+    threads: Optional[int],
+    engine: Optional[str] = None,
+    precision: Optional[str] = None,
 ) -> Runtime:
     """Load ``artifact`` into a runtime.
 
@@ -253,7 +271,7 @@ def open_runtime(
         name: One of NAMES, or None for the best one installed.
         threads: CPU threads, or None for every core; TensorRT has none.
         engine: Where a TensorRT engine that is built from ONNX is kept and found again; None builds into memory only.
-        precision: For a TensorRT build: fp32, fp16 or int8; None takes int8 for a quantized model and fp16 otherwise. For
+        precision: For a TensorRT build: fp32, fp16 or int8; None takes int8 for a quantized model, else fp16. For
             OpenVINO and NCNN: see their classes.
 
     Raises:
@@ -264,7 +282,7 @@ def open_runtime(
         from . import trt
 
         return trt.open_tensorrt(artifact, chosen, engine, precision)
-    classes = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "ncnn": Ncnn}  # type: Dict[str, Callable[..., Runtime]]
+    classes: Dict[str, Callable[..., Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "ncnn": Ncnn}
     return classes[chosen](artifact, threads or cpu_count(), precision)
 
 

@@ -11,7 +11,7 @@ from .errors import SensorError
 
 
 class Reading(NamedTuple):
-    """One sample: watts of the board (None for a pure energy counter's first one), by rail, and a running energy counter."""
+    """One sample: watts in all (None for an energy counter's first one), watts by rail, a running energy counter."""
 
     watts: Optional[float]
     rails: Dict[str, float]
@@ -68,7 +68,12 @@ def run_tool(words: List[str], timeout: float = 5.0) -> str:
     """
     try:
         done = subprocess.run(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, universal_newlines=True, check=False
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            universal_newlines=True,
+            check=False,
         )
     except FileNotFoundError:
         raise SensorError("{} is not installed".format(words[0]))

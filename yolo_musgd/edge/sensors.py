@@ -1,4 +1,4 @@
-"""Power sensors: each finds itself, reads watts by rail, and says where the figure comes from and how far to trust it."""
+"""Power sensors: each finds itself, reads watts by rail, and says where a figure comes from and how far to trust it."""
 
 import glob
 import os
@@ -25,7 +25,7 @@ class Ina3221Jetpack4(Sensor):
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
         pattern = under(root, "/sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")
-        self._files = {}  # type: Dict[str, str]
+        self._files: Dict[str, str] = {}
         for path in sorted(glob.glob(pattern)):
             number = path.rsplit("_", 1)[1]
             power = os.path.join(os.path.dirname(path), "in_power{}_input".format(number))
@@ -50,7 +50,7 @@ class Ina3221Hwmon(Sensor):
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
         pattern = under(root, "/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")
-        self._files = {}  # type: Dict[str, Any]
+        self._files: Dict[str, Any] = {}
         for path in sorted(glob.glob(pattern)):
             number = os.path.basename(path)[2:-6]
             label = read_text(path)
@@ -80,7 +80,7 @@ class Tegrastats(Sensor):
         if path is None:
             raise SensorError("tegrastats is not installed (not a Jetson?)")
         self.source = path
-        self._latest = None  # type: Optional[str]
+        self._latest: Optional[str] = None
         self._moment = 0.0
         try:
             self._process = subprocess.Popen(
@@ -144,16 +144,20 @@ class HwmonIna(Sensor):
 
     name = "hwmon"
     scope = "what flows through the shunt"
-    uncertainty = "INA2xx: as calibrated by the driver's shunt_resistor; INA226 0.1 %, INA219 0.5 % gain, plus the shunt's own"
+    uncertainty = (
+        "INA2xx: as calibrated by the driver's shunt_resistor; INA226 0.1 %, INA219 0.5 % gain, plus the shunt's own"
+    )
     CHIPS = ("ina219", "ina220", "ina226", "ina230", "ina231", "ina260", "ina228", "ina233", "ina237", "ina238")
 
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
-        self._folders = {}  # type: Dict[str, str]
+        self._folders: Dict[str, str] = {}
         for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
             chip = read_text(path)
             if chip in self.CHIPS:
-                self._folders["{}-{}".format(chip, len(self._folders)) if self._folders else chip] = os.path.dirname(path)
+                self._folders["{}-{}".format(chip, len(self._folders)) if self._folders else chip] = os.path.dirname(
+                    path
+                )
         if not self._folders:
             raise SensorError("no INA219, INA226 or INA260 among {}".format(under(root, "/sys/class/hwmon")))
         self.source = ", ".join(self._folders.values())
@@ -186,13 +190,13 @@ class Rapl(Sensor):
         if not folders:
             raise SensorError("no RAPL counter ({})".format(pattern))
         self.source = folders[0]
-        self._zones = []  # type: List[Dict[str, Any]]
+        self._zones: List[Dict[str, Any]] = []
         for folder in folders:
             wrap = read_number(os.path.join(folder, "max_energy_range_uj")) + 1
             path = os.path.join(folder, "energy_uj")
             name = "{}-{}".format(read_text(os.path.join(folder, "name")), folder.rsplit(":", 1)[1])
             self._zones.append({"name": name, "path": path, "wrap": wrap, "last": read_number(path), "total": 0.0})
-        self._moment = None  # type: Optional[float]
+        self._moment: Optional[float] = None
 
     def read(self) -> Reading:
         """See Sensor.read; counters that wrapped are carried on, watts are the mean since the last reading."""
@@ -219,9 +223,10 @@ class Nvml(Sensor):
 
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
-        self._nvml, self._handle = None, None  # type: Any, Any
+        self._nvml: Any = None
+        self._handle: Any = None
         try:
-            import pynvml
+            pynvml = __import__("pynvml")
 
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
@@ -234,7 +239,7 @@ class Nvml(Sensor):
         """See Sensor.read."""
         if self._nvml is not None:
             try:
-                watts = self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000.0  # type: Optional[float]
+                watts: Optional[float] = self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000.0
             except Exception as error:
                 raise SensorError("NVML gives no power: {}".format(error))
         else:

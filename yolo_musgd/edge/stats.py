@@ -7,8 +7,8 @@ import numpy as np
 PERCENTILES = (50, 90, 95, 99)
 
 
-def summarize(values: Sequence[float]) -> Optional[Dict[str, Any]]:
-    """Summarize ``values`` (any unit); nothing is dropped or clipped.
+def summarize(values: Any) -> Optional[Dict[str, Any]]:
+    """Summarize ``values`` (a sequence or array, any unit); nothing is dropped or clipped.
 
     Percentiles interpolate linearly between order statistics (numpy's default method).
 

@@ -1,4 +1,4 @@
-"""Who the board is and how it feels: model, versions, temperatures, clocks, governor, power mode, throttling, memory."""
+"""Who the board is and how it feels: model, versions, temperatures, clocks, power mode, throttling, memory."""
 
 import glob
 import os
@@ -75,9 +75,11 @@ def temperatures(root: str = "/") -> Dict[str, float]:
 
 def clocks(root: str = "/") -> Dict[str, Optional[float]]:
     """Return MHz of the CPU cores' mean and of every devfreq device (the GPU of a Jetson is one)."""
-    cores = [_number(path) for path in glob.glob(under(root, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    cores = [
+        _number(path) for path in glob.glob(under(root, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    ]
     known = [value for value in cores if value is not None]
-    out = {"cpu_mhz": float(np.mean(known)) / 1e3 if known else None}  # type: Dict[str, Optional[float]]
+    out: Dict[str, Optional[float]] = {"cpu_mhz": float(np.mean(known)) / 1e3 if known else None}
     for path in sorted(glob.glob(under(root, "/sys/class/devfreq/*/cur_freq"))):
         value = _number(path)
         out[os.path.basename(os.path.dirname(path)) + "_mhz"] = value / 1e6 if value is not None else None
@@ -99,18 +101,23 @@ def throttling(root: str = "/") -> Dict[str, Any]:
     """Return what the board says about throttling now and since boot.
 
     Returns:
-        ``now``: reasons at this moment; ``since_boot``: reasons since boot (Raspberry Pi); ``counters``: event counts since boot
-        (x86 package throttling, Jetson over-current events); ``source``: None where the board tells nothing.
+        ``now``: reasons at this moment; ``since_boot``: reasons since boot (Raspberry Pi); ``counters``: event counts
+        since boot (x86 package throttling, Jetson over-current events); ``source``: None where the board tells nothing.
     """
-    out = {"now": [], "since_boot": [], "counters": {}, "source": None}  # type: Dict[str, Any]
+    out: Dict[str, Any] = {"now": [], "since_boot": [], "counters": {}, "source": None}
     if shutil.which("vcgencmd") is not None:
         try:
             flags = parsers.parse_throttled(run_tool(["vcgencmd", "get_throttled"]))
         except SensorError:
             flags = None
         if flags is not None:
-            out.update(now=flags["now"], since_boot=flags["since_boot"], source="vcgencmd get_throttled " + flags["raw"])
-    for pattern in ("/sys/devices/system/cpu/cpu0/thermal_throttle/*_throttle_count", "/sys/class/hwmon/hwmon*/oc*_event_cnt"):
+            out.update(
+                now=flags["now"], since_boot=flags["since_boot"], source="vcgencmd get_throttled " + flags["raw"]
+            )
+    for pattern in (
+        "/sys/devices/system/cpu/cpu0/thermal_throttle/*_throttle_count",
+        "/sys/class/hwmon/hwmon*/oc*_event_cnt",
+    ):
         for path in sorted(glob.glob(under(root, pattern))):
             value = _number(path)
             if value is not None:
@@ -147,7 +154,7 @@ def throttled_reasons(before: Dict[str, Any], during: List[str], after: Dict[str
 
 
 def reset_peak_memory() -> bool:
-    """Set the kernel's high-water mark of resident memory back, so that each run has its own; False where not allowed."""
+    """Set the kernel's high-water mark of resident memory back, so that each run has its own; False if not allowed."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -171,8 +178,8 @@ class Watcher:
 
     def __init__(self, root: str = "/", period: float = 1.0) -> None:
         self.root, self.period = root, period
-        self.samples = []  # type: List[Dict[str, Any]]
-        self.reasons = []  # type: List[str]
+        self.samples: List[Dict[str, Any]] = []
+        self.reasons: List[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 

@@ -1,6 +1,7 @@
 """The command line of edge.pyz: ``python3 edge.pyz <command> [model] key=value ...``."""
 
 import importlib
+import os
 import sys
 from typing import List, Optional
 
@@ -58,6 +59,9 @@ def main(args: Optional[List[str]] = None) -> int:
     except EdgeError as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_BAD_INPUT
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

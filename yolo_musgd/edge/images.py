@@ -13,8 +13,9 @@ from .errors import EdgeError
 from .letterbox import cv2
 
 Image: Any = None
+ImageOps: Any = None
 try:
-    from PIL import Image, ImageOps
+    Image, ImageOps = __import__("PIL.Image").Image, __import__("PIL.ImageOps").ImageOps
 except Exception:  # absent or broken: the next way is tried
     pass
 

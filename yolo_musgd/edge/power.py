@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -12,14 +12,14 @@ from .sensor_base import Sensor
 from .stats import counter_joules, energy_joules, summarize
 
 # name -> the classes that answer to it, in the order that power=auto tries them
-ORDER = (
+ORDER: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...] = (
     ("ina3221", (sensors.Ina3221Jetpack4, sensors.Ina3221Hwmon)),
     ("tegrastats", (sensors.Tegrastats,)),
     ("pmic", (sensors.RaspberryPi5,)),
     ("hwmon", (sensors.HwmonIna,)),
     ("rapl", (sensors.Rapl,)),
     ("nvml", (sensors.Nvml,)),
-)  # type: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...]
+)
 NAMES = tuple(name for name, _ in ORDER)
 
 
@@ -138,8 +138,8 @@ def window(sampler: Sampler, start: float, end: float) -> Dict[str, Any]:
 
     Returns:
         ``samples``, ``rate_hz``, ``energy_j`` (the counter's where there is one, else trapezoids), ``mean_w`` =
-        energy / time, ``watts`` (summary), ``rails_w`` (means). Energy is None without a sample in the span, or when the
-        sensor was lost in it.
+        energy / time, ``watts`` (summary), ``rails_w`` (means). Energy is None without a sample in the span, or when
+        the sensor was lost in it.
     """
     times = np.array(sampler.times)
     inside = (times >= start) & (times <= end)

@@ -28,7 +28,7 @@
 import json
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import __version__, images
 from .artifact import Artifact
@@ -221,29 +221,44 @@ def picture(content: Dict[str, Any], path: str) -> bool:
     except Exception:  # absent or broken: the report does without
         return False
     run = min(content["runs"], key=lambda item: (item["latency_ms"]["total"] or item["latency_ms"]["infer"])["p50"])
-    watts, heat = run["power"]["series"], run["watch"]["series"]
-    lower = [("power, W", watts["t_s"], watts["watts"], "tab:red", "no power sensor")]
-    lower.append(("hottest, °C", heat["t_s"], heat["hottest_c"], "tab:orange", "no temperature sensor"))
-    lower.append(("memory, MiB", heat["t_s"], heat["rss_mb"], "tab:green", "memory not known"))
-    figure, axes = pyplot.subplots(4, 1, sharex=True, figsize=(10, 8.5), gridspec_kw={"height_ratios": [3.2, 1, 1, 1]})
+    panels, absent = _panels(run)
+    heights = [3.2] + [1.0] * len(panels)
+    figure, axes = pyplot.subplots(
+        len(heights), 1, sharex=True, squeeze=False, figsize=(10, 1.6 * sum(heights) + 0.9),
+        gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    axes = axes[:, 0]
     _draw_latency(axes[0], run)
-    for axis, (name, times, values, colour, absent) in zip(axes[1:], lower):
-        points = [(t, v) for t, v in zip(times, values) if v is not None]
+    for axis, (name, points, colour) in zip(axes[1:], panels):
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
-        if points:
-            axis.plot([t for t, _ in points], [v for _, v in points], color=colour, linewidth=1.2)
-            top, bottom = max(v for _, v in points), min(v for _, v in points)
-            axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
-        else:
-            axis.text(0.5, 0.5, absent, transform=axis.transAxes, ha="center", va="center", color="grey")
-            axis.set_yticks([])
-    axes[-1].set_xlabel("seconds since the first timed frame")
+        axis.plot([t for t, _ in points], [v for _, v in points], color=colour, linewidth=1.2)
+        top, bottom = max(v for _, v in points), min(v for _, v in points)
+        axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
+    note = " ({} on this machine)".format(", ".join(absent)) if absent else ""
+    axes[-1].set_xlabel("seconds since the first timed frame" + note)
     figure.suptitle(_title(content, run), fontsize=11)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return True
+
+
+def _panels(run: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
+    """Return (name, points, colour) of what was measured beside latency, and the words for what was not."""
+    watts, heat = run["power"]["series"], run["watch"]["series"]
+    out, absent = [], []
+    for name, times, values, colour, words in (
+        ("power, W", watts["t_s"], watts["watts"], "tab:red", "no power sensor"),
+        ("hottest, °C", heat["t_s"], heat["hottest_c"], "tab:orange", "no temperature sensor"),
+        ("memory, MiB", heat["t_s"], heat["rss_mb"], "tab:green", "memory not known"),
+    ):
+        points = [(t, v) for t, v in zip(times, values) if v is not None]
+        if points:
+            out.append((name, points, colour))
+        else:
+            absent.append(words)
+    return out, absent
 
 
 def _title(content: Dict[str, Any], run: Dict[str, Any]) -> str:
@@ -280,16 +295,17 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
     """Write bench.json, bench.md and, where it can be drawn, bench.png; the Markdown goes to stdout too.
 
     Raises:
-        EdgeError: The disk is full; the report has been printed by then, so that it is not lost.
+        EdgeError: The disk is full; the report is printed all the same, so that it is not lost.
     """
     content = rounded(content, 5)
-    print(markdown(content))
-    folder.write_text("bench.json", json.dumps(content))
-    folder.write_text("bench.md", markdown(content))
-    drawn = False
-    if with_picture:
-        try:
+    text, drawn = markdown(content), False
+    try:
+        folder.write_text("bench.json", json.dumps(content))
+        folder.write_text("bench.md", text)
+        if with_picture:
             drawn = picture(content, folder.join("bench.png"))
-        except OSError as error:
-            raise EdgeError("cannot write {}: {}".format(folder.join("bench.png"), error.strerror))
+    except OSError as error:
+        raise EdgeError("cannot write {}: {}".format(folder.join("bench.png"), error.strerror))
+    finally:
+        print(text)
     print("-> {} (bench.json, bench.md{})".format(folder.path, ", bench.png" if drawn else ""))

@@ -14,6 +14,7 @@ _TEMPERATURE = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_]*)@(-?\d{1,4}(?:\.\d+)?
 _GPU = re.compile(r"GR3D_FREQ (\d{1,3})%(?:@\[?(\d{1,6}))?")
 _CPU_CORE = re.compile(r"(\d{1,3})%@(\d{1,6})")
 _PMIC = re.compile(r"^\s*(\w+?)_([AV]) (?:current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])\s*$")
+_MEMORY = ("RAM", "SWAP", "IRAM")  # look like rails when the line is cut before their unit
 TOTALS = ("POM_5V_IN", "VDD_IN")  # rails that carry the whole board; where one is there, the others are parts of it
 
 
@@ -33,7 +34,8 @@ def parse_tegrastats(line: str) -> Tegra:
     The first figure of a rail is the present value; averages are dropped. Temperature sentinels (100C of the fixed PMIC
     sensor, -256C of a sleeping one) are dropped too.
     """
-    rails = {match.group(1): int(match.group(2)) / 1000.0 for match in _RAIL.finditer(line)}
+    found = [match for match in _RAIL.finditer(line) if match.group(1) not in _MEMORY]
+    rails = {match.group(1): int(match.group(2)) / 1000.0 for match in found}
     temperatures = {}
     for match in _TEMPERATURE.finditer(line):
         if is_real_temperature(match.group(1), float(match.group(2))):

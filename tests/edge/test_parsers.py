@@ -112,4 +112,5 @@ def test_meter_csv(text: str, expected: list[tuple[float, float]] | None) -> Non
         with pytest.raises(SensorError):
             parsers.parse_meter_csv(text, "meter.csv")
     else:
-        assert parsers.parse_meter_csv(text, "meter.csv") == pytest.approx(expected)
+        got = parsers.parse_meter_csv(text, "meter.csv")
+        assert [value for row in got for value in row] == pytest.approx([value for row in expected for value in row])

@@ -195,7 +195,7 @@ def synthetic_frame(height: int = 480, width: int = 640) -> np.ndarray:
     rows, columns = np.mgrid[0:height, 0:width]
     image = np.stack((rows * 255 // height, columns * 255 // width, (rows + columns) % 256), axis=2).astype(np.int32)
     for _ in range(12):
-        y, x = random.randint(0, height - 40), random.randint(0, width - 40)
+        y, x = random.randint(0, max(1, height - 40)), random.randint(0, max(1, width - 40))
         image[y : y + random.randint(20, 160), x : x + random.randint(20, 160)] = random.randint(0, 256, 3)
     image += random.randint(-12, 13, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8)

@@ -1,7 +1,6 @@
 """Reads what boards print: tegrastats, vcgencmd, meters' CSV. Pure functions; bad input gives None, not nonsense."""
 
 import csv
-import io
 import math
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -144,7 +143,10 @@ def parse_meter_csv(text: str, path: str) -> List[Tuple[float, float]]:
     Raises:
         SensorError: No such columns, or no usable rows.
     """
-    rows = list(csv.reader(io.StringIO(text.replace("\0", ""))))
+    try:
+        rows = list(csv.reader(text.replace("\0", "").splitlines()))
+    except csv.Error as error:  # a field of more than 128 kB, say
+        raise SensorError("{}: no CSV: {}".format(path, error))
     if len(rows) < 2:
         raise SensorError("{}: empty".format(path))
     time_at = _column(rows[0], ("time", "timestamp", "times", "t", "epoch", "unixtime"))

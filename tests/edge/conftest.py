@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for edge_samples, which pytest's importlib mode does not see
 
-from edge_samples import FakeBoard  # noqa: E402
+from edge_samples import FakeBoard
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED = REPO.parent / "shared"

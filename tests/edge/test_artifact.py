@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -88,10 +89,8 @@ def test_hostile_onnx_is_refused(tmp_path_factory: pytest.TempPathFactory, noise
     for data in (noise, good[: min(cut, len(good) - 1)], noise + good):
         bad = folder / "bad.onnx"
         bad.write_bytes(data)
-        try:
+        with contextlib.suppress(EdgeError):
             read_onnx(str(bad))
-        except EdgeError:
-            pass
     shutil.rmtree(folder)
 
 
@@ -187,7 +186,19 @@ def test_engine_header(tmp_path: Path) -> None:
 
 
 def test_exported_folders_metadata() -> None:
-    text = "description: 'it''s'\nstride: 32\nimgsz:\n- 320\n- 320\nnames:\n  0: person\n  1: 'traffic light'\nend2end: false\n"
+    text = (
+        "description: 'it''s'
+stride: 32
+imgsz:
+- 320
+- 320
+names:
+  0: person
+"
+        "  1: 'traffic light'
+end2end: false
+"
+    )
     assert read_flat_yaml(text) == {
         "description": "it's",
         "stride": 32,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,7 +47,13 @@ def test_nms_free_head() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "classes", "head"),
-    [((84, 8400), 80, "raw"), ((300, 6), 80, "nms_free"), ((6, 2100), 2, "raw"), ((6, 6), 2, "raw"), ((5, 6), 1, "raw")],
+    [
+        ((84, 8400), 80, "raw"),
+        ((300, 6), 80, "nms_free"),
+        ((6, 2100), 2, "raw"),
+        ((6, 6), 2, "raw"),
+        ((5, 6), 1, "raw"),
+    ],
 )
 def test_heads_are_told_apart(shape: tuple[int, int], classes: int, head: str) -> None:
     assert boxes.head_of(shape, classes) == head
@@ -125,13 +133,13 @@ def test_perfect_empty_and_absent() -> None:
 
 def test_labels(tmp_path: object) -> None:
     path = f"{tmp_path}/a.txt"
-    with open(path, "w") as file:
+    with Path(path).open("w") as file:
         file.write("1 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n")
     np.testing.assert_allclose(
         evaluate.read_labels(path), [[0, 0.2, 0.3, 0.2, 0.4], [1, 0.5, 0.5, 0.2, 0.4]], atol=1e-6
     )
     for bad in ("1 0.5 0.5 0.2", "x 0 0 0 0", "1 0.5 0.5 2.2 0.4", "1.5 .1 .1 .1 .1"):
-        with open(path, "w") as file:
+        with Path(path).open("w") as file:
             file.write("0 0.5 0.5 0.1 0.1\n" + bad + "\n")
         with pytest.raises(EdgeError, match=r"a\.txt:2"):
             evaluate.read_labels(path)

@@ -28,7 +28,9 @@ def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
     assert len(got) == len(expected)
     if not len(got):
         return
-    got, expected = (rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 5], -rows[:, 4].round(3)))] for rows in (got, expected))
+    got, expected = (
+        rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 5], -rows[:, 4].round(3)))] for rows in (got, expected)
+    )
     np.testing.assert_array_equal(got[:, 5], expected[:, 5])
     np.testing.assert_allclose(got[:, 4], expected[:, 4], atol=1e-3)
     np.testing.assert_allclose(got[:, :4], expected[:, :4], atol=0.5)
@@ -142,14 +144,12 @@ def test_val_is_ultralytics_without_real_data(
     names = open_artifact(str(random_models[head])).names
     expected = ultralytics_map(random_models[head], images, names, 128, tmp_path)
     assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
-    assert 0.05 < expected
+    assert expected > 0.05
     assert report["result"]["images"] == 3
 
 
 @pytest.mark.shared
-def test_val_is_ultralytics_on_photographs(
-    real_models: dict[str, Path], photos: list[Path], tmp_path: Path
-) -> None:
+def test_val_is_ultralytics_on_photographs(real_models: dict[str, Path], photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "set" / "images").mkdir(parents=True)
     (tmp_path / "set" / "labels").mkdir()
     for path in photos:
@@ -167,7 +167,14 @@ def test_val_is_ultralytics_on_photographs(
 
 
 def test_detect_command(random_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
-    words = ["detect", str(random_models["raw"]), f"source={pictures}", f"project={tmp_path}/o", "conf=0.0", "max_det=5"]
+    words = [
+        "detect",
+        str(random_models["raw"]),
+        f"source={pictures}",
+        f"project={tmp_path}/o",
+        "conf=0.0",
+        "max_det=5",
+    ]
     assert main(words) == 0
     report = json.loads((tmp_path / "o" / "detect" / "detections.json").read_text())
     assert report["schema"] == "yolo-musgd/detections/1"

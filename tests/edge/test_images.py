@@ -66,7 +66,9 @@ def test_written_png_is_read_by_opencv() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([".jpg", ".png", ".bmp", ".ppm"]), st.integers(0, 400), st.integers(0, 400), st.binary(max_size=4))
+@given(
+    st.sampled_from([".jpg", ".png", ".bmp", ".ppm"]), st.integers(0, 400), st.integers(0, 400), st.binary(max_size=4)
+)
 def test_damaged_files_are_refused_or_decoded_never_a_crash(suffix: str, cut: int, at: int, noise: bytes) -> None:
     data = bytearray(cv2.imencode(suffix, photo_like(6, 16, 24))[1].tobytes())
     at = min(at, len(data))

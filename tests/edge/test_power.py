@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
-import pytest
 import edge_samples as samples
+import pytest
 from edge_samples import FakeBoard
 
 from yolo_musgd.edge import power, sensors, system
@@ -227,7 +226,7 @@ def test_throttling_of_this_run_only() -> None:
 
 def test_memory_is_this_process() -> None:
     resident, peak = system.memory_mb()
-    if os.path.exists("/proc/self/status"):
+    if Path("/proc/self/status").exists():
         assert resident is not None
         assert peak is not None
         assert 1 < resident <= peak

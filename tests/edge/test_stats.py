@@ -42,9 +42,7 @@ def test_energy_by_hand(times: list[float], watts: list[float], start: float, en
     assert stats.energy_joules(times, watts, start, end) == pytest.approx(joules)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.001, 10), st.floats(0, 100)), min_size=1, max_size=30), st.floats(0.01, 0.99)
-)
+@given(st.lists(st.tuples(st.floats(0.001, 10), st.floats(0, 100)), min_size=1, max_size=30), st.floats(0.01, 0.99))
 def test_energy_is_additive_and_bounded(steps: list[tuple[float, float]], cut: float) -> None:
     times = np.cumsum([step for step, _ in steps]).tolist()
     watts = [w for _, w in steps]

@@ -286,6 +286,8 @@ def _draw_latency(axis: Any, run: Dict[str, Any]) -> None:
     axis.plot([], [], " ", label="max {:.1f} ms".format(step["max"]))
     if step["max"] > 4 * step["p50"]:
         axis.set_yscale("log")
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks(lambda value, _: "{:g}".format(value))
     axis.set_ylabel("latency, ms" + (" (pre + infer + post)" if run["latency_ms"]["total"] else " (inference)"))
     axis.grid(alpha=0.3)
     axis.legend(loc="upper right", ncol=5, fontsize=8)

@@ -186,19 +186,8 @@ def test_engine_header(tmp_path: Path) -> None:
 
 
 def test_exported_folders_metadata() -> None:
-    text = (
-        "description: 'it''s'
-stride: 32
-imgsz:
-- 320
-- 320
-names:
-  0: person
-"
-        "  1: 'traffic light'
-end2end: false
-"
-    )
+    lines = ["description: 'it''s'", "stride: 32", "imgsz:", "- 320", "- 320", "names:", "  0: person"]
+    text = "\n".join([*lines, "  1: 'traffic light'", "end2end: false", ""])
     assert read_flat_yaml(text) == {
         "description": "it's",
         "stride": 32,

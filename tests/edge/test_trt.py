@@ -242,20 +242,28 @@ def test_int8_by_capability(capability: float, none: bool) -> None:
     assert trt.no_int8(capability) is none
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_real_tensorrt_builds_an_engine(random_models: dict[str, Path]) -> None:
-    """TensorRT-RTX, a sibling product, shares the interface and loads without a GPU: a check of the names."""
+    """TensorRT-RTX, a sibling product with 11's interface, builds without a GPU; running one needs a GPU."""
     pytest.importorskip("tensorrt_rtx_libs")
     rtx = pytest.importorskip("tensorrt_rtx_bindings")
-    for name in ("deserialize_cuda_engine",):
-        assert hasattr(rtx.Runtime, name)
+
+    class Builder(rtx.Builder):  # type: ignore[misc, name-defined]
+        def create_builder_config(self) -> object:
+            config = super().create_builder_config()
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+            return config
+
+    module = types.SimpleNamespace(**{name: getattr(rtx, name) for name in dir(rtx)})
+    module.Builder = Builder
+    engine = trt.build_engine(module, open_artifact(str(random_models["raw"])), "fp32")
+    assert len(engine) > 1_000_000
     for name in ("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_shape", "get_tensor_dtype"):
         assert hasattr(rtx.ICudaEngine, name)
-    for name in ("set_tensor_address", "execute_async_v3"):
-        assert hasattr(rtx.IExecutionContext, name)
+    assert hasattr(rtx.Runtime, "deserialize_cuda_engine")
+    assert {"set_tensor_address", "execute_async_v3"} <= set(dir(rtx.IExecutionContext))
     assert rtx.DataType.FLOAT.name in trt._TYPES
-    assert int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED) >= 0
-    parser = rtx.OnnxParser  # parse, num_errors and get_error are what build_engine asks for
-    assert {"parse", "num_errors", "get_error"} <= set(dir(parser))
 
 
 TIMES = json.dumps([{"computeMs": 3.0 + k % 2, "latencyMs": 4.0 + k % 2, "startComputeMs": k} for k in range(100)])
@@ -264,7 +272,8 @@ TIMES = json.dumps([{"computeMs": 3.0 + k % 2, "latencyMs": 4.0 + k % 2, "startC
 def test_trtexec_times(board: FakeBoard, random_models: dict[str, Path], tmp_path: Path) -> None:
     board.program(
         "trtexec",
-        'for word in "$@"; do case $word in --exportTimes=*) cat > "${word#*=}" <<\'X\'\n' + TIMES + "\nX\n;; esac; done\n"
+        'for word in "$@"; do case $word in --exportTimes=*) cat > "${word#*=}" <<\'X\'\n'
+        + TIMES + "\nX\n;; esac; done\n"
         f'echo "$@" > {tmp_path}/words; echo "&&&& RUNNING TensorRT.trtexec [TensorRT v8201] # x"',
     )  # fmt: skip
     artifact = open_artifact(str(random_models["raw"]))

@@ -87,8 +87,7 @@ def test_numpy_resize_is_opencvs(h: int, w: int, height: int, width: int) -> Non
     frame = np.random.default_rng(h * 91 + w).integers(0, 256, (h, w, 3), np.uint8)
     expected = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
     difference = np.abs(letterbox.resize_numpy(frame, height, width).astype(int) - expected)
-    assert difference.max() <= 1
-    assert min(h, w) < 8 or (difference > 0).mean() < 0.02
+    assert difference.max() <= (0 if width >= 16 else 1)  # OpenCV's scalar tail rounds once more
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (333, 500), (97, 31), (640, 640), (1280, 720), (3, 1000)])

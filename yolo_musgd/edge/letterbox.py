@@ -2,7 +2,7 @@
 
 The resize is OpenCV's bilinear one, by OpenCV where it is installed, else by the same 11-bit fixed-point arithmetic in
 numpy (two weights of 1/2048 steps per axis, pixel centres at half integers), so a board without OpenCV sees the same
-input but for one grey level in one pixel of two thousand.
+input to the last bit.
 """
 
 import math
@@ -56,10 +56,14 @@ def _centred(height: int, width: int, shape: Tuple[int, int], size: Tuple[int, i
 
 
 def _axis(source: int, target: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the two source indices and the second one's weight (0..2048) of each target position."""
-    centre = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
+    """Return the two source indices and the second one's weight (0..2048) of each target position.
+
+    OpenCV rounds the position to float32 before it takes the fraction off; so must this, to agree in the last bit.
+    """
+    scale = 1.0 / (target / source)
+    centre = ((np.arange(target, dtype=np.float64) + 0.5) * scale - 0.5).astype(np.float32)
     low = np.floor(centre).astype(np.int64)
-    fraction = (centre - low).astype(np.float32)
+    fraction = centre - low.astype(np.float32)
     fraction[(low < 0) | (low >= source - 1)] = 0.0
     low = np.clip(low, 0, source - 1)
     weight = np.rint(fraction * np.float32(_SCALE)).astype(np.int32)

@@ -215,11 +215,13 @@ def _draw_front(axis: Any, rows: Sequence[Row], costs: Sequence[float], name: st
         axis.plot(cost, value, markers[k % len(markers)], color=fill, markersize=9, label=row.short)
     if min(costs) > 0:
         axis.set_xscale("log")
+        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            ticks(lambda cost, _: f"{cost:g}")
         spread = max(costs) / min(costs)
         axis.set_xlim(min(costs) / max(1.15, spread**0.1), max(costs) * max(1.15, spread**0.1))
     axis.set_xlabel(name)
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=7, loc="lower right", title="green: on the front", title_fontsize=7)
+    axis.legend(fontsize=7, loc="best", title="green: on the front", title_fontsize=7)
 
 
 OPTIONS: options.Spec = {

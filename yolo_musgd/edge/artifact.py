@@ -197,7 +197,12 @@ def _precision(metadata: Dict[str, Any], facts: Optional[OnnxFacts]) -> Optional
     if metadata.get("precision"):
         return str(metadata["precision"])
     if facts is None:
-        return None
+        arguments = metadata.get("args")  # Ultralytics writes its export arguments beside the model
+        if not isinstance(arguments, dict) or "quantize" not in arguments:
+            return None
+        return {"8": "int8", "int8": "int8", "16": "fp16", "fp16": "fp16"}.get(
+            str(arguments["quantize"]).lower(), "fp32"
+        )
     if facts.is_quantized:
         return "int8"
     return "fp16" if facts.inputs[0][1] == "float16" else "fp32"

@@ -55,7 +55,9 @@ def header(
         "settings": dict(sorted(vars(chosen).items())),
         "board": board,
         "model": {
-            "file": os.path.basename(artifact.model),
+            "file": os.path.basename(
+                artifact.path.rstrip("/") if artifact.format in ("ncnn", "openvino") else artifact.model
+            ),
             "sha256": artifact.sha256,
             "size_bytes": artifact.size_bytes,
             "format": artifact.format,

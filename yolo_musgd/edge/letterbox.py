@@ -55,7 +55,7 @@ def _centred(height: int, width: int, shape: Tuple[int, int], size: Tuple[int, i
     return Placement(height, width, top, left, height / shape[0], width / shape[1])
 
 
-def _axis(source: int, target: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _axis(source: int, target: int, vertical: bool) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the two source indices and the second one's weight (0..2048) of each target position.
 
     OpenCV rounds the position to float32 before it takes the fraction off; so must this, to agree in the last bit.
@@ -64,10 +64,11 @@ def _axis(source: int, target: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]
     centre = ((np.arange(target, dtype=np.float64) + 0.5) * scale - 0.5).astype(np.float32)
     low = np.floor(centre).astype(np.int64)
     fraction = centre - low.astype(np.float32)
-    fraction[(low < 0) | (low >= source - 1)] = 0.0
-    low = np.clip(low, 0, source - 1)
     weight = np.rint(fraction * np.float32(_SCALE)).astype(np.int32)
-    return low, np.minimum(low + 1, source - 1), weight
+    if not vertical:  # at the rim OpenCV drops the weight across, but splits it between one row and itself down
+        weight[(low < 0) | (low >= source - 1)] = 0
+        low = np.clip(low, 0, source - 1)
+    return np.clip(low, 0, source - 1), np.clip(low + 1, 0, source - 1), weight
 
 
 def _halve(image: np.ndarray) -> np.ndarray:
@@ -81,8 +82,8 @@ def resize_numpy(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize uint8 (h, w, 3) bilinearly to (height, width, 3) as cv2.resize(INTER_LINEAR) does."""
     if image.shape[0] == 2 * height and image.shape[1] == 2 * width:
         return _halve(image)
-    x0, x1, wx = _axis(image.shape[1], width)
-    y0, y1, wy = _axis(image.shape[0], height)
+    x0, x1, wx = _axis(image.shape[1], width, False)
+    y0, y1, wy = _axis(image.shape[0], height, True)
     rows, inverse = np.unique(np.concatenate((y0, y1)), return_inverse=True)  # only the rows that are needed
     source = image[rows].astype(np.int32)
     weight = wx[None, :, None]

@@ -1,0 +1,124 @@
+"""Models, images and boards for the tests of edge/: made here, or real ones beside the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for edge_samples, which pytest's importlib mode does not see
+
+from edge_samples import FakeBoard
+
+REPO = Path(__file__).resolve().parents[2]
+SHARED = REPO.parent / "shared"
+
+
+def export_onnx(source: str, folder: Path, name: str, imgsz: int, **settings: object) -> Path:
+    """Export an Ultralytics model to ``folder``/``name``.onnx."""
+    from ultralytics import YOLO
+
+    before = Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        model = YOLO(source)
+        if source.endswith(".yaml"):
+            enliven(model)
+        made = Path(model.export(format="onnx", imgsz=imgsz, **settings))
+    finally:
+        os.chdir(before)
+    target = folder / f"{name}.onnx"
+    shutil.move(str(made if made.is_absolute() else folder / made), target)
+    return target
+
+
+def enliven(model: object) -> None:
+    """Make an untrained model's output vary: normalize its layers on noise, then spread its scores and boxes."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    network = model.model  # type: ignore[attr-defined]
+    network.train()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.7
+        for _ in range(3):
+            network(torch.nn.functional.interpolate(torch.rand(4, 3, 16, 16, generator=generator), size=128))
+        for name in ("cv2", "cv3", "one2one_cv2", "one2one_cv3"):
+            for branch in getattr(network.model[-1], name):
+                last = branch[-1]
+                last.weight.copy_(torch.randn(last.weight.shape, generator=generator) * 0.25)
+                last.bias.fill_(2.0 if "cv2" in name else -3.0)
+    network.eval()
+
+
+@pytest.fixture(scope="session")
+def random_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """yolo26n with random weights at 128 pixels, both heads."""
+    import torch
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("random")
+    return {
+        "raw": export_onnx("yolo26n.yaml", folder, "raw", 128, nms=None),
+        "nms_free": export_onnx("yolo26n.yaml", folder, "nms_free", 128, nms=False),
+    }
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and weights."""
+    if not (SHARED / "weights" / "yolo26n_rebuilt.pt").is_file():
+        pytest.skip(f"REAL DATA MISSING: no {SHARED.name}/weights beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def real_models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The trained yolo26n at 320 pixels, both heads."""
+    folder = tmp_path_factory.mktemp("real")
+    weights = folder / "yolo26n.pt"
+    shutil.copyfile(shared / "weights" / "yolo26n_rebuilt.pt", weights)
+    return {
+        "raw": export_onnx(str(weights), folder, "raw", 320, nms=None),
+        "nms_free": export_onnx(str(weights), folder, "nms_free", 320, nms=False),
+    }
+
+
+@pytest.fixture(scope="session")
+def photos(shared: Path) -> list[Path]:
+    """Twenty real photographs."""
+    return sorted((shared / "data" / "coco128" / "images" / "val").glob("*.jpg"))[:20]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three drawn pictures of different shapes, as PNG files."""
+    from yolo_musgd.edge.images import synthetic_frame, write_image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k, shape in enumerate([(96, 128), (150, 90), (64, 64)]):
+        write_image(str(folder / f"{k}.png"), synthetic_frame(*shape))
+    return folder
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+    """A board with nothing on it yet; its programs come first on PATH."""
+    made = FakeBoard(tmp_path)
+    monkeypatch.setenv("PATH", f"{made.bin}:{os.environ['PATH']}")
+    monkeypatch.setenv("YOLO_EDGE_ROOT", str(made.root))
+    return made
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(0)

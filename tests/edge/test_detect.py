@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yolo_musgd.edge import evaluate
+from yolo_musgd.edge.__main__ import main
+from yolo_musgd.edge.artifact import open_artifact
+from yolo_musgd.edge.boxes import iou_matrix
+from yolo_musgd.edge.detect import Detector
+from yolo_musgd.edge.errors import EdgeError
+from yolo_musgd.edge.images import read_image
+from yolo_musgd.edge.runtimes import open_runtime
+
+
+def ultralytics_boxes(model: str, image: np.ndarray, imgsz: int, conf: float) -> np.ndarray:
+    from ultralytics import YOLO
+
+    result = YOLO(model, task="detect").predict(image, imgsz=imgsz, conf=conf, iou=0.7, verbose=False, device="cpu")
+    return np.asarray(result[0].boxes.data)
+
+
+def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
+    """Same boxes in any order of equal scores."""
+    assert len(got) == len(expected)
+    if not len(got):
+        return
+    got, expected = (
+        rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 5], -rows[:, 4].round(3)))] for rows in (got, expected)
+    )
+    np.testing.assert_array_equal(got[:, 5], expected[:, 5])
+    np.testing.assert_allclose(got[:, 4], expected[:, 4], atol=1e-3)
+    np.testing.assert_allclose(got[:, :4], expected[:, :4], atol=0.5)
+    solid = ((expected[:, 2:4] - expected[:, :2]) > 2).all(axis=1)  # boxes at the rim may have no area left
+    assert np.diag(iou_matrix(got[solid, :4], expected[solid, :4])).min(initial=1.0) > 0.99
+
+
+@pytest.mark.parametrize("head", ["raw", "nms_free"])
+def test_random_weights_detect_as_in_ultralytics(head: str, random_models: dict[str, Path], pictures: Path) -> None:
+    artifact = open_artifact(str(random_models[head]))
+    assert artifact.head == head
+    runtime = open_runtime(artifact, "onnxruntime", 1)
+    scores = []
+    for path in sorted(pictures.iterdir()):
+        image = read_image(str(path))
+        every = Detector(artifact, runtime, conf=0.0)(image)
+        conf = float(np.sort(every[:, 4])[-min(40, len(every))]) - 1e-7  # about forty boxes pass
+        got = Detector(artifact, runtime, conf=conf)(image)
+        scores.append(len(got))
+        assert_same(got, ultralytics_boxes(str(random_models[head]), image, 128, conf))
+    assert max(scores) > 5
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("head", ["raw", "nms_free"])
+def test_twenty_photographs(head: str, real_models: dict[str, Path], photos: list[Path]) -> None:
+    artifact = open_artifact(str(real_models[head]))
+    detector = Detector(artifact, open_runtime(artifact, "onnxruntime", 1))
+    total = 0
+    for path in photos:
+        image = read_image(str(path))
+        got = detector(image)
+        total += len(got)
+        assert_same(got, ultralytics_boxes(str(real_models[head]), image, 320, 0.25))
+    assert total > 40
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_runtimes_agree(runtime: str, random_models: dict[str, Path], pictures: Path) -> None:
+    pytest.importorskip(runtime)
+    artifact = open_artifact(str(random_models["raw"]))
+    blob = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
+    reference = open_runtime(artifact, "onnxruntime", 1).infer(blob)
+    opened = open_runtime(artifact, runtime, 1)
+    np.testing.assert_allclose(opened.infer(blob), reference, atol=2e-3)
+    assert opened.version
+    opened.close()
+
+
+def test_ncnn_and_openvino_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("ncnn", "pnnx"):
+        pytest.importorskip(package)
+    import torch
+    from ultralytics import YOLO
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = YOLO("yolo26n.yaml")
+    folder = model.export(format="ncnn", imgsz=64, nms=None)
+    onnx_file = model.export(format="onnx", imgsz=64, nms=None)
+    artifact = open_artifact(str(folder))
+    assert (artifact.format, artifact.imgsz, len(artifact.names)) == ("ncnn", (64, 64), 80)
+    blob = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    exact = open_runtime(artifact, None, 1, precision="fp32").infer(blob)
+    reference = open_runtime(open_artifact(str(onnx_file)), "onnxruntime", 1).infer(blob)
+    np.testing.assert_allclose(exact, reference, atol=0.02)
+    with pytest.raises(EdgeError, match="a model for ncnn, not for tensorrt"):
+        open_runtime(artifact, "tensorrt", 1)
+
+
+def make_dataset(base: Path, model: Path, pictures: Path) -> Path:
+    """Label pictures with the model's own best boxes, a little shifted, so that mAP lies between 0 and 1."""
+    artifact = open_artifact(str(model))
+    detector = Detector(artifact, open_runtime(artifact, "onnxruntime", 1), conf=0.0, max_det=12)
+    (base / "images").mkdir(parents=True)
+    (base / "labels").mkdir()
+    for k, path in enumerate(sorted(pictures.iterdir())):
+        image = read_image(str(path))
+        (base / "images" / path.name).write_bytes(path.read_bytes())
+        height, width = image.shape[:2]
+        lines = []
+        for x1, y1, x2, y2, _, cls in detector(image):
+            shift = 0.04 * k * (x2 - x1)
+            x1, x2 = min(x1 + shift, width), min(x2 + shift, width)
+            if x2 - x1 > 2 and y2 - y1 > 2:
+                box = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+                lines.append(" ".join([str(int(cls)), *(f"{value:.6f}" for value in box)]))
+        (base / "labels" / f"{path.stem}.txt").write_text("\n".join(lines))
+    return base / "images"
+
+
+def ultralytics_map(model: Path, images: Path, names: dict[int, str], imgsz: int, tmp: Path) -> float:
+    from ultralytics import YOLO
+
+    data = tmp / "data.yaml"
+    data.write_text(json.dumps({"path": str(images.parent), "train": "images", "val": "images", "names": names}))
+    metrics = YOLO(str(model), task="detect").val(
+        data=str(data), imgsz=imgsz, batch=1, plots=False, verbose=False, device="cpu", project=str(tmp / "runs")
+    )
+    return float(metrics.box.map)
+
+
+@pytest.mark.parametrize("head", ["raw", "nms_free"])
+def test_val_is_ultralytics_without_real_data(
+    head: str, random_models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    images = make_dataset(tmp_path / "set", random_models[head], pictures)
+    words = ["val", str(random_models[head]), f"source={images}", f"project={tmp_path}/out", "threads=1"]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "out" / "val" / "val.json").read_text())
+    names = open_artifact(str(random_models[head])).names
+    expected = ultralytics_map(random_models[head], images, names, 128, tmp_path)
+    assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
+    assert expected > 0.05
+    assert report["result"]["images"] == 3
+
+
+@pytest.mark.shared
+def test_val_is_ultralytics_on_photographs(real_models: dict[str, Path], photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "labels").mkdir()
+    for path in photos:
+        (tmp_path / "set" / "images" / path.name).symlink_to(path)
+        label = Path(evaluate.label_path(str(path)))
+        if label.is_file():
+            (tmp_path / "set" / "labels" / label.name).symlink_to(label)
+    images = tmp_path / "set" / "images"
+    model = real_models["raw"]
+    assert main(["val", str(model), f"source={images}", f"project={tmp_path}/out", "threads=1"]) == 0
+    report = json.loads((tmp_path / "out" / "val" / "val.json").read_text())
+    expected = ultralytics_map(model, images, open_artifact(str(model)).names, 320, tmp_path)
+    assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
+    assert expected > 0.2
+
+
+def test_detect_command(random_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
+    words = [
+        "detect",
+        str(random_models["raw"]),
+        f"source={pictures}",
+        f"project={tmp_path}/o",
+        "conf=0.0",
+        "max_det=5",
+    ]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "o" / "detect" / "detections.json").read_text())
+    assert report["schema"] == "yolo-musgd/detections/1"
+    assert [Path(entry["image"]).name for entry in report["images"]] == ["0.png", "1.png", "2.png"]
+    for entry in report["images"]:
+        assert len(entry["detections"]) == 5
+        picture = read_image(str(tmp_path / "o" / "detect" / entry["picture"]))
+        assert picture.shape[:2] == (entry["height"], entry["width"])
+    assert main(words) == 0
+    assert (tmp_path / "o" / "detect2").is_dir()  # counted up, nothing overwritten

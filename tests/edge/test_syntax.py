@@ -1,0 +1,75 @@
+"""edge/ must run on the original Jetson Nano: Python 3.6, the standard library, numpy, and nothing of the rest."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+EDGE = REPO / "yolo_musgd" / "edge"
+MODULES = sorted(EDGE.glob("*.py"))
+OPTIONAL = {
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "tensorrt",
+    "cv2",
+    "PIL",
+    "matplotlib",
+    "pynvml",
+}  # asked for, never required
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_parses_as_python_3_6(path: Path) -> None:
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+def test_vermin_says_3_6() -> None:
+    pytest.importorskip("vermin")
+    done = subprocess.run(
+        [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "--violations", str(EDGE)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_stand_alone(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1
+            names = [] if node.level else [node.module or ""]
+        else:
+            continue
+        for name in names:
+            top = name.split(".")[0]
+            assert top in sys.stdlib_module_names or top == "numpy" or top in OPTIONAL, f"{path.name} imports {name}"
+
+
+def test_importing_loads_no_heavy_package() -> None:
+    heavy = ("torch", "ultralytics", "onnxruntime")
+    code = f"import sys, yolo_musgd.edge.bench; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(REPO)}
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_runs_on_a_real_python_3_6(tmp_path: Path) -> None:
+    python = shutil.which("python3.6")
+    numpy_there = python and subprocess.run([python, "-c", "import numpy"], capture_output=True, check=False)
+    if not python or not numpy_there or numpy_there.returncode != 0:
+        pytest.skip("no python3.6 with numpy here; vermin and the parser hold the syntax")
+    from yolo_musgd.bundle import build_pyz
+
+    pyz = build_pyz(tmp_path / "edge.pyz")
+    done = subprocess.run([python, str(pyz), "doctor"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

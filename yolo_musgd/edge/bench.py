@@ -1,0 +1,211 @@
+"""The ``bench`` command: FPS, latency, watts and heat of one model on this board, in one report.
+
+The report is ``bench.json``; its fields are described in report.py.
+"""
+
+import os
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from . import images, measure, options, power, report, system
+from .artifact import Artifact, open_artifact
+from .detect import MODEL_OPTIONS, Detector, require
+from .errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError, SensorError
+from .results import Folder
+from .runtimes import Runtime, open_runtime
+
+ROOT_VARIABLE = "YOLO_EDGE_ROOT"  # where /sys and /proc are looked for; tests point it at recorded trees
+
+BENCH_OPTIONS = dict(MODEL_OPTIONS)
+BENCH_OPTIONS.update(
+    {
+        "source": (
+            None,
+            options.text,
+            "folder, video, camera (0) or GStreamer pipeline; default: samples/ beside the model",
+        ),
+        "threads": (None, options.optional(options.integers), "CPU threads, [1,2,4] sweeps; auto takes every core"),
+        "n": (200, options.number(1, 1e9, int), "at least this many frames"),
+        "seconds": (10.0, options.number(0, 1e7), "and at least this long"),
+        "soak": (0.0, options.number(0, 1e5), "minutes of a soak test, instead of n and seconds"),
+        "conf": (0.25, options.number(0.0, 1.0), "lowest score"),
+        "power": ("auto", options.text, "auto, none, csv:FILE, " + ", ".join(power.NAMES)),
+        "csv_offset": (0.0, options.number(-1e6, 1e6), "seconds by which the meter's clock is ahead"),
+        "idle": (10.0, options.number(0, 3600), "seconds of idle baseline, when there is a sensor"),
+        "warmup": (10.0, options.number(0, 3600), "most seconds of warm-up"),
+        "picture": (True, options.flag, "draw bench.png when matplotlib is here"),
+        "label": ("", options.text, "name of this board in comparisons"),
+    }
+)
+
+
+def root() -> str:
+    """Return the folder under which /sys and /proc are read."""
+    return os.environ.get(ROOT_VARIABLE, "/")
+
+
+def default_source(artifact: Artifact) -> Optional[str]:
+    """Return the folder ``samples`` beside the model if there is one."""
+    base = artifact.path if os.path.isdir(artifact.path) else os.path.dirname(os.path.abspath(artifact.path))
+    for folder in (os.path.join(base, "samples"), os.path.join(os.path.dirname(base), "samples")):
+        if os.path.isdir(folder):
+            return folder
+    return None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+class Bench:
+    """One benchmark: sensors, the runs of a thread sweep, and the report as it grows."""
+
+    def __init__(self, chosen: Any, artifact: Artifact, source: images.Source) -> None:
+        self.chosen, self.artifact, self.source = chosen, artifact, source
+        minutes = chosen.soak
+        self.floors = measure.Floors(1 if minutes else chosen.n, minutes * 60 or chosen.seconds, chosen.warmup)
+        self.choice = power.choose(chosen.power, root())
+        self.sampler = power.Sampler(self.choice.sensor)
+        self.watcher = system.Watcher(root())
+        self.idle_span: Optional[List[float]] = None
+        self.spans: List[Any] = []
+        self.content = report.header(
+            chosen, artifact, source.info(), system.identity(root()), power.describe(self.choice)
+        )
+
+    def run(self) -> bool:
+        """Measure everything; returns whether it came to the end. The report holds whatever was measured."""
+        complete = True
+        self.sampler.start()
+        self.watcher.start()
+        try:
+            self._idle()
+            for threads in self.chosen.threads or [None]:
+                complete = self._one(threads) and complete
+                if not complete:
+                    break
+        except KeyboardInterrupt:
+            complete = False
+        finally:
+            self.sampler.stop()
+            self.watcher.stop()
+            if self.choice.sensor is not None:
+                self.choice.sensor.close()
+        self.content["partial"] = not complete
+        self._join_power()
+        return complete
+
+    def _idle(self) -> None:
+        if not self.chosen.idle or (self.choice.sensor is None and self.choice.csv is None):
+            return
+        _say("idle baseline: {:g} s without load ...".format(self.chosen.idle))
+        begin = time.perf_counter()
+        time.sleep(self.chosen.idle)
+        self.idle_span = [begin, time.perf_counter()]
+
+    def _one(self, threads: Optional[int]) -> bool:
+        """Measure one setting; appends a run to the report. Returns False when it was cut short."""
+        system.reset_peak_memory()
+        before = system.state(root())
+        self.watcher.reasons = []
+        begin = time.perf_counter()
+        chosen = self.chosen
+        runtime = open_runtime(self.artifact, chosen.runtime, threads, chosen.engine, chosen.precision)
+        load_s = time.perf_counter() - begin
+        profile: Optional[Callable[..., Any]] = getattr(runtime, "profile", None)
+        try:
+            _say(
+                "{} {}, {} threads: warming up, then {} frames and {:g} s ...".format(
+                    runtime.name, runtime.version, runtime.threads, self.floors.frames, self.floors.seconds
+                )
+            )
+            if profile is not None:
+                run = profile(self.floors.frames, self.floors.seconds)
+                span = (run.pop("start"), run.pop("end"))
+            else:
+                run, span = self._frames(runtime, begin)
+        finally:
+            runtime.close()
+        run["load_s"] = load_s
+        run["runtime"] = _runtime_facts(runtime)
+        run["state"] = {"before": before, "after": system.state(root())}
+        run["throttled"] = system.throttled_reasons(
+            before["throttling"], self.watcher.reasons, run["state"]["after"]["throttling"]
+        )
+        run["watch"] = measure.summarize_watch(list(self.watcher.samples), span[0], span[1], system.memory_mb()[1])
+        self.content["runs"].append(run)
+        self.spans.append(span)
+        return not run["partial"]
+
+    def _frames(self, runtime: Runtime, begin: float) -> Any:
+        detector = Detector(self.artifact, runtime, self.chosen.conf, self.chosen.iou, self.chosen.max_det)
+        first = self.source.read()
+        if first is None:
+            raise EdgeError("source={}: gives no frame".format(self.source.description))
+        detector(first[1])
+        first_ms = sum(detector.times) * 1e3
+        to_first_s = time.perf_counter() - begin
+        warm = measure.warm_up(detector, self.source, self.floors)
+        timings = measure.Timings()
+        measure.measure(detector, self.source, self.floors, timings)
+        if not len(timings):
+            raise KeyboardInterrupt
+        run = measure.summarize_timings(timings, self.source.live)
+        run.update(first_inference_ms=first_ms, time_to_first_s=to_first_s, warmup=warm)
+        return run, (timings.start, timings.end)
+
+    def _join_power(self) -> None:
+        """Attach watts and joules to the runs, now that every sample is in."""
+        if self.choice.csv is not None:
+            try:
+                self.sampler.take_csv(self.choice.csv, self.chosen.csv_offset)
+            except SensorError as error:
+                self.content["power"]["lost"] = str(error)
+        elif self.sampler.lost:
+            self.content["power"]["lost"] = self.sampler.lost
+        idle_w = None
+        if self.idle_span is not None:
+            idle = power.window(self.sampler, self.idle_span[0], self.idle_span[1])
+            idle["seconds"] = self.idle_span[1] - self.idle_span[0]
+            self.content["idle"], idle_w = idle, idle["mean_w"]
+        for run, (start, end) in zip(self.content["runs"], self.spans):
+            load = power.window(self.sampler, start, end)
+            load.update(power.per_frame(load["energy_j"], end - start, run["frames"], idle_w))
+            load["wall_estimate_w"] = power.wall_estimate(self.choice, load["mean_w"])
+            moments = [(t - start, w) for t, w in zip(self.sampler.times, self.sampler.watts) if start <= t <= end]
+            load["series"] = {"t_s": [round(t, 2) for t, _ in moments], "watts": [round(w, 3) for _, w in moments]}
+            run["power"] = load
+
+
+def _runtime_facts(runtime: Runtime) -> Dict[str, Any]:
+    return {"name": runtime.name, "version": runtime.version, "threads": runtime.threads, "detail": runtime.detail}
+
+
+def _on_terminate(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(args: List[str]) -> int:
+    """Run ``bench model= ...``: writes bench.json, .md and .png; Ctrl-C writes what there is, marked partial."""
+    chosen = options.parse_args(args, BENCH_OPTIONS, "bench")
+    artifact = open_artifact(require(chosen.model, "model", "bench"), chosen.imgsz)
+    if chosen.source is None:
+        chosen.source = default_source(artifact)
+    source = images.open_source(chosen.source)
+    folder = Folder("bench", chosen.project, chosen.name)
+    bench = Bench(chosen, artifact, source)
+    previous = signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        complete = bench.run()
+    except EdgeError as error:
+        if bench.content["runs"]:  # a later setting failed: the earlier ones are kept
+            bench.content["error"] = str(error)
+            report.write(folder, bench.content, chosen.picture)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        source.close()
+    report.write(folder, bench.content, chosen.picture)
+    return EXIT_DONE if complete else EXIT_INTERRUPTED

@@ -1,0 +1,185 @@
+"""Detection without torch: a picture in, boxes out, with the time of each step; and the ``detect`` command."""
+
+import json
+import os
+import time
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from . import boxes, draw, images, options
+from .artifact import Artifact, open_artifact
+from .errors import EXIT_DONE, EdgeError
+from .letterbox import Letterbox, to_image
+from .results import Folder
+from .runtimes import NAMES, Runtime, open_runtime
+
+
+class Times(NamedTuple):
+    """Seconds of one frame: letterbox and blob, runtime call, decode and NMS."""
+
+    pre: float
+    infer: float
+    post: float
+
+
+class Detector:
+    """Runs one model on images.
+
+    Args:
+        artifact: The model's facts.
+        runtime: The loaded model.
+        conf: Lowest score that is kept.
+        iou: NMS threshold within a class.
+        max_det: Most detections an image.
+    """
+
+    def __init__(
+        self, artifact: Artifact, runtime: Runtime, conf: float = 0.25, iou: float = 0.7, max_det: int = 300
+    ) -> None:
+        self.artifact, self.runtime = artifact, runtime
+        self.conf, self.iou, self.max_det = conf, iou, max_det
+        self._letterbox = Letterbox(artifact.imgsz)
+        self.times = Times(0.0, 0.0, 0.0)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Detect objects in uint8 BGR (h, w, 3).
+
+        Returns:
+            float32 (n, 6): x1, y1, x2, y2 in the image's pixels, score, class; by falling score. ``times`` has the
+            split.
+        """
+        start = time.perf_counter()
+        blob, where = self._letterbox(image)
+        ready = time.perf_counter()
+        output = self.runtime.infer(blob)
+        answered = time.perf_counter()
+        found = boxes.decode(output, self.artifact.head, len(self.artifact.names), self.conf, self.iou, self.max_det)
+        found[:, :4] = to_image(found[:, :4], where, (image.shape[0], image.shape[1]))
+        self.times = Times(ready - start, answered - ready, time.perf_counter() - answered)
+        return found
+
+
+def as_records(detections: np.ndarray, names: Dict[int, str]) -> List[Dict[str, Any]]:
+    """Turn detections into JSON-ready records; boxes in pixels, rounded to 0.01."""
+    return [
+        {
+            "class": int(row[5]),
+            "name": names.get(int(row[5]), str(int(row[5]))),
+            "score": round(float(row[4]), 5),
+            "box": [round(float(value), 2) for value in row[:4]],
+        }
+        for row in detections
+    ]
+
+
+MODEL_OPTIONS = {
+    "model": ("", options.text, "model file, exported folder or artifact folder"),
+    "runtime": (
+        None,
+        options.optional(options.one_of(*NAMES)),
+        "one of {}; auto takes the best".format(", ".join(NAMES)),
+    ),
+    "imgsz": (None, options.optional(options.number(32, 4096, int)), "input side, for a model that does not say"),
+    "engine": (None, options.text, "where a TensorRT engine built here is kept and found again"),
+    "precision": (None, options.optional(options.one_of("fp32", "fp16", "int8")), "of a TensorRT build"),
+    "iou": (0.7, options.number(0.0, 1.0), "NMS threshold"),
+    "max_det": (300, options.number(1, 30000, int), "most detections an image"),
+    "project": ("", options.text, "results go to project/name"),
+    "name": ("", options.text, "folder name, counted up when taken"),
+}  # type: options.Spec
+
+DETECT_OPTIONS = dict(MODEL_OPTIONS)
+DETECT_OPTIONS.update(
+    {
+        "source": ("", options.text, "image, folder, list, video or camera"),
+        "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
+        "conf": (0.25, options.number(0.0, 1.0), "lowest score"),
+        "n": (None, options.optional(options.number(1, 1e9, int)), "stop after this many frames"),
+        "save": (True, options.flag, "write annotated pictures beside the JSON"),
+    }
+)
+
+
+def require(value: str, key: str, command: str) -> str:
+    """Return ``value``, or raise the error that says which key is missing."""
+    if not value:
+        raise EdgeError(
+            "{}: {}= is required, for example {}".format(
+                command, key, {"model": "model=best.onnx", "source": "source=photos/"}.get(key, key + "=...")
+            )
+        )
+    return value
+
+
+def _frames(source: str, limit: Optional[int]) -> Any:
+    """Yield (name, image) once each; a folder from disk one by one, a camera until it stops or ``limit``."""
+    if (
+        source.isdigit()
+        or source.startswith("/dev/video")
+        or " ! " in source
+        or source.lower().endswith(images.VIDEO_SUFFIXES)
+    ):
+        capture = images.open_source(source)
+        try:
+            for _ in range(limit or 10**9):
+                frame = capture.read()
+                if frame is None:
+                    return
+                yield frame
+        finally:
+            capture.close()
+    else:
+        for count, frame in enumerate(images.each_image(source)):
+            if limit is not None and count >= limit:
+                return
+            yield frame
+
+
+def main(args: List[str]) -> int:
+    """Run ``detect model= source=``: annotated pictures and detections.json in the results folder."""
+    chosen = options.parse_args(args, DETECT_OPTIONS, "detect")
+    require(chosen.source, "source", "detect")
+    artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
+    runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
+    detector = Detector(artifact, runtime, chosen.conf, chosen.iou, chosen.max_det)
+    folder = Folder("detect", chosen.project, chosen.name)
+    records, taken = [], set()
+    try:
+        for name, image in _frames(chosen.source, chosen.n):
+            found = detector(image)
+            record: Dict[str, Any] = {"image": name, "width": image.shape[1], "height": image.shape[0]}
+            record["ms"] = {key: round(1000 * value, 3) for key, value in detector.times._asdict().items()}
+            record["detections"] = as_records(found, artifact.names)
+            if chosen.save:
+                base = os.path.splitext(os.path.basename(name))[0].replace(" ", "_")
+                while base in taken:
+                    base += "_"
+                taken.add(base)
+                drawn = draw.draw(image, found, artifact.names)
+                record["picture"] = os.path.basename(folder.write_picture(base + ".jpg", drawn))
+            records.append(record)
+            print("{}: {}".format(name, _in_words(found, artifact.names)))
+    finally:  # Ctrl-C keeps what was detected so far
+        runtime.close()
+        content = {
+            "schema": "yolo-musgd/detections/1",
+            "model": {"file": os.path.basename(artifact.model), "sha256": artifact.sha256},
+            "runtime": {"name": runtime.name, "version": runtime.version, "threads": runtime.threads},
+            "imgsz": list(artifact.imgsz),
+            "conf": chosen.conf,
+            "iou": chosen.iou,
+            "images": records,
+        }
+        path = folder.write_text("detections.json", json.dumps(content, indent=1))
+        print("{} images -> {}".format(len(records), path))
+    return EXIT_DONE
+
+
+def _in_words(detections: np.ndarray, names: Dict[int, str]) -> str:
+    """Count the classes of the detections: ``2 person, 1 dog``."""
+    counts: Dict[str, int] = {}
+    for row in detections:
+        name = names.get(int(row[5]), str(int(row[5])))
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join("{} {}".format(count, name) for name, count in counts.items()) or "nothing"

@@ -1,0 +1,259 @@
+"""mAP on the board: YOLO labels, matching and average precision as Ultralytics computes them; and the ``val`` command.
+
+Judging INT8 belongs on the hardware that runs it: kernels round differently, so mAP is measured with the same runtime,
+threads and file as the speed.
+"""
+
+import json
+import os
+import sys
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from . import boxes, images, options
+from .artifact import open_artifact
+from .detect import MODEL_OPTIONS, require
+from .errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError
+from .letterbox import Letterbox, place_for_val
+from .results import Folder
+from .runtimes import open_runtime
+from .stats import rounded
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU, COCO's ten
+VAL_CONF = 0.001  # Ultralytics' lowest score in validation
+
+
+def label_path(image: str, labels: str = "") -> str:
+    """Return an image's label file: in ``labels``, or with the last /images/ of the path turned into /labels/."""
+    base = os.path.splitext(os.path.basename(image))[0] + ".txt"
+    if labels:
+        return os.path.join(labels, base)
+    parts = os.path.dirname(os.path.abspath(image)).split(os.sep)
+    for k in range(len(parts) - 1, -1, -1):
+        if parts[k] == "images":
+            return os.sep.join(parts[:k] + ["labels"] + parts[k + 1 :] + [base])
+    return os.path.join(os.path.dirname(image), base)
+
+
+def read_labels(path: str) -> np.ndarray:
+    """Read a YOLO label file: ``class cx cy w h`` (or a polygon, taken as its box) in fractions of the image.
+
+    Returns:
+        float32 (n, 5) without duplicates; empty when the file does not exist, which means an image without objects.
+
+    Raises:
+        EdgeError: A line that is no label, with its number.
+    """
+    if not os.path.isfile(path):
+        return np.zeros((0, 5), np.float32)
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                values = [float(word) for word in line.split()]
+            except ValueError:
+                raise EdgeError("{}:{}: not numbers: {:.60}".format(path, number, line.strip()))
+            if not values:
+                continue
+            if len(values) > 6 and len(values) % 2:
+                x, y = np.array(values[1::2]), np.array(values[2::2])
+                centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
+                values = values[:1] + [float(value) for value in centre]
+            if len(values) != 5 or min(values) < 0 or max(values[1:]) > 1.01 or values[0] != int(values[0]):
+                raise EdgeError(
+                    "{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip())
+                )
+            rows.append(values)
+    return np.unique(np.array(rows, np.float32).reshape(-1, 5), axis=0)
+
+
+def match(detections: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Decide which detections are right at each of the ten IoU thresholds.
+
+    In the order of falling score each detection takes the best target of its class that none before it took.
+
+    Args:
+        detections: (n, 6) xyxy, score, class; by falling score.
+        targets: (m, 5) class, xyxy in the same pixels.
+
+    Returns:
+        bool (n, 10).
+    """
+    right = np.zeros((len(detections), len(THRESHOLDS)), bool)
+    if not len(detections) or not len(targets):
+        return right
+    overlap = boxes.iou_matrix(targets[:, 1:], detections[:, :4])
+    overlap = overlap * (targets[:, :1] == detections[None, :, 5])
+    columns = np.arange(len(THRESHOLDS))
+    taken = np.zeros((len(targets), len(THRESHOLDS)), bool)
+    for k in np.flatnonzero(overlap.max(axis=0) >= THRESHOLDS[0]):
+        free = np.where(taken, 0.0, overlap[:, k : k + 1])
+        best = free.argmax(axis=0)
+        right[k] = free[best, columns] >= THRESHOLDS
+        taken[best, columns] |= right[k]
+    return right
+
+
+def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Area under the precision envelope at COCO's 101 recalls, by trapezoids.
+
+    Args:
+        recall: Rising, shape (n,), one entry per detection by falling score.
+        precision: Same shape.
+    """
+    r = np.concatenate(([0.0], recall, [recall[-1], 1.0]))
+    p = np.concatenate(([1.0], precision, [0.0, 0.0]))
+    envelope = np.maximum.accumulate(p[::-1])[::-1]
+    sampled = np.interp(np.linspace(0, 1, 101), r, envelope)
+    return float((sampled[:-1] + sampled[1:]).sum() / 200.0)
+
+
+def mean_ap(
+    right: np.ndarray, scores: np.ndarray, predicted: np.ndarray, actual: np.ndarray
+) -> Tuple[float, float, Dict[int, float]]:
+    """Average precision over classes that occur in the labels.
+
+    Args:
+        right: bool (n, 10), see match.
+        scores: (n,).
+        predicted: Class of every detection, (n,).
+        actual: Class of every label, (m,).
+
+    Returns:
+        mAP50-95, mAP50 and the AP50-95 of each class; all in [0, 1].
+    """
+    order = np.argsort(-scores, kind="stable")
+    right, predicted = right[order], predicted[order]
+    table: Dict[int, List[float]] = {}
+    for index in np.unique(actual):
+        hits = right[predicted == index].astype(np.float64).cumsum(axis=0)
+        total = int((actual == index).sum())
+        if not len(hits):
+            table[int(index)] = [0.0] * len(THRESHOLDS)
+            continue
+        rank = np.arange(1, len(hits) + 1)
+        table[int(index)] = [average_precision(hits[:, k] / total, hits[:, k] / rank) for k in range(len(THRESHOLDS))]
+    if not table:
+        return 0.0, 0.0, {}
+    values = np.array(list(table.values()))
+    return float(values.mean()), float(values[:, 0].mean()), {key: float(np.mean(row)) for key, row in table.items()}
+
+
+class Evaluator:
+    """Collects images one by one and gives mAP at any time."""
+
+    def __init__(self) -> None:
+        self.images = self.labels = 0
+        self._right: List[np.ndarray] = []
+        self._found: List[np.ndarray] = []
+        self._actual: List[np.ndarray] = []
+
+    def add(self, detections: np.ndarray, targets: np.ndarray) -> None:
+        """Add one image: detections (n, 6) by falling score, targets (m, 5) class and xyxy in the same pixels."""
+        self.images += 1
+        self.labels += len(targets)
+        self._right.append(match(detections, targets))
+        self._found.append(detections[:, 4:6])
+        self._actual.append(targets[:, 0])
+
+    def result(self, names: Dict[int, str]) -> Dict[str, Any]:
+        """Return ``map50_95, map50, images, labels, classes`` so far."""
+        if not self.images:
+            return {"map50_95": None, "map50": None, "images": 0, "labels": 0, "classes": {}}
+        found = np.concatenate(self._found)
+        whole, half, classes = mean_ap(
+            np.concatenate(self._right), found[:, 0], found[:, 1], np.concatenate(self._actual)
+        )
+        named = {names.get(key, str(key)): value for key, value in classes.items()}
+        out = {"map50_95": whole, "map50": half, "images": self.images, "labels": self.labels, "classes": named}
+        rounded_out: Dict[str, Any] = rounded(out, 5)
+        return rounded_out
+
+
+VAL_OPTIONS = dict(MODEL_OPTIONS)
+VAL_OPTIONS.update(
+    {
+        "source": ("", options.text, "folder of images, labels beside it (images/val -> labels/val)"),
+        "labels": ("", options.text, "folder of the label files, where they are elsewhere"),
+        "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
+        "conf": (VAL_CONF, options.number(0.0, 1.0), "lowest score that counts"),
+        "n": (None, options.optional(options.number(1, 1e9, int)), "only the first images"),
+    }
+)
+
+
+def _evaluate(chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> None:
+    letterbox = Letterbox(artifact.imgsz)
+    paths = images.list_images(chosen.source)[: chosen.n]
+    with_labels = sum(os.path.isfile(label_path(path, chosen.labels)) for path in paths)
+    if not with_labels:
+        raise EdgeError(
+            "no label file for any of {} images; looked for {}; give labels=".format(
+                len(paths), label_path(paths[0], chosen.labels)
+            )
+        )
+    classes = len(artifact.names)
+    for count, path in enumerate(paths, 1):
+        image = images.read_image(path)
+        shape = (image.shape[0], image.shape[1])
+        blob, where = letterbox(image, place_for_val(shape, artifact.imgsz))
+        output = runtime.infer(blob)
+        found = boxes.decode(output, artifact.head, classes, chosen.conf, chosen.iou, chosen.max_det, multi_label=True)
+        labels = read_labels(label_path(path, chosen.labels))
+        if classes and len(labels) and labels[:, 0].max() >= classes:
+            raise EdgeError("{}: class {} but the model has {}".format(path, int(labels[:, 0].max()), classes))
+        centre = labels[:, 1:3] * [where.width, where.height] + [where.left, where.top]
+        half = labels[:, 3:5] * [where.width, where.height] / 2
+        evaluator.add(found, np.concatenate((labels[:, :1], centre - half, centre + half), axis=1))
+        if count % max(1, len(paths) // 10) == 0:
+            print("{}/{} images".format(count, len(paths)), file=sys.stderr)
+
+
+def main(args: List[str]) -> int:
+    """Run ``val model= source=``: prints mAP and writes val.json; Ctrl-C gives the mAP of the images so far."""
+    chosen = options.parse_args(args, VAL_OPTIONS, "val")
+    require(chosen.source, "source", "val")
+    artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
+    runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
+    folder = Folder("val", chosen.project, chosen.name)
+    evaluator, partial = Evaluator(), False
+    try:
+        _evaluate(chosen, artifact, runtime, evaluator)
+    except KeyboardInterrupt:
+        partial = True
+    finally:
+        runtime.close()
+    result = evaluator.result(artifact.names)
+    content = {
+        "schema": "yolo-musgd/val/1",
+        "partial": partial,
+        "model": {
+            "file": os.path.basename(artifact.model),
+            "sha256": artifact.sha256,
+            "precision": artifact.precision,
+            "imgsz": list(artifact.imgsz),
+        },
+        "runtime": {
+            "name": runtime.name,
+            "version": runtime.version,
+            "threads": runtime.threads,
+            "detail": runtime.detail,
+        },
+        "source": chosen.source,
+        "conf": chosen.conf,
+        "iou": chosen.iou,
+        "result": result,
+    }
+    path = folder.write_text("val.json", json.dumps(content, indent=1))
+    print(
+        "mAP50-95 {}  mAP50 {}  on {} images, {} labels{} -> {}".format(
+            result["map50_95"],
+            result["map50"],
+            result["images"],
+            result["labels"],
+            ", partial" if partial else "",
+            path,
+        )
+    )
+    return EXIT_INTERRUPTED if partial else EXIT_DONE

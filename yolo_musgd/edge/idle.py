@@ -1,0 +1,58 @@
+"""The ``idle`` command: what the board draws and how warm it is when nothing runs."""
+
+import json
+import time
+from typing import List
+
+from . import options, power, system
+from .bench import root
+from .errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError
+from .results import Folder
+from .stats import rounded
+
+IDLE_OPTIONS = {
+    "power": ("auto", options.text, "auto, csv:FILE, " + ", ".join(power.NAMES)),
+    "csv_offset": (0.0, options.number(-1e6, 1e6), "seconds by which the meter's clock is ahead"),
+    "seconds": (10.0, options.number(0.5, 1e6), "how long"),
+    "project": ("", options.text, "write idle.json to project/name; without it nothing is written"),
+    "name": ("", options.text, "folder name, counted up when taken"),
+}  # type: options.Spec
+
+
+def main(args: List[str]) -> int:
+    """Run ``idle seconds=10 power=auto``: prints watts and temperatures; an error without a sensor."""
+    chosen = options.parse_args(args, IDLE_OPTIONS, "idle", None)
+    choice = power.choose(chosen.power, root())
+    if choice.sensor is None and choice.csv is None:
+        reasons = "; ".join("{}: {}".format(*item) for item in choice.tried.items())
+        raise EdgeError("no power sensor, so there is nothing to measure. Tried: {}".format(reasons))
+    sampler, partial = power.Sampler(choice.sensor).start(), False
+    begin = time.perf_counter()
+    try:
+        time.sleep(chosen.seconds)
+    except KeyboardInterrupt:
+        partial = True
+    end = time.perf_counter()
+    sampler.stop()
+    if choice.sensor is not None:
+        choice.sensor.close()
+    if choice.csv is not None:
+        sampler.take_csv(choice.csv, chosen.csv_offset)
+    result = power.window(sampler, begin, end)
+    content = {
+        "schema": "yolo-musgd/idle/1",
+        "partial": partial,
+        "board": system.identity(root()),
+        "power": power.describe(choice),
+        "seconds": end - begin,
+        "idle": result,
+        "wall_estimate_w": power.wall_estimate(choice, result["mean_w"]),
+        "state": system.state(root()),
+    }
+    if sampler.lost:
+        content["lost"] = sampler.lost
+    text = json.dumps(rounded(content, 5), indent=1)
+    print(text)
+    if chosen.project:
+        print("-> {}".format(Folder("idle", chosen.project, chosen.name).write_text("idle.json", text)))
+    return EXIT_INTERRUPTED if partial else EXIT_DONE

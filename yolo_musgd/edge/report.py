@@ -1,0 +1,315 @@
+"""The benchmark report: JSON of a documented, versioned form, Markdown from it, and a picture with matplotlib.
+
+``bench.json``, schema ``yolo-musgd/bench/1``; what was not measured is null, nothing is estimated in its place::
+
+    schema, created (UTC), edge (version), label, partial, error?, settings (the options of the run)
+    board     board, machine, os, kernel, l4t, python, numpy, cpu_cores, memory_mb
+    model     file, sha256, size_bytes, format, precision, imgsz [h, w], head, classes, verified (manifest's hashes),
+              map50_95, calibration, float_layers    as the manifest says, else null
+    source    kind, source, images, sizes; image_backend (opencv, pillow, numpy)
+    power     sensor (null: none found), source, scope, uncertainty, tried {sensor: why not}, lost?
+    idle      seconds, samples, rate_hz, energy_j, mean_w, watts {summary}, rails_w          null without a sensor
+    runs[]    one per thread count:
+      runtime            name, version, threads, detail
+      load_s, first_inference_ms, time_to_first_s, warmup {frames, seconds, steady}
+      frames, seconds, partial, ended
+      latency_ms         total = pre + infer + post; pre, infer, post; read (camera, video only): each
+                         {n, mean, std, min, p50, p90, p95, p99, max}, nothing clipped
+      fps                end_to_end (frames / wall time of the loop), inference_only
+      own_overhead_ms, detections_per_frame, drift_ms {window_s, first_p50, last_p50, ratio}
+      power              as idle, and gross_j_per_frame, net_j_per_frame (idle power taken away),
+                         wall_estimate_w (Raspberry Pi 5 only, an estimate), series
+      state              before, after: temperatures_c, clocks, governor, nvpmodel, throttling
+      throttled[]        reasons; empty when the board says it did not throttle, see state.*.throttling.source
+      watch              max_c, mean_clocks, rss_mb {start, end, peak, growth_mb_per_minute}, series
+      series             t_s, total_ms, infer_ms of every ``every``-th frame
+"""
+
+import json
+import os
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import __version__, images
+from .artifact import Artifact
+from .errors import EdgeError
+from .results import Folder
+from .stats import rounded
+
+SCHEMA = "yolo-musgd/bench/1"
+
+
+def header(
+    chosen: Any, artifact: Artifact, source: Dict[str, Any], board: Dict[str, Any], sensor: Dict[str, Any]
+) -> Dict[str, Any]:
+    """Return the report before anything is measured."""
+    metadata = artifact.metadata
+    known_map = metadata.get("map50_95")
+    layers = metadata.get("float_layers")
+    return {
+        "schema": SCHEMA,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "edge": __version__,
+        "label": chosen.label or None,
+        "partial": False,
+        "settings": dict(sorted(vars(chosen).items())),
+        "board": board,
+        "model": {
+            "file": os.path.basename(
+                artifact.path.rstrip("/") if artifact.format in ("ncnn", "openvino") else artifact.model
+            ),
+            "sha256": artifact.sha256,
+            "size_bytes": artifact.size_bytes,
+            "format": artifact.format,
+            "precision": artifact.precision,
+            "imgsz": list(artifact.imgsz),
+            "head": artifact.head,
+            "classes": len(artifact.names),
+            "verified": artifact.verified,
+            "map50_95": known_map if isinstance(known_map, dict) else None,
+            "calibration": metadata.get("calibration") if isinstance(metadata.get("calibration"), dict) else None,
+            "float_layers": layers if isinstance(layers, list) else None,
+        },
+        "source": dict(source, image_backend=images.backend()),
+        "power": sensor,
+        "idle": None,
+        "runs": [],
+    }
+
+
+def _cell(value: Optional[float], digits: int = 2, unit: str = "") -> str:
+    return "not measured" if value is None else "{:.{}f}{}".format(value, digits, unit)
+
+
+def _table(head: List[str], rows: List[List[str]]) -> List[str]:
+    lines = ["| {} |".format(" | ".join(head)), "|{}|".format("|".join("---" for _ in head))]
+    return lines + ["| {} |".format(" | ".join(row)) for row in rows] + [""]
+
+
+def _runs_table(content: Dict[str, Any]) -> List[str]:
+    rows = []
+    for run in content["runs"]:
+        step = run["latency_ms"]["total"] or run["latency_ms"]["infer"]
+        rows.append(
+            [
+                "{} {}".format(run["runtime"]["name"], run["runtime"]["version"]),
+                str(run["runtime"]["threads"] or "-"),
+                _cell(run["fps"]["end_to_end"]),
+                _cell(run["fps"]["inference_only"]),
+            ]
+            + [_cell(step[key]) for key in ("p50", "p90", "p95", "p99", "max")]
+            + [
+                _cell(run["power"]["mean_w"]),
+                _cell(run["power"]["gross_j_per_frame"], 3),
+                _cell(run["power"]["net_j_per_frame"], 3),
+            ]
+            + [
+                ", ".join(run["throttled"])
+                or ("no" if run["state"]["after"]["throttling"]["source"] else "board does not say")
+            ]
+        )
+    head = "runtime,threads,FPS end to end,FPS inference only,p50 ms,p90,p95,p99,max,W,J/frame,J/frame net,throttled"
+    return _table(head.split(","), rows)
+
+
+def _details_table(content: Dict[str, Any]) -> List[str]:
+    rows = []
+    for run in content["runs"]:
+        steps = [run["latency_ms"][name] for name in ("read", "pre", "infer", "post")]
+        drift = run["drift_ms"]
+        rows.append(
+            [str(run["runtime"]["threads"] or "-"), str(run["frames"]), _cell(run["seconds"], 1)]
+            + [_cell(step and step["p50"]) for step in steps]
+            + [
+                _cell(run["own_overhead_ms"], 3),
+                _cell(run["time_to_first_s"], 2),
+                _cell(run["watch"]["rss_mb"]["peak"], 0),
+            ]
+            + ["{:.2f} -> {:.2f}".format(drift["first_p50"], drift["last_p50"]) if drift else "not measured"]
+            + [", ".join("{} {:.1f}".format(*item) for item in run["watch"]["max_c"].items()) or "not measured"]
+        )
+    head = (
+        "threads,frames,seconds,read p50 ms,pre p50 ms,infer p50 ms,post p50 ms,own overhead ms,first boxes after s,"
+        "peak memory MiB,p50 first minute -> last,hottest C"
+    )
+    return _table(head.split(","), rows)
+
+
+def _power_lines(content: Dict[str, Any]) -> List[str]:
+    power = content["power"]
+    if power["sensor"] is None:
+        reasons = "; ".join("{}: {}".format(*item) for item in power["tried"].items())
+        return ["Power: **no sensor**; nothing is estimated. Tried: {}".format(reasons or "nothing"), ""]
+    lines = [
+        "Power: {} ({}), scope: {}. {}".format(power["sensor"], power["source"], power["scope"], power["uncertainty"])
+    ]
+    idle = content["idle"]
+    if idle is not None:
+        lines.append("Idle: {} over {:.0f} s.".format(_cell(idle["mean_w"], 2, " W"), idle["seconds"]))
+    for run in content["runs"]:
+        if run["power"]["rate_hz"]:
+            lines.append(
+                "{} samples at {:.1f} Hz, rails: {}.".format(
+                    run["power"]["samples"],
+                    run["power"]["rate_hz"],
+                    ", ".join("{} {:.2f} W".format(*item) for item in run["power"]["rails_w"].items())
+                    or "one figure only",
+                )
+            )
+        if run["power"]["wall_estimate_w"] is not None:
+            lines.append(
+                "At the wall, by a published fit (an estimate): {:.2f} W.".format(run["power"]["wall_estimate_w"])
+            )
+    if power.get("lost"):
+        lines.append("**The sensor was lost**: {}".format(power["lost"]))
+    return lines + [""]
+
+
+def markdown(content: Dict[str, Any]) -> str:
+    """Return the report for people."""
+    board, model, source = content["board"], content["model"], content["source"]
+    lines = [
+        "# {}: {} on {}".format(content["label"] or "Benchmark", model["file"], board["board"] or "this machine"),
+        "",
+    ]
+    if content["partial"]:
+        lines += ["**Partial**: the run was cut short ({}).".format(content.get("error") or "interrupted"), ""]
+    hot = sorted({reason for run in content["runs"] for reason in run["throttled"]})
+    if hot:
+        lines += ["**Throttled** ({}): these figures are not the board's best.".format(", ".join(hot)), ""]
+    lines += _runs_table(content) + _details_table(content) + _power_lines(content)
+    after = content["runs"][-1]["state"]["after"] if content["runs"] else {}
+    facts = [
+        (
+            "model",
+            "{} {}x{}, {}, {} head, {:.1f} MB, sha256 {}".format(
+                model["precision"] or "precision not told",
+                model["imgsz"][1],
+                model["imgsz"][0],
+                model["format"],
+                model["head"] or "unnamed",
+                model["size_bytes"] / 1e6,
+                model["sha256"][:16],
+            ),
+        ),
+        (
+            "source",
+            "{}: {}, {}, decoded by {}".format(
+                source["kind"], source["source"], " ".join(source["sizes"]), source["image_backend"]
+            ),
+        ),
+        (
+            "board",
+            "{}, {}, kernel {}, L4T {}".format(board["board"], board["os"], board["kernel"], board["l4t"] or "-"),
+        ),
+        ("Python", "{}, numpy {}, edge {}".format(board["python"], board["numpy"], content["edge"])),
+        (
+            "governor, power mode",
+            "{}, {}".format(after.get("governor") or "not told", after.get("nvpmodel") or "not told"),
+        ),
+    ]
+    return "\n".join(lines + ["- {}: {}".format(*fact) for fact in facts]) + "\n"
+
+
+def picture(content: Dict[str, Any], path: str) -> bool:
+    """Draw latency over time with its percentiles, power and temperature under it; False without matplotlib or runs."""
+    if not content["runs"]:
+        return False
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except Exception:  # absent or broken: the report does without
+        return False
+    run = min(content["runs"], key=lambda item: (item["latency_ms"]["total"] or item["latency_ms"]["infer"])["p50"])
+    panels, absent = _panels(run)
+    heights = [3.2] + [1.0] * len(panels)
+    figure, axes = pyplot.subplots(
+        len(heights), 1, sharex=True, squeeze=False, figsize=(10, 1.6 * sum(heights) + 0.9),
+        gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    axes = axes[:, 0]
+    _draw_latency(axes[0], run)
+    for axis, (name, points, colour) in zip(axes[1:], panels):
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+        axis.plot([t for t, _ in points], [v for _, v in points], color=colour, linewidth=1.2)
+        top, bottom = max(v for _, v in points), min(v for _, v in points)
+        axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
+    note = " ({} on this machine)".format(", ".join(absent)) if absent else ""
+    axes[-1].set_xlabel("seconds since the first timed frame" + note)
+    figure.suptitle(_title(content, run), fontsize=11)
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return True
+
+
+def _panels(run: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
+    """Return (name, points, colour) of what was measured beside latency, and the words for what was not."""
+    watts, heat = run["power"]["series"], run["watch"]["series"]
+    out, absent = [], []
+    for name, times, values, colour, words in (
+        ("power, W", watts["t_s"], watts["watts"], "tab:red", "no power sensor"),
+        ("hottest, °C", heat["t_s"], heat["hottest_c"], "tab:orange", "no temperature sensor"),
+        ("memory, MiB", heat["t_s"], heat["rss_mb"], "tab:green", "memory not known"),
+    ):
+        points = [(t, v) for t, v in zip(times, values) if v is not None]
+        if points:
+            out.append((name, points, colour))
+        else:
+            absent.append(words)
+    return out, absent
+
+
+def _title(content: Dict[str, Any], run: Dict[str, Any]) -> str:
+    model = content["model"]
+    words = [model["file"], "{}x{}".format(model["imgsz"][1], model["imgsz"][0]), model["precision"] or ""]
+    words += [
+        run["runtime"]["name"],
+        "{} threads".format(run["runtime"]["threads"]) if run["runtime"]["threads"] else "",
+    ]
+    where = content["label"] or content["board"]["board"] or "this machine"
+    marks = (" [PARTIAL]" if content["partial"] else "") + (" [THROTTLED]" if run["throttled"] else "")
+    return "{} on {}: {:.1f} FPS{}".format(
+        " ".join(word for word in words if word), where, run["fps"]["end_to_end"] or run["fps"]["inference_only"], marks
+    )
+
+
+def _draw_latency(axis: Any, run: Dict[str, Any]) -> None:
+    """Plot every frame's latency; a logarithmic axis when the worst frame is far above the rest."""
+    step = run["latency_ms"]["total"] or run["latency_ms"]["infer"]
+    series = run["series"]
+    values = series["total_ms"] or series["infer_ms"]
+    axis.plot(series["t_s"], values, ".", markersize=2.5, alpha=0.45, color="tab:blue", label="one frame")
+    for key, colour in (("p50", "black"), ("p95", "tab:purple"), ("p99", "tab:brown")):
+        axis.axhline(step[key], color=colour, linewidth=1.1, label="{} {:.1f} ms".format(key, step[key]))
+    axis.plot([], [], " ", label="max {:.1f} ms".format(step["max"]))
+    if step["max"] > 4 * step["p50"]:
+        axis.set_yscale("log")
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks(lambda value, _: "{:g}".format(value))
+    axis.set_ylabel("latency, ms" + (" (pre + infer + post)" if run["latency_ms"]["total"] else " (inference)"))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper right", ncol=5, fontsize=8)
+
+
+def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) -> None:
+    """Write bench.json, bench.md and, where it can be drawn, bench.png; the Markdown goes to stdout too.
+
+    Raises:
+        EdgeError: The disk is full; the report is printed all the same, so that it is not lost.
+    """
+    content = rounded(content, 5)
+    text, drawn = markdown(content), False
+    try:
+        folder.write_text("bench.json", json.dumps(content))
+        folder.write_text("bench.md", text)
+        if with_picture:
+            drawn = picture(content, folder.join("bench.png"))
+    except OSError as error:
+        raise EdgeError("cannot write {}: {}".format(folder.join("bench.png"), error.strerror))
+    finally:
+        print(text)
+    print("-> {} (bench.json, bench.md{})".format(folder.path, ", bench.png" if drawn else ""))

@@ -21,7 +21,7 @@ ALLOWED = {
     "lab": BASE | {"optim", "train", "edge"},
     "prune": BASE | {"optim", "train", "edge"},
     "export": BASE | {"edge"},
-    "edge": set(),
+    "edge": {"edge"},
 }
 """Part -> parts it may import beside itself; a part that is not named is a command and may import everything."""
 

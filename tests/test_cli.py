@@ -76,6 +76,15 @@ def test_doctor_says_why_the_plugin_is_not_active(run):
     assert "ready, but switched off" in done.stdout
 
 
+def test_the_boards_commands_are_reached_through_ours(run):
+    done = run("yolo-musgd", "bench", "model=nowhere.onnx")
+    assert done.returncode == 2
+    assert "nowhere.onnx" in done.stderr
+    done = run("yolo-musgd", "compare-bench")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_help_of_every_command(run):
     for name in cli.COMMANDS:
         text = cli.help_of(name)

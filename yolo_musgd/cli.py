@@ -18,15 +18,19 @@ class Command:
     """One sub-command.
 
     Attributes:
-        main: ``module:function`` that takes the key=value pairs (the bare words if ``settings`` is None) and returns
+        main: ``module:function`` that takes the key=value pairs (a list of words if ``settings`` is None) and returns
             the exit code; imported when it is run.
         summary: one line for the overview.
         settings: ``module:class`` of its arguments, None for a command that reads its words itself.
+        words: put before the user's words, for a module that holds several commands.
+        options: ``module:table`` of the options of a command without settings, for its help.
     """
 
     main: str
     summary: str
     settings: str | None = None
+    words: tuple[str, ...] = ()
+    options: str | None = None
 
 
 COMMANDS: dict[str, Command] = {
@@ -49,6 +53,40 @@ COMMANDS: dict[str, Command] = {
         "yolo_musgd.demo:main",
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
         "yolo_musgd.demo:DemoSettings",
+    ),
+    "bench": Command(
+        "yolo_musgd.edge.__main__:main",
+        "FPS, latency percentiles, watts and joules per frame of a model on this machine",
+        words=("bench",),
+        options="yolo_musgd.edge.bench:BENCH_OPTIONS",
+    ),
+    "detect": Command(
+        "yolo_musgd.edge.__main__:main",
+        "boxes on images, a video or a camera, as the board computes them (no torch)",
+        words=("detect",),
+        options="yolo_musgd.edge.detect:DETECT_OPTIONS",
+    ),
+    "val": Command(
+        "yolo_musgd.edge.__main__:main",
+        "mAP50-95 of an exported model against YOLO labels on this machine (no torch)",
+        words=("val",),
+        options="yolo_musgd.edge.evaluate:VAL_OPTIONS",
+    ),
+    "idle": Command(
+        "yolo_musgd.edge.__main__:main",
+        "watts and temperatures of this machine doing nothing",
+        words=("idle",),
+        options="yolo_musgd.edge.idle:IDLE_OPTIONS",
+    ),
+    "bundle": Command(
+        "yolo_musgd.bundle:main",
+        "a folder or archive to copy to a board: model, edge.pyz, requirements, run.sh, walkthrough",
+        options="yolo_musgd.bundle:OPTIONS",
+    ),
+    "compare-bench": Command(
+        "yolo_musgd.compare_bench:main",
+        "bench reports side by side: yolo-musgd compare-bench a.json b.json; table and picture",
+        options="yolo_musgd.compare_bench:OPTIONS",
     ),
 }
 
@@ -81,7 +119,9 @@ def help_of(name: str) -> str:
     command = COMMANDS[name]
     lines = [f"yolo-musgd {name}: {command.summary}"]
     if command.settings is None:
-        return f"{lines[0]}\n\n{_load(command.main.partition(':')[0] + ':HELP')}"
+        from yolo_musgd.edge.options import describe
+
+        return f"{lines[0]}\n{describe(_load(command.options or ''))}"
     fields = dataclasses.fields(_load(command.settings))
     width = max((len(f.name) for f in fields), default=0)
     lines += [f"  {(f.name + '=').ljust(width + 1)} {f.metadata['help']} (default {f.default!r})" for f in fields]
@@ -110,7 +150,7 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
 
 def _run(name: str, words: Sequence[str]) -> int:
     command = COMMANDS[name]
-    arguments = list(words) if command.settings is None else parse_pairs(name, words)
+    arguments = [*command.words, *words] if command.settings is None else parse_pairs(name, words)
     return int(_load(command.main)(arguments))
 
 

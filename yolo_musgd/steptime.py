@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -118,7 +119,13 @@ def contenders() -> dict[str, Builder]:
     from yolo_musgd.settings import MuonSettings
 
     def torch_optimizer(cls: Any, **options: Any) -> Builder:
-        return lambda model: [cls(list(model.parameters()), **options)]
+        """As the trainer would make it: with decay on the weights, which costs a pass over memory."""
+
+        def build(model: nn.Module) -> list[Optimizer]:
+            groups = [{k: g[k] for k in ("params", "weight_decay")} for g in ultralytics_groups(model)]
+            return [cls(groups, **options)]
+
+        return build
 
     table: dict[str, Builder] = {
         "torch SGD foreach": torch_optimizer(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=True),
@@ -126,6 +133,7 @@ def contenders() -> dict[str, Builder]:
         "torch AdamW foreach": torch_optimizer(torch.optim.AdamW, lr=1e-3, foreach=True),
         "torch AdamW fused": torch_optimizer(torch.optim.AdamW, lr=1e-3, fused=True),
         "MuSGD": lambda m: [MuSGD(ultralytics_groups(m))],
+        "MuSGD global": lambda m: [MuSGD(ultralytics_groups(m), norm_scope="global")],
         "MuonSGD": lambda m: [MuonSGD(ultralytics_groups(m), exclude=muon_exclusions(m))],
         "MuonSGD all filters": lambda m: [MuonSGD(ultralytics_groups(m))],
         "MuonSGD + SGD branch": lambda m: [MuonSGD(ultralytics_groups(m), muon=MuonSettings.native())],
@@ -189,6 +197,8 @@ def measure(
         imgsz: side of the images behind the gradients.
         device: where the optimizers run.
     """
+    from ultralytics.utils import TQDM
+
     source = real_gradients(model_name, imgsz).to(device)
     parameters = sum(p.numel() for p in source.parameters())
     builders = contenders()
@@ -199,8 +209,11 @@ def measure(
             p.grad = None if q.grad is None else q.grad.clone()  # torch's SGD writes to the gradient
         runs[name] = builders[name](model)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(steps + 2):
-        for name, optimizers in runs.items():
+    order = random.Random(0)
+    for round_ in TQDM(range(steps + 2), desc=model_name):
+        # In turns, in an order of its own each time: what ran just before decides what the caches hold.
+        for name in order.sample(names, len(names)):
+            optimizers = runs[name]
             _wait(device)
             start = time.perf_counter()
             for optimizer in optimizers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,7 +156,6 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0 done, 2 bad input, 130 interrupted."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler prints lines of its own
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0].lstrip("-") if words else "help"
     try:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import importlib.util
 import json
+import os
 import platform
 import random
 import statistics
@@ -255,6 +256,7 @@ def transient_bytes(optimizers: list[Optimizer], device: str) -> int | None:
     if device != "cpu":
         return None
     try:
+        os.environ["KINETO_LOG_LEVEL"] = "99"  # Ultralytics sets 5, at which the profiler prints lines of its own
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as trace:
             for optimizer in optimizers:
                 optimizer.step()

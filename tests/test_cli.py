@@ -15,6 +15,7 @@ def test_usage_names_every_command(run):
     ("words", "message"),
     [
         (["optimisers"], "unknown command 'optimisers'; did you mean optimizers?"),
+        (["help", "bensh"], "unknown command 'bensh'; did you mean bench?"),
         (["doctor", "verbose"], "'verbose' is not key=value; see: yolo-musgd help doctor"),
         (["doctor", "x=1"], "yolo-musgd doctor has no argument 'x'"),
     ],

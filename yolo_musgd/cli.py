@@ -148,6 +148,11 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def _unknown(name: str) -> UserError:
+    guess = nearest(name, COMMANDS)
+    return UserError(f"unknown command {name!r}; " + (f"did you mean {guess}?" if guess else "see: yolo-musgd help"))
+
+
 def _run(name: str, words: Sequence[str]) -> int:
     command = COMMANDS[name]
     arguments = [*command.words, *words] if command.settings is None else parse_pairs(name, words)
@@ -164,11 +169,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if name in ("help", "h"):
             topic = words[1] if len(words) > 1 else ""
-            print(help_of(topic) if topic in COMMANDS else usage())
+            if topic and topic not in COMMANDS:
+                raise _unknown(topic)
+            print(help_of(topic) if topic else usage())
             return 0
         if name not in COMMANDS:
-            guess = nearest(name, COMMANDS)
-            raise UserError(f"unknown command {name!r}" + (f"; did you mean {guess}?" if guess else "; see: help"))
+            raise _unknown(name)
         if any(w in ("-h", "--help", "help") for w in words[1:]):
             print(help_of(name))
             return 0

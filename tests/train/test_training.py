@@ -294,6 +294,14 @@ def test_ultralytics_own_optimizers_give_the_same_weights_with_and_without_the_p
     assert headers[0] == headers[1]
 
 
+def test_musgd_native_is_ultralytics_own_to_the_last_bit(run, tiny_data, train_words, project):
+    words = (*train_words, f"data={tiny_data}", "epochs=1", "plots=False", f"project={project}")
+    for optimizer, name, env in (("MuSGD-native", "native-with", {}), ("MuSGD", "native-without", {"YOLO_MUSGD": "0"})):
+        done = run("yolo", "train", f"optimizer={optimizer}", *words, f"name={name}", env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert same(weights(project / "native-with"), weights(project / "native-without"))
+
+
 def test_a_checkpoint_of_ours_works_without_the_plugin(cli_run, run, tiny_data, project):
     best = cli_run[0] / "weights" / "best.pt"
     for env in ({}, {"YOLO_MUSGD": "0"}):

@@ -46,6 +46,11 @@ def test_nearest(typed, known):
     assert nearest(typed, ["MuSGD", "AdamW", "SGD"]) == known
 
 
+def test_no_default_is_an_empty_string():
+    """Ultralytics' tuner passes every argument on as key=value, and its command line refuses an empty value."""
+    assert [name for name, (_, default) in plugin_keys().items() if default == ""] == []
+
+
 def test_plugin_keys_have_a_type_for_each_default():
     for name, (kind, default) in plugin_keys().items():
         assert default is None or type(default) is kind, name

@@ -232,8 +232,8 @@ class TelemetrySettings(Settings):
         None, "record gradient norms and beta_t; by default with this plugin's optimizers only", kind=bool
     )
     telemetry_layers: bool = setting(False, "also record the mean beta_t of every layer and plot the lowest")
-    telemetry_entropy: str = setting(
-        "", "also record the singular-value entropy of these layers' weights: names or their beginnings, or all"
+    telemetry_entropy: str | None = setting(
+        None, "also record the singular-value entropy of these layers' weights: model.2,model.8 or all", kind=str
     )
 
 

@@ -84,7 +84,8 @@ class MuSGDTrainerMixin:
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
         if wanted and RANK in {-1, 0}:
-            entropy = [x.strip() for x in settings.telemetry_entropy.strip("[]").split(",") if x.strip()]
+            names = (settings.telemetry_entropy or "").strip("[]").split(",")
+            entropy = [x.strip(" '\"") for x in names if x.strip()]
             folder = Path(self.save_dir)  # type: ignore[attr-defined]
             self._monitor = Monitor(folder, model, optimizer, settings.telemetry_layers, entropy)
         return optimizer

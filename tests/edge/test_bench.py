@@ -135,6 +135,7 @@ def test_interrupted_run_writes_what_it_has(sent: int, random_models: dict[str, 
     process = subprocess.Popen(
         [sys.executable, "-m", "yolo_musgd.edge", *words, "runtime=onnxruntime", "picture=false"],
         env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, NamedTuple, cast, overload
 
 import torch
@@ -141,7 +142,7 @@ class MuSGD(Optimizer):
         self._reset()
 
     def _reset(self) -> None:
-        self._kept_slots: dict[int, list[list[Any]]] = {}
+        self._kept_slots: dict[int, tuple[list[Tensor], list[list[Any]]]] = {}
         self._skipped: int | Tensor = self.__dict__.get("_skipped", 0)  # a checkpoint loaded midway keeps the count
         self._betas: list[Coefficients] = []
         self._beta_params: list[list[Tensor]] = []
@@ -239,15 +240,13 @@ class MuSGD(Optimizer):
         Looking up 366 velocities by parameter takes longer than updating the small ones.
         """
         params = group["params"]
-        slots = self._kept_slots.get(id(params))
-        if (
-            slots is None
-            or len(slots) != len(params)
-            or any(s[0] is not p for s, p in zip(slots, params, strict=True))
-            or any(s[1] is not self.state.get(s[0], {}).get("momentum_buffer") for s in slots[:1])  # state was replaced
-        ):
+        known, slots = self._kept_slots.get(id(params), ([], []))
+        same = len(known) == len(params) and all(map(is_, known, params))
+        if same and slots:  # somebody may have replaced the state
+            same = slots[0][1] is self.state.get(params[0], {}).get("momentum_buffer")
+        if not same:
             slots = [[p, self.state.get(p, {}).get("momentum_buffer"), p.ndim > 1] for p in params]
-            self._kept_slots[id(params)] = slots
+            self._kept_slots[id(params)] = list(params), slots
         return slots
 
     @staticmethod

@@ -81,3 +81,10 @@ def test_markdown_leaves_unknown_cells_empty():
 def test_unknown_optimizer():
     with pytest.raises(UserError, match=r"optimizers must be among .*MuonSGD.*, got 'Adam'"):
         main({"optimizers": "Adam"})
+
+
+@pytest.mark.parametrize("plan", ["False", "True"])
+def test_unknown_model(tmp_path, plan):
+    with pytest.raises(UserError, match=r"models=yolo99n.*not a model of this Ultralytics"):
+        main({"models": "yolo99n", "plan": plan, "project": str(tmp_path)})
+    assert not any(tmp_path.iterdir())

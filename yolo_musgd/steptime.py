@@ -66,12 +66,18 @@ def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed
         imgsz: side of the square images, pixels.
         batch: images.
         seed: of weights, images and boxes.
+
+    Raises:
+        UserError: Ultralytics has no such model.
     """
     from ultralytics import YOLO
     from ultralytics.cfg import get_cfg
 
     torch.manual_seed(seed)
-    model: Any = YOLO(name if name.endswith(".yaml") else f"{name}.yaml").model
+    try:
+        model: Any = YOLO(name if name.endswith(".yaml") else f"{name}.yaml").model
+    except FileNotFoundError as error:
+        raise UserError(f"models={name} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m") from error
     model.args = get_cfg()
     model.train()
     random = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import edge_samples as samples
 import pytest
@@ -51,10 +52,10 @@ def test_truncated_tegrastats_invents_no_rail(cut: int) -> None:
 
 @given(st.text(max_size=300))
 def test_hostile_text_never_breaks_a_parser(text: str) -> None:
-    parsers.parse_tegrastats(text)
+    assert all(math.isfinite(watts) for watts in parsers.parse_tegrastats(text).rails.values())
     parsers.parse_throttled(text)
-    parsers.parse_vc_temperature(text)
-    parsers.parse_milliwatts(text)
+    for value in (parsers.parse_vc_temperature(text), parsers.parse_milliwatts(text)):
+        assert value is None or math.isfinite(value)
     for call in (lambda: parsers.parse_pmic(text), lambda: parsers.parse_meter_csv(text, "x.csv")):
         with contextlib.suppress(SensorError):
             call()

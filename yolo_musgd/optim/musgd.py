@@ -8,7 +8,7 @@ plugin offers as ``MuSGD-native``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import is_
 from typing import Any, NamedTuple, cast, overload
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.checkpoint import protect, unprotect
 from yolo_musgd.optim.kernels import (
     Coefficients,
     Hyper,
@@ -41,6 +42,7 @@ class _Batch(NamedTuple):
     buffers: list[Tensor]
 
 
+SECOND_MOMENT = "square_avg"
 BACKENDS = ("auto", "single", "foreach", "fused")
 
 
@@ -140,6 +142,14 @@ class MuSGD(Optimizer):
                 group.setdefault(name, value)
         self.__dict__.setdefault("backend", "auto")
         self._reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the second moment protected from the fp16 of Ultralytics' checkpoints (all of 8.4.0's)."""
+        return protect(super().state_dict(), (SECOND_MOMENT,))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`; takes checkpoints without a second moment too."""
+        super().load_state_dict(unprotect(state_dict))
 
     def _reset(self) -> None:
         self._kept_slots: dict[int, tuple[list[Tensor], list[list[Any]]]] = {}
@@ -288,16 +298,15 @@ class MuSGD(Optimizer):
     def _normalized(self, batch: _Batch, finite: Tensor | None) -> list[Tensor]:
         """Gradients over the root of their running mean square.
 
-        The mean's name is one of those that Ultralytics does not halve in checkpoints; its steps are counted in the
-        group.
+        The mean's steps are counted in the group.
         """
         group, params, grads, _ = batch
         decay = group["second_moment"]
         count = group["second_moment_steps"] = int(group.get("second_moment_steps", 0)) + 1
         for p in params:
-            if "square_avg" not in self.state[p]:
-                self.state[p]["square_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        means = [self.state[p]["square_avg"] for p in params]
+            if SECOND_MOMENT not in self.state[p]:
+                self.state[p][SECOND_MOMENT] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        means = [self.state[p][SECOND_MOMENT] for p in params]
         if finite is None:
             torch._foreach_mul_(means, decay)
         else:  # a skipped step keeps the mean

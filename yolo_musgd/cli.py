@@ -54,6 +54,11 @@ COMMANDS: dict[str, Command] = {
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
         "yolo_musgd.demo:DemoSettings",
     ),
+    "prune": Command(
+        "yolo_musgd.prune.command:main",
+        "fewer channels, then fine-tuning: a smaller, faster checkpoint that loads anywhere",
+        "yolo_musgd.prune.settings:PruneSettings",
+    ),
     "bench": Command(
         "yolo_musgd.edge.__main__:main",
         "FPS, latency percentiles, watts and joules per frame of a model on this machine",

@@ -6,6 +6,7 @@ What is touched, and why:
   so that ``adapt_factor=0.05`` is as good an argument as ``lr0=0.01``, in YAML, checkpoints and the validator too.
 - ``ultralytics.engine.model.Model._smart_load`` returns our trainer where it would return one of Ultralytics' own, and
   ``Model.train`` checks our arguments first and puts the same mixin over a trainer that is passed as ``trainer=``.
+- ``ultralytics.nn.tasks.BaseModel.load`` warns where a model of full width would take a pruned one's weights.
 - ``ultralytics.utils.checks.check_file`` finds the YAML files that ship with us by name.
 - ``ultralytics.cfg.entrypoint`` (the ``yolo`` command) prints our errors as one line and exits with 2.
 """
@@ -216,6 +217,17 @@ def _patch_model(module: ModuleType, undo: Undo) -> None:
         check_arguments(kwargs)  # before a run folder, and before one process a data set of a list
         return train(self, trainer=None if trainer is None else _ours(trainer), **kwargs)
 
+    tasks = import_module("ultralytics.nn.tasks")
+    take = tasks.BaseModel.load
+
+    @wraps(take)
+    def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolo_musgd.train.pruned import warn_of_regrowth
+
+        warn_of_regrowth(self, weights)
+        return take(self, weights, *args, **kwargs)
+
+    undo.append(_set(tasks.BaseModel, "load", load_weights))
     undo.append(_set(module.Model, "_smart_load", _smart_load))
     undo.append(_set(module.Model, "train", checked_train))
 

@@ -22,6 +22,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_musgd import plugin
 from yolo_musgd.optim import registry
 from yolo_musgd.settings import PLUGIN_SETTINGS, TelemetrySettings, UserError, plugin_keys
+from yolo_musgd.train import pruned
 from yolo_musgd.train.telemetry import Monitor
 
 plugin.register()  # a worker process that unpickles a trainer needs the keys before it builds the configuration
@@ -42,7 +43,7 @@ class DataError(UserError):
 
 
 class MuSGDTrainerMixin:
-    """What the plugin adds to a trainer of Ultralytics: the optimizers of the registry, and telemetry."""
+    """What the plugin adds to a trainer of Ultralytics: its optimizers, telemetry, and pruned models that stay pruned."""
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
         self._monitor: Monitor | None = None
@@ -66,6 +67,14 @@ class MuSGDTrainerMixin:
             saved = (checkpoint.get("optimizer") or {}).get("param_groups", [])
             self._resumes_native = any("use_muon" in group for group in saved)
         return checkpoint
+
+    def get_model(self, cfg: Any = None, weights: Any = None, **kwargs: Any) -> Any:
+        """Build the model as the host does; a pruned one is handed over as it is, since no YAML has its widths."""
+        if pruned.is_pruned(weights):
+            return pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
+        if pruned.is_pruned(cfg):
+            LOGGER.warning("pretrained=False starts from the architecture before pruning, at its full width")
+        return super().get_model(cfg=cfg, weights=weights, **kwargs)  # type: ignore[misc]
 
     def build_optimizer(self, model: nn.Module, name: str = "auto", *args: Any, **kwargs: Any) -> Optimizer:
         """Build the optimizer that ``name`` means with the plugin; the arguments are the host's."""

@@ -1,0 +1,69 @@
+"""``yolo-musgd prune``: score, cut to the target, recalibrate, fine-tune, compare with the control arms, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_musgd.arguments import new_folder
+from yolo_musgd.prune.settings import PruneSettings, read_settings
+from yolo_musgd.settings import UserError
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Run the command with its ``key=value`` arguments.
+
+    Returns:
+        0. The results are in ``project/name``: best.pt (or pruned.pt without fine-tuning), report.md, prune.json.
+
+    Raises:
+        UserError: bad arguments, model, data or target; nothing has been written then.
+    """
+    if find_spec("torch_pruning") is None:
+        raise UserError("torch-pruning is not installed: pip install 'yolo-musgd[prune]'")
+    from yolo_musgd.prune.run import Run
+
+    settings, folder = _resumed(args) if "resume" in args else (read_settings(args), None)
+    run = Run(settings)
+    if settings.ladder:
+        from yolo_musgd.prune.ladder import write_ladder
+
+        print(f"results: {write_ladder(run, new_folder(settings.project, settings.name))}")
+        return 0
+    if folder is None:
+        plan = run.choose()  # may fail on a target that cannot be met: before anything is written
+        folder = new_folder(settings.project, settings.name)
+        content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
+        content["model"] = str(Path(settings.model).resolve()) if Path(settings.model).exists() else settings.model
+        (folder / "args.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        run.cut(plan, folder)
+    try:
+        run.finish(folder)
+    except KeyboardInterrupt:
+        print(f"go on with: yolo-musgd prune resume={folder}")
+        raise
+    print((folder / "report.md").read_text(encoding="utf-8"))
+    print(f"results: {folder}")
+    return 0
+
+
+def _resumed(args: Mapping[str, str]) -> tuple[PruneSettings, Path]:
+    folder = Path(args["resume"])
+    if len(args) > 1:
+        raise UserError(f"resume= goes on with the arguments in {folder}/args.yaml: give no others")
+    if not (folder / "args.yaml").is_file() or not (folder / "pruned.pt").is_file():
+        raise UserError(f"resume={folder} holds no pruned model to go on with; start anew")
+    content: dict[str, Any] = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
+    return PruneSettings.from_mapping(content), folder
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a run noted so far, prune.json."""
+    content: dict[str, Any] = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
+    return content

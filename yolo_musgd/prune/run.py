@@ -1,0 +1,256 @@
+"""One pruning run, from a checkpoint to a report: what ``yolo-musgd prune`` does, in the order it does it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from yolo_musgd.edge.results import write_whole
+from yolo_musgd.prune import checkpoint, latency, report, sparse, tuning
+from yolo_musgd.prune.data import Images, check_classes, read_data, recalibrate
+from yolo_musgd.prune.graph import Cost, PruneGraph
+from yolo_musgd.prune.importance import score
+from yolo_musgd.prune.schedule import schedule
+from yolo_musgd.prune.search import Target, by_arithmetic, by_latency
+from yolo_musgd.prune.settings import RUNTIMES, PruneSettings, words
+from yolo_musgd.settings import UserError
+
+DEFAULT_ROUND_TO = 16
+
+
+@dataclasses.dataclass
+class Plan:
+    """A model that is cut but not yet saved.
+
+    Attributes:
+        model: stock module, BatchNorm as pruning left it.
+        before: cost of the model that was given.
+        after: cost of this one.
+        log: the decisions, a line each.
+    """
+
+    model: Any
+    before: Cost
+    after: Cost
+    log: list[str]
+
+
+class Run:
+    """Checks everything that can be wrong when it is made, and works afterwards.
+
+    Args:
+        settings: of the command.
+
+    Raises:
+        UserError: model, data, recipe, runtime or release that cannot be used.
+    """
+
+    def __init__(self, settings: PruneSettings) -> None:
+        self.settings = settings
+        self.model, self.saved = checkpoint.load(settings.model)
+        trained = self.saved.get("train_args") or {}
+        size = settings.imgsz or trained.get("imgsz") or 640
+        self.imgsz = int(max(size) if isinstance(size, (list, tuple)) else size)
+        if self.imgsz % int(max(self.model.stride)):
+            raise UserError(f"imgsz must be a multiple of {int(max(self.model.stride))}, got {self.imgsz}")
+        self.data_name = settings.data or trained.get("data")
+        if self.data_name is None:
+            raise UserError(f"data= is missing: model={settings.model} does not say what it was trained on")
+        self.data = read_data(str(self.data_name), self.model.task)
+        check_classes(self.model, self.data, str(self.data_name))
+        self.images = Images(self.data, self.model.task, self.imgsz, settings.images, settings.batch, settings.seed)
+        self.arguments = tuning.training_arguments(settings, str(self.data_name), self.imgsz)
+        self.runtimes = self._runtimes()
+        self.split = "test" if self.data.get("test") else "val"
+
+    def _runtimes(self) -> list[str]:
+        """Runtimes to time before and after."""
+        asked = self.settings.bench
+        if asked == "none" or (asked == "auto" and self.model.task != "detect"):
+            chosen = []
+        elif asked == "auto":
+            chosen = [r for r in RUNTIMES if not latency.missing(r)]
+        else:
+            chosen = words(asked)
+        if self.settings.latency is not None and not self.settings.table:
+            latency.require(self.settings.runtime)
+            chosen = list(dict.fromkeys([self.settings.runtime, *chosen]))
+        if chosen and self.model.task != "detect":
+            raise UserError(f"latency is measured for task=detect, this model is for {self.model.task}: use flops=-0.4")
+        for runtime in chosen:
+            latency.require(runtime)
+        return chosen
+
+    def graph(self, model: Any) -> PruneGraph:
+        """A graph of a model with this run's rounding, layers to keep and cap."""
+        chosen = self.settings
+        return PruneGraph(
+            model, self.imgsz, chosen.round_to or DEFAULT_ROUND_TO, chosen.layers_to_keep, chosen.max_ratio
+        )
+
+    def choose(self) -> Plan:
+        """Score and cut, in one step or several; nothing is written.
+
+        Raises:
+            UserError: the target cannot be met.
+        """
+        chosen, model = self.settings, self.model
+        before = self.graph(model).cost()
+        log: list[str] = []
+        target = self._target(log)
+        for step in range(1, chosen.steps + 1):
+            graph = self.graph(model)
+            if not graph.units:
+                raise UserError("no layer may be pruned: give a smaller round_to or fewer layers in keep")
+            scores = score(graph, chosen.importance, self.images, chosen.seed)
+            removals = schedule(graph, scores, chosen.chosen_allocation)
+            if target.kind == "latency":
+                current = model
+                share = target.share if chosen.steps == 1 else target.share ** (1 / chosen.steps)
+                kept = by_latency(
+                    current, lambda m=current: self.graph(m), scores, removals, chosen.runtime, self.imgsz,  # type: ignore[misc]
+                    share, chosen.tolerance, lambda line: _say(line, log),
+                )  # fmt: skip
+            else:
+                share = 1 - (1 - target.share) * step / chosen.steps
+                kept = by_arithmetic(graph, removals, Target(target.kind, share), float(getattr(before, target.kind)))
+            after = graph.cost(kept)
+            narrowed = sum(k < u.channels for k, u in zip(kept, graph.units, strict=True))
+            _say(
+                f"step {step} of {chosen.steps}: {chosen.importance} importance, {chosen.chosen_allocation} allocation: "
+                f"{narrowed} of {len(graph.units)} units narrowed, {after.flops / before.flops - 1:+.1%} FLOPs, "
+                f"{after.params / before.params - 1:+.1%} parameters",
+                log,
+            )
+            model = graph.apply(graph.removed(kept, scores))
+            if step < chosen.steps:
+                recalibrate(model, self.images)
+        return Plan(model, before, after, log)
+
+    def _target(self, log: list[str]) -> Target:
+        chosen = self.settings
+        if chosen.latency is not None and chosen.table:
+            from yolo_musgd.prune.ladder import flops_for
+
+            share = flops_for(words(chosen.table), chosen.latency)
+            _say(f"the board's reports say that {chosen.latency:g} of the time is {share:.3f} of the FLOPs", log)
+            return Target("flops", share)
+        if chosen.latency is not None:
+            if chosen.steps > 1:
+                _say("a latency target in steps: each step takes the same share of what the last one left", log)
+            return Target("latency", chosen.latency)
+        if chosen.params is not None:
+            return Target("params", 1 + chosen.params)
+        return Target("flops", 1 + (chosen.flops if chosen.flops is not None else -0.4))
+
+    def cut(self, plan: Plan, folder: Path) -> None:
+        """Measure the cut model, recalibrate it and save it as ``pruned.pt``."""
+        chosen = self.settings
+        note = {
+            "flops": round(plan.after.flops / plan.before.flops, 4),
+            "params": round(plan.after.params / plan.before.params, 4),
+            "times": int((self.model.yaml.get("pruned") or {}).get("times", 0)) + 1,
+        }
+        record: dict[str, Any] = {
+            "schema": "yolo-musgd/prune/1",
+            "model": str(chosen.model),
+            "task": self.model.task,
+            "imgsz": self.imgsz,
+            "data": str(self.data_name),
+            "split": self.split,
+            "cost": {"before": dataclasses.asdict(plan.before), "after": dataclasses.asdict(plan.after)},
+            "layers": report.layer_table(self.model, plan.model),
+            "accuracy": {},
+            "latency_ms": {},
+            "log": plan.log,
+        }
+        base = checkpoint.save(self.model, folder / "base.pt", self.saved, self.model.yaml.get("pruned") or {})
+        record["accuracy"]["base"] = self._validate(base, folder)
+        cut = checkpoint.save(plan.model, folder / "pruned.part.pt", self.saved, note)
+        record["accuracy"]["cut"] = self._validate(cut, folder)
+        cut.unlink()
+        if chosen.recalibrate:
+            recalibrate(plan.model, self.images)
+        record["sparsity"] = None
+        if chosen.sparse != "none":
+            record["sparsity"] = sparse.sparsify(plan.model, chosen.sparse, chosen.sparsity)
+            _say(f"{chosen.sparse} masks: {record['sparsity']['total']:.1%} of the weights are zero", plan.log)
+        file = checkpoint.save(plan.model, folder / "pruned.pt", self.saved, note)
+        if chosen.recalibrate or chosen.sparse != "none":
+            record["accuracy"]["recalibrated"] = self._validate(file, folder)
+        record["size_mb"] = {"before": _megabytes(base), "after": _megabytes(file)}
+        self._write(folder, record)
+
+    def finish(self, folder: Path) -> None:
+        """Fine-tune, run the control arms, time and report; what an earlier run has finished is not done again."""
+        record = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
+        chosen, accuracy = self.settings, record["accuracy"]
+        for arm, model, extra in self._arms(folder, record):
+            if arm not in accuracy:
+                best = tuning.train(str(model), folder, arm, {**self.arguments, **extra})
+                accuracy[arm] = self._validate(best, folder)
+                record.setdefault("curves", {})[arm] = tuning.curve(folder, arm)
+                self._write(folder, record)
+        if chosen.epochs:
+            shutil.copyfile(folder / "finetune" / "weights" / "best.pt", folder / "best.pt")
+        for runtime in self.runtimes:
+            if runtime not in record["latency_ms"]:
+                record["latency_ms"][runtime] = self._time(folder, runtime)
+                self._write(folder, record)
+        self._write(folder, record)
+        report.write(folder, record)
+
+    def _arms(self, folder: Path, record: dict[str, Any]) -> list[tuple[str, Path, dict[str, Any]]]:
+        chosen = self.settings
+        arms: list[tuple[str, Path, dict[str, Any]]] = []
+        if chosen.epochs:
+            extra: dict[str, Any] = {"distill_model": str((folder / "base.pt").resolve())} if chosen.distill else {}
+            arms.append(("finetune", folder / "pruned.pt", extra))
+        if chosen.control and chosen.epochs:
+            arms.append(("control", folder / "base.pt", {}))
+        if chosen.scratch:
+            file = folder / "scratch.yaml"
+            if not file.exists():
+                import yaml
+
+                content = tuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
+                write_whole(str(file), yaml.safe_dump(content, sort_keys=False))
+            trained = int((self.saved.get("train_args") or {}).get("epochs") or 0)
+            arms.append(("scratch", file, {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}))
+        return arms
+
+    def _time(self, folder: Path, runtime: str) -> dict[str, float]:
+        model: nn.Module = checkpoint.load(str(folder / ("best.pt" if self.settings.epochs else "pruned.pt")))[0]
+        contenders = {"base": latency.Exported(self.model, runtime, self.imgsz)}
+        try:
+            contenders["pruned"] = latency.Exported(model, runtime, self.imgsz)
+            return latency.race(contenders)
+        finally:
+            for contender in contenders.values():
+                contender.close()
+
+    def _validate(self, model: Path, folder: Path) -> dict[str, Any]:
+        found = tuning.validate(model, str(self.data_name), self.split, self.settings, self.imgsz, folder / "val")
+        return dataclasses.asdict(found)
+
+    def _write(self, folder: Path, record: dict[str, Any]) -> None:
+        write_whole(str(folder / "prune.json"), json.dumps(record, indent=1) + "\n")
+
+
+def _say(line: str, log: list[str]) -> None:
+    LOGGER.info(f"prune: {line}")
+    log.append(line)
+
+
+def _megabytes(file: Path) -> float:
+    return round(file.stat().st_size / 1e6, 3)
+
+
+__all__ = ["DEFAULT_ROUND_TO", "Plan", "Run", "copy"]

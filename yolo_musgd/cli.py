@@ -54,6 +54,11 @@ COMMANDS: dict[str, Command] = {
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
         "yolo_musgd.demo:DemoSettings",
     ),
+    "compare": Command(
+        "yolo_musgd.lab.compare:main",
+        "which optimizer converges faster: data sets x starts x optimizers x seeds, with a report",
+        "yolo_musgd.lab.compare:CompareSettings",
+    ),
     "bench": Command(
         "yolo_musgd.edge.__main__:main",
         "FPS, latency percentiles, watts and joules per frame of a model on this machine",

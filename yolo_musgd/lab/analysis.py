@@ -59,9 +59,10 @@ def _group(arms: Sequence[Arm], store: Store) -> dict[str, Any]:
     runs = {id(a): _runs(a, store) for a in arms if not a.contender.grid}
     baseline = next((a for a in arms if id(a) in runs and a.contender.label == protocol.baseline), None)
     base = runs[id(baseline)] if baseline else {}
-    targets = {s: protocol.target or r.final(protocol.metric) for s, r in base.items()}
     if protocol.target:
         targets = dict.fromkeys(protocol.seeds, protocol.target)
+    else:  # a baseline that learnt nothing sets no target
+        targets = {s: final for s, r in base.items() if (final := r.final(protocol.metric)) > 0}
     rows = [_row(a, runs[id(a)], base, targets, store) for a in arms if id(a) in runs]
     return {
         "data": first.data.label,
@@ -173,11 +174,14 @@ def _reach(arm: Arm, runs: Runs, base: Runs, targets: Mapping[int, float], proto
 
 
 def _reaches(runs: Runs, targets: Mapping[int, float], metric: str) -> dict[int, Reach]:
-    return {
-        s: first_reach(r.curve(metric), targets[s], r.columns.get("time", ()), r.cpu_seconds)
-        for s, r in runs.items()
-        if s in targets
-    }
+    found = {}
+    for seed, run in runs.items():
+        if seed in targets:
+            reach = first_reach(run.curve(metric), targets[seed], run.columns.get("time", ()), run.cpu_seconds)
+            if run.diverged and not reach.reached:  # it had its whole budget, and no use for it
+                reach = dataclasses.replace(reach, epoch=int(run.identity["args"]["epochs"]))
+            found[seed] = reach
+    return found
 
 
 def _ratio(pairs: Sequence[tuple[Reach, Reach]], of: Any) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from yolo_musgd.lab.runner import RunError, train_in_process
 from yolo_musgd.lab.runs import RunSpec, versions
-from yolo_musgd.lab.worker import pack, unpack
+from yolo_musgd.lab.store import pack, unpack
 from yolo_musgd.settings import UserError
 
 

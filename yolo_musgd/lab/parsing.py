@@ -171,8 +171,9 @@ def _contender(entry: Any, tune: Any, grid: Any) -> Contender:
     mapped = _grid(where, given.get("grid", grid))
     search = None if mapped else _search(where, given.get("tune", tune), tune)
     for key in (*mapped, *(search.space if search else ())):
-        if key in settings:
-            raise UserError(f"{where}: {key} is set to {settings[key]} and searched too; drop one, or say tune: false")
+        if key in entry:
+            raise UserError(f"{where}: {key} is set to {entry[key]} and searched too; drop one, or say tune: false")
+        settings.pop(key, None)  # a recipe's value gives way to the search
     epochs, share = given.get("epochs"), given.get("epochs_share")
     if epochs is not None and share is not None:
         raise UserError(f"{where}: epochs={epochs} and epochs_share={share} exclude each other")

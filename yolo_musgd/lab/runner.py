@@ -140,6 +140,9 @@ def do_runs(arms: Sequence[Arm], store: Store, executor: Executor) -> Outcome:
     """
     outcome = Outcome()
     running: dict[futures.Future[None], RunSpec] = {}
+    if not any(arm.next_runs(store.find, lambda s: False) for arm in arms):
+        executor.close()
+        return outcome
     bar = _Bar(arms, store)
     try:
         _start_more(arms, store, executor, outcome, running)

@@ -27,6 +27,12 @@ class Range:
     high: float
     log: bool = True
 
+    def position(self, value: float) -> float:
+        """Where a value lies between low (0) and high (1)."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
 
 @dataclass(frozen=True)
 class Search:
@@ -110,8 +116,7 @@ class Search:
         edges = []
         for name, space in self.space.items():
             if isinstance(space, Range):
-                nearness = 1.1 if space.log else 1.0 + 0.1 * (space.high - space.low) / max(abs(space.high), 1e-12)
-                if point[name] <= space.low * nearness or point[name] >= space.high / nearness:
+                if not 0.05 < space.position(point[name]) < 0.95:
                     edges.append(name)
             elif len(space) > 1 and point[name] in (min(space), max(space)):
                 edges.append(name)

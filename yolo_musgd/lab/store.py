@@ -147,6 +147,22 @@ class Store:
         return self.add(spec)
 
 
+def pack(folder: Path, keep_weights: bool) -> dict[str, bytes]:
+    """The files of a finished run, for a driver on another machine."""
+    names = [*KEPT, LOG, *(("weights/last.pt", "weights/best.pt") if keep_weights else ())]
+    return {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
+
+
+def unpack(files: dict[str, bytes], folder: Path) -> None:
+    """Write packed files; the record comes last, since it says that the run is finished."""
+    for name in sorted(files, key=lambda n: n == RECORD):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        part.write_bytes(files[name])
+        part.replace(target)
+
+
 def read_record(folder: Path) -> Record | None:
     """The finished run in a folder, or None."""
     try:

@@ -12,19 +12,25 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yolo_musgd.lab.runs import RunSpec, versions
-from yolo_musgd.lab.store import KEPT, LOG, RECORD, RESULTS, read_results, write_json
+if TYPE_CHECKING:
+    from yolo_musgd.lab.runs import RunSpec
 
 ABANDONED = 75
 
 
 def main() -> int:
-    """Read the task, train, write the record; the exit code is 0 for a finished run."""
+    """Read the task, train, write the record; the exit code is 0 for a finished run.
+
+    What takes long to import is imported after the watch over the input has begun.
+    """
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from filelock import FileLock
+
+    from yolo_musgd.lab.runs import RunSpec, versions
+    from yolo_musgd.lab.store import RECORD
 
     if versions() != task["versions"]:
         here, wanted = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (versions(), task["versions"]))
@@ -60,9 +66,11 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     import yolo_musgd.train.trainer  # noqa: F401  registers the plugin, should the .pth be switched off
     from yolo_musgd.lab.identify import code_id
     from yolo_musgd.lab.recorder import Recorder, machine
+    from yolo_musgd.lab.runs import versions
+    from yolo_musgd.lab.store import LOG, RECORD, RESULTS, read_results, write_json
 
     torch.set_num_threads(threads)
-    _clear(folder)
+    _clear(folder, LOG)
     recorder, status, began, cpu = Recorder(), "done", time.time(), time.process_time()
     model = YOLO(spec.model)
     recorder.attach(model)
@@ -91,30 +99,14 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     write_json(folder / RECORD, {"identity": identity, **facts})
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, keep: str) -> None:
     for entry in folder.iterdir():
-        if entry.name == LOG:
+        if entry.name == keep:
             continue
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def pack(folder: Path, keep_weights: bool) -> dict[str, bytes]:
-    """The files of a finished run, for a driver on another machine."""
-    names = [*KEPT, LOG, *(("weights/last.pt", "weights/best.pt") if keep_weights else ())]
-    return {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
-
-
-def unpack(files: dict[str, bytes], folder: Path) -> None:
-    """Write packed files; the record comes last, since it says that the run is finished."""
-    for name in sorted(files, key=lambda n: n == RECORD):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(files[name])
-        part.replace(target)
 
 
 if __name__ == "__main__":

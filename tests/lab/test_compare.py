@@ -1,4 +1,4 @@
-"""``yolo-musgd compare`` as people run it: interrupted, killed, taken up again on Ray, with one run that cannot succeed."""
+"""``yolo-musgd compare`` as people run it: interrupted, killed, taken up again on Ray, with runs that must fail."""
 
 import json
 import os
@@ -159,9 +159,11 @@ def test_another_protocol_does_not_write_into_this_folder(comparison, run):
 
 
 def test_a_new_comparison_finds_the_finished_runs(comparison, run, tiny_data):
-    folder, before, _ = comparison
-    done = run("yolo-musgd", "compare", f"data={tiny_data}", "optimizers=[{label: plain,optimizer: sgd}]", "seeds=[1,0]",
-               "epochs=2", "train={imgsz: 64,batch: 8,nbs: 8,workers: 0,device: cpu}", "name=other", cwd=folder)  # fmt: skip
+    folder, _, _ = comparison
+    done = run(
+        "yolo-musgd", "compare", f"data={tiny_data}", "optimizers=[{label: plain,optimizer: sgd}]", "seeds=[1,0]",
+        "epochs=2", "train={imgsz: 64,batch: 8,nbs: 8,workers: 0,device: cpu}", "name=other", cwd=folder,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "0 epochs to train" in done.stdout
     assert len(records(folder)) == 4

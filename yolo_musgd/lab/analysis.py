@@ -69,6 +69,7 @@ def _group(arms: Sequence[Arm], store: Store) -> dict[str, Any]:
         "start": first.start.label,
         "baseline": protocol.baseline,
         "targets": targets,
+        "own_target": protocol.target is None,
         "target_mean": float(np.mean(list(targets.values()))) if targets else None,
         "arms": rows,
         "maps": _maps([a for a in arms if a.contender.grid], store),

@@ -102,8 +102,9 @@ def main(args: Mapping[str, str]) -> int:
     LOGGER.info(overview(plan, store))
     outcome = Outcome()
     if not settings.dry_run:
+        executor = _executor(settings, protocol)
         _prepare_folder(folder, protocol, settings)
-        outcome = do_runs(plan, store, _executor(settings, protocol))
+        outcome = do_runs(plan, store, executor)
     if any(arm.finished(store.find) for arm in plan):
         from yolo_musgd.lab.report import write_report
 

@@ -10,8 +10,9 @@ from typing import Any
 from yolo_musgd.lab import identify, search
 from yolo_musgd.lab.protocol import Contender, Data, Protocol, Start
 from yolo_musgd.lab.runs import FIXED, RunSpec
-from yolo_musgd.lab.search import Point
+from yolo_musgd.lab.search import Point, Range
 from yolo_musgd.lab.store import Record
+from yolo_musgd.settings import UserError
 
 Find = Callable[[RunSpec], "Record | None"]
 Failed = Callable[[RunSpec], bool]
@@ -146,4 +147,30 @@ def arms(protocol: Protocol) -> list[Arm]:
         for contender in protocol.optimizers
         if not contender.starts or start.label in contender.starts
     ]
+    for arm in found:
+        _check_values(arm)
     return sorted(found, key=lambda a: a.contender.label != protocol.baseline)
+
+
+def _check_values(arm: Arm) -> None:
+    """Let Ultralytics and the plugin look at every argument before the first run.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    from ultralytics.cfg import get_cfg
+    from ultralytics.utils.checks import check_imgsz
+
+    from yolo_musgd.train.trainer import check_arguments
+
+    space = arm.contender.tune.space if arm.contender.tune else arm.contender.grid
+    values = {k: (v.low, v.high) if isinstance(v, Range) else v for k, v in space.items()}
+    for point in itertools.product(*values.values()):
+        args = dict(arm.spec(dict(zip(values, point, strict=True)), 0).args)
+        try:
+            check_arguments(args)
+            check_imgsz(get_cfg(overrides=args).imgsz, max_dim=1)
+        except UserError as error:
+            raise UserError(f"{arm.contender.label}: {error}") from None
+        except Exception as error:  # Ultralytics raises TypeError, ValueError or SyntaxError, in several lines
+            raise UserError(f"{arm.contender.label}: {' '.join(str(error).split())[:300]}") from None

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 GREY = "#6b7280"
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
@@ -67,7 +68,8 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
             )  # fmt: skip
         axis.set_xlabel("epoch")
         axis.set_ylabel(f"{metric} on the validation split")
-        axis.set_ylim(bottom=0)
+        top = max(max(c["value"] for c in a["curve"]) for a in group["arms"] if a["curve"])
+        axis.set_ylim(0, max(1.25 * top, 1e-3))
         axis.set_title("How accuracy grows (line: mean of the seeds, band: 95 % t interval)")
         axis.legend(loc="lower right", fontsize=9)
         axis.grid(alpha=0.25)
@@ -92,7 +94,7 @@ def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
                 style: dict[str, Any] = {"marker": ">", "mfc": "white"} if late else {"marker": "o"}
                 axis.plot(at, y + dy, ms=7, color=colour[arm["label"]], zorder=3, clip_on=False, **style)
             mean = arm["reach"]["mean_epochs"]
-            axis.plot([mean, mean], [y - 0.31, y + 0.31], color=colour[arm["label"]], lw=2.5, zorder=2)
+            axis.plot([mean, mean], [y - 0.31, y + 0.31], color=colour[arm["label"]], lw=2.5, alpha=0.6, zorder=2)
         axis.set_yticks(range(len(arms)), [a["label"] for a in reversed(arms)])
         axis.set_xlim(0)
         axis.set_xlabel("epoch (grey bar: the epochs that were trained)")
@@ -136,6 +138,8 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
             values = _floats(arm["traces"]["optim/grad_norm"])
             axes[0].plot(np.arange(1, len(values) + 1), values, color=colour[arm["label"]], lw=1.8, label=arm["label"])
         axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         axes[0].set_ylabel("gradient norm")
         axes[0].set_title("Gradient norm before clipping (median of each epoch's steps)")
         axes[0].legend(fontsize=9)

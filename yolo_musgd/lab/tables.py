@@ -29,10 +29,8 @@ def view(figures: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 def _group_view(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
     arms = group["arms"]
-    tables = []
-    if any(a["curve"] for a in arms):
-        tables += [_outcome(group, metric), _tuning(arms, metric), _costs(arms)]
-    tables.append(_maps(group["maps"], metric))
+    tables = [_outcome(group, metric)] if any(a["curve"] for a in arms) else []
+    tables += [_tuning(arms, metric), _costs(arms), _maps(group["maps"], metric)]
     return {
         "title": f"{group['data']}, {group['start']}",
         "headline": headline(group),
@@ -47,13 +45,19 @@ def headline(group: Mapping[str, Any]) -> list[str]:
         ratio, difference, reach = arm["reach"]["epochs_ratio"], arm["difference"], arm["reach"]
         if arm["label"] == group["baseline"] or ratio is None or difference["value"] is None:
             continue
-        sure = difference["low"] is not None and (difference["low"] > 0 or difference["high"] < 0)
-        better = "higher" if difference["value"] >= 0 else "lower"
-        lines.append(
-            f"{arm['label']} reached {group['baseline']}'s final accuracy with {reach['reached']} of {reach['of']} "
-            f"seeds, in {_ratio(ratio)} times its epochs; it ended {abs(difference['value']):.3f} {better}"
-            + ("." if sure else ", which the seeds at hand cannot tell from nothing.")
-        )
+        target = f"{group['baseline']}'s final accuracy" if group["own_target"] else "the target"
+        if not reach["reached"]:
+            speed = f"never reached {target} in its {arm['epochs']} epochs"
+        elif reach["reached"] < reach["of"]:
+            speed = (
+                f"reached {target} with {reach['reached']} of {reach['of']} seeds, in {_ratio(ratio)} times its epochs"
+            )
+        else:
+            speed = f"reached {target} in {_ratio(ratio)} times its epochs"
+        low, high = difference["t_low"], difference["t_high"]
+        sure = low is not None and (low > 0 or high < 0)
+        end = f"ended {abs(difference['value']):.3f} {'higher' if difference['value'] >= 0 else 'lower'}"
+        lines.append(f"{arm['label']} {speed} and {end}" + ("." if sure else ", which may be chance."))
     return lines
 
 
@@ -90,7 +94,8 @@ def _outcome(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
     remark = (
         f"Target {targets or 'none'}: {base}'s own final {metric} of the same seed, unless the protocol sets one. "
         "Final figures: mean and 95 % t interval over seeds. Differences and ratios are paired by seed, with a 95 % "
-        "bootstrap interval, which is too narrow for three seeds or fewer. >30: not reached in 30 epochs; such a run "
+        "bootstrap interval, which is too narrow for three seeds or fewer; what may be chance is told by the paired "
+        "t interval in report.json. >30: not reached in 30 epochs; such a run "
         "enters means with its whole budget, and the ratio is then a bound; the median is Kaplan and Meier's. Time "
         "is the clock's, validation included, and suffers from whatever else the machine was doing; CPU time less so."
     )

@@ -18,7 +18,7 @@ ALLOWED = {
     "optim": BASE,
     "plugin": BASE | {"_autoload", "train"},
     "train": BASE | {"optim", "plugin"},
-    "lab": BASE | {"optim", "train", "edge"},
+    "lab": BASE | {"optim", "train", "plugin", "edge"},
     "prune": BASE | {"optim", "train", "edge"},
     "export": BASE | {"edge"},
     "edge": {"edge"},

@@ -59,6 +59,11 @@ COMMANDS: dict[str, Command] = {
         "fewer channels, then fine-tuning: a smaller, faster checkpoint that loads anywhere",
         "yolo_musgd.prune.settings:PruneSettings",
     ),
+    "compare": Command(
+        "yolo_musgd.lab.compare:main",
+        "which optimizer converges faster: data sets x starts x optimizers x seeds, with a report",
+        "yolo_musgd.lab.compare:CompareSettings",
+    ),
     "bench": Command(
         "yolo_musgd.edge.__main__:main",
         "FPS, latency percentiles, watts and joules per frame of a model on this machine",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.arguments import new_folder, parse
+from yolo_musgd.optim.memory import state_bytes
 from yolo_musgd.settings import Settings, UserError, setting
 
 
@@ -243,12 +244,6 @@ def measure(
         )
         for name, optimizers in runs.items()
     ]
-
-
-def state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of the tensors in an optimizer's state."""
-    tensors = (v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def transient_bytes(optimizers: list[Optimizer], device: str) -> int | None:

@@ -28,21 +28,23 @@ def parse(cls: type[S], args: Mapping[str, str]) -> S:
         if name not in fields:
             guess = nearest(name, fields)
             raise SettingsError(f"unknown argument {name!r}" + (f"; did you mean {guess}?" if guess else ""))
-        values[name] = _convert(name, text, fields[name].default)
+        values[name] = _convert(name, text, fields[name].metadata["kind"], fields[name].default)
     return cls(**values)
 
 
-def _convert(name: str, text: str, default: Any) -> Any:
-    if isinstance(default, bool):
+def _convert(name: str, text: str, kind: type, default: Any) -> Any:
+    if default is None and text.lower() == "none":
+        return None
+    if kind is bool:
         if text.lower() not in ("true", "false"):
             raise SettingsError(f"{name} must be True or False, got {text!r}")
         return text.lower() == "true"
-    if isinstance(default, (int, float)):
+    if kind in (int, float):
         try:
-            return type(default)(text)
+            return kind(text)
         except ValueError:
-            kind = "a whole number" if isinstance(default, int) else "a number"
-            raise SettingsError(f"{name} must be {kind}, got {text!r}") from None
+            expected = "a whole number" if kind is int else "a number"
+            raise SettingsError(f"{name} must be {expected}, got {text!r}") from None
     return text
 
 

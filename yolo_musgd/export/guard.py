@@ -72,9 +72,7 @@ class Guard:
             artifact = open_artifact(str(model))
             runtime = open_runtime(artifact, self.runtime, self.threads)
             try:
-                accuracy = evaluate(
-                    artifact, runtime, self.files, f"{self.runtime} INT8, {len(layers)} float layers"
-                )
+                accuracy = evaluate(artifact, runtime, self.files, f"{self.runtime} INT8, {len(layers)} float layers")
             finally:
                 runtime.close()
             self._made[layers] = (model, accuracy)

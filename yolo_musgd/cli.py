@@ -64,6 +64,11 @@ COMMANDS: dict[str, Command] = {
         "which optimizer converges faster: data sets x starts x optimizers x seeds, with a report",
         "yolo_musgd.lab.compare:CompareSettings",
     ),
+    "export": Command(
+        "yolo_musgd.export.command:main",
+        "a checkpoint for a board: ONNX, OpenVINO, NCNN; INT8 with its accuracy guarded; one folder with its evidence",
+        "yolo_musgd.export.options:ExportSettings",
+    ),
     "bench": Command(
         "yolo_musgd.edge.__main__:main",
         "FPS, latency percentiles, watts and joules per frame of a model on this machine",

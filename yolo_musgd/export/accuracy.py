@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from yolo_musgd.edge.artifact import Artifact
-from yolo_musgd.edge.boxes import iou_matrix
+from yolo_musgd.edge.boxes import decode, iou_matrix
 from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge
+from yolo_musgd.edge.images import read_image
 from yolo_musgd.edge.letterbox import Letterbox
 from yolo_musgd.edge.runtimes import Runtime
 from yolo_musgd.settings import UserError
 
 CONF = 0.25  # lowest score of a detection that people would see
+SLACK = 0.05  # of a score at that border
 _OPTIONS = SimpleNamespace(conf=VAL_CONF, iou=0.7, max_det=300, labels="")
 
 
@@ -54,7 +56,7 @@ class Agreement:
 
 
 def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: str = "") -> Accuracy:
-    """mAP of a loaded model on ``files``, whose labels lie beside them (images/ -> labels/).
+    """MAP of a loaded model on ``files``, whose labels lie beside them (images/ -> labels/).
 
     Args:
         artifact: the model's facts.
@@ -73,6 +75,13 @@ def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: s
         raise UserError(str(error)) from error
     result = evaluator.result(artifact.names)
     return Accuracy(result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found))
+
+
+def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf: float = 0.05) -> list[np.ndarray]:
+    """Detections above ``conf`` in each of ``files``, which need no labels; boxes in pixels of the network's input."""
+    letterbox = Letterbox(artifact.imgsz)
+    outputs = (runtime.infer(letterbox(read_image(file))[0]) for file in files)
+    return [decode(output, artifact.head, len(artifact.names), conf) for output in outputs]
 
 
 def match(reference: np.ndarray, other: np.ndarray) -> list[tuple[int, int, float]]:
@@ -97,18 +106,17 @@ def match(reference: np.ndarray, other: np.ndarray) -> list[tuple[int, int, floa
 def agreement(reference: Sequence[np.ndarray], other: Sequence[np.ndarray], conf: float = CONF) -> Agreement:
     """Compare two models' detections of the same images; only those above ``conf`` count.
 
-    A reference detection above ``conf`` may be matched by one of the other model that is a little below, so that a score
-    that moves from .251 to .249 is a small difference and not a lost object.
+    A match may be :data:`SLACK` below ``conf``, so that a score which moves from .251 to .249 is a small difference and
+    not a lost object.
     """
     count = matched = extra = 0
     ious, scores = [], []
     for a, b in zip(reference, other, strict=True):
-        sure = a[a[:, 4] > conf]
-        pairs = match(sure, b[b[:, 4] > conf - 0.05])
-        count += len(sure)
-        matched += len(pairs)
-        extra += max(0, int((b[:, 4] > conf + 0.05).sum()) - len(match(a[a[:, 4] > conf - 0.05], b[b[:, 4] > conf + 0.05])))
-        near = b[b[:, 4] > conf - 0.05]
+        sure, near = a[a[:, 4] > conf], b[b[:, 4] > conf - SLACK]
+        pairs = match(sure, near)
+        count, matched = count + len(sure), matched + len(pairs)
+        new = b[b[:, 4] > conf + SLACK]
+        extra += len(new) - len(match(a[a[:, 4] > conf], new))
         ious += [iou for _, _, iou in pairs]
         scores += [abs(float(sure[i, 4] - near[j, 4])) for i, j, _ in pairs]
     if not count:

@@ -103,7 +103,7 @@ def cached_ranges(
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(ranges), encoding="utf-8")
-    os.replace(part, file)
+    part.replace(file)
     return ranges
 
 

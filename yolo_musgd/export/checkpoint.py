@@ -1,4 +1,4 @@
-"""The checkpoint that is exported: what it is, which of its heads is taken, and the FP32 files Ultralytics makes of it."""
+"""The checkpoint that is exported: what it is, which of its heads is taken, and what Ultralytics makes of it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def export_fp32(checkpoint: Checkpoint, head: str, folder: Path, fmt: str, imgsz: int, opset: int | None) -> Path:
+def export_by_ultralytics(
+    checkpoint: Checkpoint, head: str, folder: Path, fmt: str, imgsz: int, opset: int | None = None, half: bool = False
+) -> Path:
     """Have Ultralytics export the checkpoint into ``folder``.
 
     Args:
@@ -120,6 +122,7 @@ def export_fp32(checkpoint: Checkpoint, head: str, folder: Path, fmt: str, imgsz
         fmt: Ultralytics' name of the format.
         imgsz: side of the input in pixels.
         opset: ONNX opset; None leaves it to Ultralytics.
+        half: store FP16 weights.
 
     Returns:
         The path that was written.
@@ -127,12 +130,16 @@ def export_fp32(checkpoint: Checkpoint, head: str, folder: Path, fmt: str, imgsz
     Raises:
         UserError: a missing package, or Ultralytics' own words.
     """
-    require({"onnx": ("onnx", "onnxslim", "onnxruntime"), "openvino": ("openvino",), "ncnn": ("ncnn", "pnnx")}[fmt])
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    require({"onnx": ("onnx", "onnxslim", "onnxruntime"), "openvino": ("openvino",), "ncnn": ("ncnn",)}[fmt])
     copy = folder / "model.pt"  # Ultralytics writes beside the checkpoint, and the user's folder is not ours
     shutil.copyfile(checkpoint.path, copy)
     model = load_model(copy)
     choose_head(model, head)
     options: dict[str, Any] = {"opset": opset} if fmt == "onnx" and opset else {}
+    if half:  # the argument was renamed on the way
+        options.update({"quantize": 16} if "quantize" in DEFAULT_CFG_DICT else {"half": True})
     try:
         with quiet():
             made = model.export(

@@ -45,9 +45,7 @@ def head_parts(graph: Any) -> HeadParts:
         followers = [c for output in node.output for c in consumers[output]]
         if any((c.op_type == "Conv" and not _is_dfl(c, shapes)) or c.name in before_conv for c in followers):
             before_conv.add(node.name)
-    last = [
-        n for n in graph.node if n.op_type == "Conv" and n.name not in before_conv and not _is_dfl(n, shapes)
-    ]
+    last = [n for n in graph.node if n.op_type == "Conv" and n.name not in before_conv and not _is_dfl(n, shapes)]
     decode: set[str] = set()
     waiting = list(last)
     while waiting:
@@ -120,5 +118,3 @@ def count_fused(model: Path, arm: bool = False) -> Fused:
         nodes = onnx.load(options.optimized_model_filepath).graph.node
     quantized = sum(n.op_type in ("QLinearConv", "ConvInteger") for n in nodes)
     return Fused(quantized, quantized + sum(n.op_type in ("Conv", "FusedConv", "NhwcFusedConv") for n in nodes))
-
-

@@ -1,4 +1,4 @@
-"""Which images calibrate and which ones judge: the train and the val split of a data YAML, chosen the same every time."""
+"""Which images calibrate and which ones judge: train and val of a data YAML, chosen the same every time."""
 
 from __future__ import annotations
 

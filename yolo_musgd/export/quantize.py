@@ -1,6 +1,6 @@
 """Quantized ONNX graphs with Q/DQ nodes, in flavours that share one calibration.
 
-ONNX Runtime's quantizer places the nodes; which layers it may touch, and with which kinds of zero points, is decided here:
+ONNX Runtime's quantizer places the nodes; which layers it may touch, with what zero points, is decided here:
 
 =============  ===========  =========  ================  ==============================================================
 flavour        activations  bias       operators         for
@@ -10,7 +10,7 @@ universal-all  int8, zero   float      all               ONNX Runtime on ARM64; 
 x86            uint8        int32      all               ONNX Runtime on x86, whose fast kernels are for unsigned
 =============  ===========  =========  ================  ==============================================================
 
-Weights are symmetric INT8 per output channel everywhere; the decoding after the head's last convolutions stays in float.
+Weights are symmetric INT8 per output channel; the decoding after the head's last convolutions stays in float.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Plan(NamedTuple):
     model: Path
     candidates: tuple[str, ...]  # nodes that may be quantized
     last: tuple[str, ...]  # the head's last convolutions
+    decode: tuple[str, ...]  # what follows them
 
 
 def make_plan(model: Path, flavour: str) -> Plan:
@@ -56,7 +57,7 @@ def make_plan(model: Path, flavour: str) -> Plan:
     never = set(parts.decode) | (set(constant_operand_nodes(graph)) if FLAVOURS[flavour].signed else set())
     operators = set(FLAVOURS[flavour].operators or _all_operators())
     names = tuple(n.name for n in graph.node if n.op_type in operators and n.name not in never)
-    return Plan(model, names, parts.last)
+    return Plan(model, names, parts.last, parts.decode)
 
 
 def _all_operators() -> list[str]:

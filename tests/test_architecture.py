@@ -21,6 +21,7 @@ ALLOWED = {
     "lab": BASE | {"optim", "train", "plugin", "edge"},
     "prune": BASE | {"optim", "train", "edge"},
     "export": BASE | {"edge"},
+    "pipeline": BASE | {"edge", "export", "lab", "train", "plugin", "cli"},
     "edge": {"edge"},
 }
 """Part -> parts it may import beside itself; a part that is not named is a command and may import everything."""

@@ -54,6 +54,11 @@ COMMANDS: dict[str, Command] = {
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
         "yolo_musgd.demo:DemoSettings",
     ),
+    "pipeline": Command(
+        "yolo_musgd.pipeline.command:main",
+        "from data to board: train, prune, fine-tune, quantize, check, bundle, with a report; goes on where it stopped",
+        "yolo_musgd.pipeline.settings:PipelineSettings",
+    ),
     "prune": Command(
         "yolo_musgd.prune.command:main",
         "fewer channels, then fine-tuning: a smaller, faster checkpoint that loads anywhere",

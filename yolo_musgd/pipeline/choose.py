@@ -1,8 +1,8 @@
 """Input size and width for a goal of frames a second: an estimate by FLOPs from one speed that somebody measured.
 
-A detector's time on a board is taken as proportional to its FLOPs, from an anchor: a model, a size and its milliseconds.
-That is good to perhaps a third: memory, small layers and the runtime all matter. So what comes out is called an estimate
-wherever it is shown, and the bundle's ``bench`` is how to know.
+A detector's time on a board is taken as proportional to its FLOPs, from an anchor: a model, a size, its milliseconds.
+That is good to perhaps a third: memory, small layers and the runtime all matter. So what comes out is called an
+estimate wherever it is shown, and the bundle's ``bench`` is how to know.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def find_anchor(settings: PipelineSettings) -> Anchor:
     boards = yaml.safe_load((resources.folder("cfg") / "pipeline" / "boards.yaml").read_text(encoding="utf-8"))
     if settings.target not in boards:
         raise UserError(
-            f"target_fps on target={settings.target} needs a speed to scale from: add anchor=[yolo26n.yaml,640,80] with "
-            "the milliseconds that you measured there"
+            f"target_fps on target={settings.target} needs a speed to scale from: add anchor=[yolo26n.yaml,640,80] "
+            "with the milliseconds that you measured there"
         )
     return Anchor(**boards[settings.target])
 
@@ -113,8 +113,8 @@ def choose(settings: PipelineSettings, gflops: Callable[[str], float] | None = N
     if best is None:
         cost = count(_as_yaml(settings.model)) * (sizes[0] / 640) ** 2 * (1 + settings.flops)
         raise UserError(
-            f"target_fps={goal:g} is out of reach of {settings.model} on target={settings.target}: at {sizes[0]} px the "
-            f"estimate is {rate / cost:.0f} FPS; ask for less, or prune more (flops=-0.6)"
+            f"target_fps={goal:g} is out of reach of {settings.model} on target={settings.target}: at {sizes[0]} px "
+            f"the estimate is {rate / cost:.0f} FPS; ask for less, or prune more (flops=-0.6)"
         )
     return best
 

@@ -49,7 +49,7 @@ def read_data(data: str) -> DataSet:
     try:
         content: dict[str, Any] = check_det_dataset(file)
     except Exception as error:  # whatever a broken file makes the host raise
-        raise UserError(f"data={data} cannot be read: {first_line(error.__cause__ or error)}") from error
+        raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
     splits = {s: list_split(content[s]) for s in ("train", "val", "test") if content.get(s)}
     for split in ("train", "val"):
         if not splits.get(split):

@@ -47,8 +47,9 @@ def probe(plan: Plan) -> Step:
     """One short epoch, to know how long one takes."""
     fraction = min(1.0, PROBE_IMAGES / plan.train_images)
     return _train(
-        plan, "probe", "time a short epoch", "{model}", 1, plan.settings.cfg, extra=(f"fraction={fraction:.6g}", "val=False"),
-        outputs=("run/results.csv", "run/args.yaml"), seconds=plan.train_seconds(fraction),
+        plan, "probe", "time a short epoch", "{model}", 1, plan.settings.cfg,
+        extra=(f"fraction={fraction:.6g}", "val=False"), outputs=("run/results.csv", "run/args.yaml"),
+        seconds=plan.train_seconds(fraction),
     )  # fmt: skip
 
 
@@ -108,7 +109,8 @@ def _runtime(plan: Plan, precision: str) -> str:
 
 def _train(
     plan: Plan, name: str, title: str, model: str, epochs: int, cfg: str, needs: tuple[str, ...] = (),
-    extra: Sequence[str] = (), outputs: tuple[str, ...] = ("run/weights/best.pt", "run/results.csv"), seconds: float = 0.0,
+    extra: Sequence[str] = (), outputs: tuple[str, ...] = ("run/weights/best.pt", "run/results.csv"),
+    seconds: float = 0.0,
 ) -> Step:  # fmt: skip
     chosen = plan.settings
     words = (
@@ -180,7 +182,15 @@ def _after(plan: Plan, names: Names, contenders: list[str], final: str, needs: l
     )  # fmt: skip
 
     def detect(name: str, title: str, model: str, need: str) -> Step:
-        words = ("yolo-musgd", "detect", f"model={model}", "source={samples}/images", threads, "project={out}", "name=out")
+        words = (
+            "yolo-musgd",
+            "detect",
+            f"model={model}",
+            "source={samples}/images",
+            threads,
+            "project={out}",
+            "name=out",
+        )
         return Step(name, title, words, (need, "samples"), (), ("out/detections.json", "out/*.*"), 8)
 
     bench = Step(

@@ -56,6 +56,11 @@ def save_half(model: Path, path: Path) -> Path:
     graph = onnx.load(str(model))
     decode = list(head_parts(graph.graph).decode)
     half = convert_float_to_float16(graph, keep_io_types=True, node_block_list=decode)
+    seen: set[str] = set()
+    for node in list(half.graph.node):  # it casts a tensor once for each float reader, under one name
+        if node.output[0] in seen:
+            half.graph.node.remove(node)
+        seen.update(node.output)
     onnx.save(half, str(path))
     return path
 

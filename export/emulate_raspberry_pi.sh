@@ -21,22 +21,32 @@ shift
 root=${PI_ROOT:-/var/cache/yolo-musgd/pi-bookworm}
 python=${PYTHON:-python3}
 
-if [ ! -e "$root/ready" ]; then
-  rm -rf "$root"
-  mkdir -p "$root"
-  debootstrap --arch=arm64 --variant=minbase --foreign --include=python3,libstdc++6 bookworm "$root"
-  for package in "$root"/var/cache/apt/archives/*.deb; do
-    dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$root"
+if [ ! -d "$root" ]; then
+  new=$root.unfinished # renamed when it is complete
+  rm -rf "$new"
+  mkdir -p "$new"
+  debootstrap --arch=arm64 --variant=minbase --foreign --include=python3,libstdc++6 bookworm "$new"
+  for package in "$new"/var/cache/apt/archives/*.deb; do
+    dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$new"
   done
-  rm -rf "$root"/var/cache/apt/archives/*.deb
-  cp "$(command -v qemu-aarch64-static)" "$root/usr/bin/"
-  # ONNX Runtime counts cores here, and crashes on the PC's own /sys.
-  mkdir -p "$root/sys/devices/system/cpu"
-  echo 0-3 | tee "$root/sys/devices/system/cpu/possible" >"$root/sys/devices/system/cpu/present"
-  "$python" -m pip install --quiet --target "$root/usr/local/lib/python3.11/dist-packages" --no-deps \
+  rm -rf "$new"/var/cache/apt/archives/*.deb "$new/proc" "$new/sys" # in a container debootstrap links them to the PC's
+  cp "$(command -v qemu-aarch64-static)" "$new/usr/bin/"
+  # A Pi's own /sys and /proc, as far as they are read: ONNX Runtime counts cores and looks for the instructions of
+  # the A76 there (it crashes on the PC's), and the report says what board this is.
+  mkdir -p "$new/sys/devices/system/cpu" "$new/proc/device-tree"
+  echo 0-3 | tee "$new/sys/devices/system/cpu/possible" >"$new/sys/devices/system/cpu/present"
+  printf 'Raspberry Pi 5, emulated by qemu' >"$new/proc/device-tree/model"
+  echo "MemTotal: 8388608 kB" >"$new/proc/meminfo"
+  for core in 0 1 2 3; do
+    printf '%s\t: %s\n' processor $core BogoMIPS 108.00 Features \
+      "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp" \
+      "CPU implementer" 0x41 "CPU architecture" 8 "CPU variant" 0x4 "CPU part" 0xd0b "CPU revision" 1
+    echo
+  done >"$new/proc/cpuinfo"
+  "$python" -m pip install --quiet --target "$new/usr/local/lib/python3.11/dist-packages" --no-deps \
     --only-binary=:all: --python-version 3.11 --implementation cp --platform manylinux_2_28_aarch64 \
     --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 numpy onnxruntime
-  touch "$root/ready"
+  mv "$new" "$root"
 fi
 
 rm -rf "$root/root/bundle"
@@ -44,8 +54,7 @@ cp -r "$bundle" "$root/root/bundle"
 rm -rf "$root/root/bundle/results"
 pi_python=$(mktemp)
 here=$(mktemp -d)
-mount -t proc proc "$root/proc" # memory and core counts are read there
-trap 'umount "$root/proc"; rm -rf "$pi_python" "$here"' EXIT
+trap 'rm -rf "$pi_python" "$here"' EXIT
 cat >"$pi_python" <<PI
 #!/bin/sh
 exec unshare --root="$root" --wd=/root/bundle \\

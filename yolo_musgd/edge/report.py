@@ -11,8 +11,8 @@
     power     sensor (null: none found), source, scope, uncertainty, tried {sensor: why not}, lost?
     idle      seconds, samples, rate_hz, energy_j, mean_w, watts {summary}, rails_w          null without a sensor
     runs[]    one per thread count:
-      runtime            name, version, threads, detail; graph, what fusion.py counts after the runtime's own optimizer (null
-                         where it tells nothing): convolutions, convolutions_int8, operators, operators_int8, bridges
+      runtime            name, version, threads, detail; graph, as fusion.py counts it after the runtime's own optimizer
+                         (null: not told) {convolutions, convolutions_int8, operators, operators_int8, bridges}
       load_s, first_inference_ms, time_to_first_s, warmup {frames, seconds, steady}
       frames, seconds, partial, ended
       latency_ms         total = pre + infer + post; pre, infer, post; read (camera, video only): each

@@ -24,7 +24,7 @@
       state              before, after: temperatures_c, clocks, governor, nvpmodel, throttling
       throttled[]        reasons; empty when the board says it did not throttle, see state.*.throttling.source
       watch              max_c, mean_clocks, rss_mb {start, end, peak, growth_mb_per_minute}, series
-      series             t_s, total_ms, infer_ms of every ``every``-th frame
+      series             every: n; t_s, total_ms, infer_ms of each n-th frame
 """
 
 import json

@@ -143,5 +143,11 @@ def disagreement(reference: Sequence[np.ndarray], other: Sequence[np.ndarray], c
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """A dataclass of numbers, rounded for a report."""
-    return {k: round(v, 5) if isinstance(v, float) else v for k, v in dataclasses.asdict(value).items()}
+    """A dataclass of numbers for a report, to four significant digits."""
+    return {k: _short(v) for k, v in dataclasses.asdict(value).items()}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -81,7 +81,7 @@ def _accuracy_lines(manifest: Mapping[str, Any]) -> list[str]:
         lines.append(f"- {line}; computed by {manifest['judged_by']}")
     if parity:
         lines.append(
-            f"- against PyTorch on {parity['images']} images: scores differ by {parity['max_score_difference']:.1e} at "
+            f"- against PyTorch on {parity['images']} images: scores differ by {parity['max_score']:.1e} at "
             f"most, {100 * (parity['detections']['matched'] or 0):.0f} % of the detections are the same"
         )
     if manifest.get("float_layers"):

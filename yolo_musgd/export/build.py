@@ -168,9 +168,13 @@ class Builder:
             if accuracy is None and self.val:
                 accuracy = evaluate(artifact, loaded, self.val, f"{judge} {job.precision.upper()} on val")
             parity = self._parity(artifact, loaded)
+            parity_fp32 = parity if job.precision == "fp32" else self._parity(self.artifact, self.runtime)
         finally:
             loaded.close()
-        evidence = self._evidence(runtime, judge, model, accuracy, parity, guarded)
+        evidence = self._evidence(runtime, judge, model, accuracy, guarded)
+        if runtime == "tensorrt" and job.settings.engine:
+            tensorrt.build_engine(model, job.precision)
+        evidence["parity"], evidence["parity_of_fp32_graph"] = (p and as_dict(p) for p in (parity, parity_fp32))
         write_artifact(folder, job, runtime, model.name, evidence)
         size = sum(p.stat().st_size for p in folder.iterdir() if p.suffix in (".onnx", ".xml", ".bin", ".param"))
         return Built(folder, runtime, model.name, size, accuracy, evidence)
@@ -183,13 +187,7 @@ class Builder:
         return measure_parity(artifact, loaded, self._torch, spread(self.val, PARITY_IMAGES))
 
     def _evidence(
-        self,
-        runtime: str,
-        judge: str,
-        model: Path,
-        accuracy: Accuracy | None,
-        parity: Parity | None,
-        guarded: Guarded | None,
+        self, runtime: str, judge: str, model: Path, accuracy: Accuracy | None, guarded: Guarded | None
     ) -> dict[str, Any]:
         job = self.job
         out: dict[str, Any] = {"judged_by": f"{judge} on {platform.machine()}", "map50_95": None, "map50": None}
@@ -201,7 +199,6 @@ class Builder:
                     "images": accuracy.images,
                 }
             out["agreement"] = as_dict(agreement(self.expected.detections, accuracy.detections))
-        out["parity"] = as_dict(parity) if parity else None
         if guarded:
             images = self._ranges()[0]
             out["calibration"] = {
@@ -213,10 +210,10 @@ class Builder:
             out["search"] = [dataclasses.asdict(step) for step in guarded.steps]
             out["sensitivity"] = [{"group": r.group, "loss": round(r.loss, 5)} for r in guarded.ranked]
         if model.suffix == ".onnx" and job.precision == "int8":
-            arm = "aarch64" if job.target.name.startswith("raspberry") else None
             out["flavour"] = job.flavour
-            out["fused_convolutions"] = count_fused(model, bool(arm))._asdict()
-            _warn_if_slow(out["fused_convolutions"], runtime)
+            out["fused"] = count_fused(model, arm=job.target.name != "x86")
+            if runtime == "onnxruntime":
+                _warn_if_slow(out["fused"])
         if runtime == "tensorrt":
             out["tensorrt"] = tensorrt.inspect(model, job.target, job.settings.lint)
         return out
@@ -227,11 +224,11 @@ def _like(artifact: Artifact, fp32: Artifact) -> Artifact:
     return artifact._replace(head=fp32.head, names=fp32.names)
 
 
-def _warn_if_slow(fused: dict[str, int], runtime: str) -> None:
-    if runtime == "onnxruntime" and fused["quantized"] < 0.7 * fused["total"]:
+def _warn_if_slow(fused: dict[str, int] | None) -> None:
+    if fused and fused["convolutions_int8"] < 0.7 * fused["convolutions"]:
         log.warning(
             "only %d of %d convolutions run in INT8 after ONNX Runtime's optimizer: this graph will not be fast there",
-            fused["quantized"], fused["total"],
+            fused["convolutions_int8"], fused["convolutions"],
         )  # fmt: skip
 
 

@@ -85,8 +85,9 @@ def collect_ranges(model: Path, images: CalibrationSet, imgsz: int, method: str,
             calibrator.collect_data(_Reader(feeds))
         else:  # it would keep every tensor of every image, so each image is turned into histograms at once
             for one in feeds:
-                calibrator.collect_data(_Reader([one]))
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its own settings
+                with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does and its own settings
+                    calibrator.collect_data(_Reader([one]))
+        with contextlib.redirect_stdout(io.StringIO()):
             data = calibrator.compute_data()
     ranges = {name: tuple(float(np.ravel(edge)[0]) for edge in entry.range_value) for name, entry in data.items()}
     return {name: (low, high) for name, (low, high) in ranges.items() if math.isfinite(low) and math.isfinite(high)}

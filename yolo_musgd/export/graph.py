@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from yolo_musgd.edge import fusion
 
 _ELEMENTWISE = ("Mul", "Add", "Sub", "Div")
 
@@ -91,30 +92,20 @@ def layer_groups(graph: Any, nodes: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-class Fused(NamedTuple):
-    """Convolutions that run in INT8 after ONNX Runtime's optimizer, of all."""
-
-    quantized: int
-    total: int
-
-
-def count_fused(model: Path, arm: bool = False) -> Fused:
-    """Let ONNX Runtime optimize ``model`` and count what became of its convolutions.
+def count_fused(model: Path, arm: bool = False) -> dict[str, int] | None:
+    """Let ONNX Runtime optimize ``model`` and count what runs in INT8 then.
 
     Args:
         model: ONNX file.
         arm: optimize as on ARM, where signed activations are fused; on x86 they are not.
+
+    Returns:
+        See :func:`yolo_musgd.edge.fusion.count`.
     """
-    import onnx
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        if arm:
-            options.add_session_config_entry("session.qdqisint8allowed", "1")
-        ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath).graph.node
-    quantized = sum(n.op_type in ("QLinearConv", "ConvInteger") for n in nodes)
-    return Fused(quantized, quantized + sum(n.op_type in ("Conv", "FusedConv", "NhwcFusedConv") for n in nodes))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if arm:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    return fusion.of_onnxruntime(ort, str(model), options)

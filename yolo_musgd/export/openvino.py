@@ -51,6 +51,7 @@ def save_int8(
         UserError: NNCF or OpenVINO is not installed.
     """
     require(("openvino", "nncf"), "openvino")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # NNCF asks it for CUDA, it warns
     import nncf
     import openvino
 

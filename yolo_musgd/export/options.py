@@ -48,6 +48,7 @@ class ExportSettings(Settings):
     val_images: int = setting(500, "most val images that judge, evenly spaced", low=1)
     opset: int | None = setting(None, "ONNX opset; by default the board's", kind=int, low=11, high=23)
     lint: bool = setting(True, "for TensorRT: try the graph in TensorRT-RTX's builder where it is installed")
+    engine: bool = setting(False, "for TensorRT: also build the engine; only on the board that will run it")
     threads: int = setting(1, "CPU threads of the timings and of the judging", low=1)
     project: str = setting("runs/export", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")

@@ -24,17 +24,18 @@ class Parity:
 
     Attributes:
         images: how many were compared.
-        max_difference: largest absolute difference of an output, boxes in pixels of the input and scores in [0, 1]; for
-            the NMS-free head over matched detections, since rows with equal scores change places.
-        max_score_difference: the same over scores alone.
-        mean_difference: mean absolute difference.
+        max_score: largest difference of a score.
+        max_box: largest difference of a box edge or size, as a share of the input's side.
+        mean_box: its mean.
         detections: how far the detections agree.
+
+    Of the NMS-free head only rows above a low score are compared, sorted, since rows with equal scores change places.
     """
 
     images: int
-    max_difference: float
-    max_score_difference: float
-    mean_difference: float
+    max_score: float
+    max_box: float
+    mean_box: float
     detections: Agreement
 
 
@@ -72,25 +73,20 @@ def _rows(found: np.ndarray) -> np.ndarray:
 def measure_parity(artifact: Artifact, runtime: Runtime, reference: Runtime, files: Sequence[str]) -> Parity:
     """Compare ``runtime`` with ``reference`` on the images ``files``, at least one."""
     letterbox = Letterbox(artifact.imgsz)
-    largest = largest_score = total = 0.0
-    entries = 0
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    boxes, scores = [np.zeros(1)], [np.zeros(1)]
+    found: list[list[np.ndarray]] = [[], []]
     for file in files:
         blob = letterbox(read_image(file))[0]
         raw = [np.array(r.infer(blob)) for r in (reference, runtime)]
-        found = [decode(output, artifact.head, len(artifact.names), 0.01) for output in raw]
-        pairs.append((found[0], found[1]))
-        score = slice(4, None) if artifact.head == "raw" else slice(4, 5)
-        if artifact.head != "raw":
+        for side, output in zip(found, raw, strict=True):
+            side.append(decode(output, artifact.head, len(artifact.names), 0.01))
+        if artifact.head == "nms_free":
             raw = [_rows(output) for output in raw]
             count = min(len(output) for output in raw)
-            raw = [output[:count].T for output in raw]
-        if not raw[0].size:
-            continue
+            raw = [output[:count, :5].T for output in raw]
         difference = np.abs(raw[0] - raw[1])
-        largest = max(largest, float(difference.max()))
-        largest_score = max(largest_score, float(difference[score].max()))
-        total += float(difference.sum())
-        entries += difference.size
-    both = agreement([a for a, _ in pairs], [b for _, b in pairs])
-    return Parity(len(files), largest, largest_score, total / max(entries, 1), both)
+        boxes.append(difference[:4].ravel() / max(artifact.imgsz))
+        scores.append(difference[4:].ravel())
+    box, score = np.concatenate(boxes), np.concatenate(scores)
+    both = agreement(found[0], found[1])
+    return Parity(len(files), float(score.max()), float(box.max()), float(box.mean()), both)

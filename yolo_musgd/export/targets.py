@@ -29,7 +29,7 @@ class Target:
         impossible: "precision", "head", "precision head" or "runtime precision" -> why.
         requirements: packages for the board, from the index.
         setup: commands for a fresh board, in order.
-        bench: extra words of the bench command, or None.
+        bench: extra words of the bench command.
         power: where watts come from.
         tensorrt: version whose operator list holds, or None without TensorRT.
         compute_capability: of the GPU, or None.
@@ -46,7 +46,7 @@ class Target:
     impossible: dict[str, str]
     requirements: list[str]
     setup: list[str]
-    bench: str | None
+    bench: str
     power: str
     tensorrt: str | None = None
     compute_capability: float | None = None

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
+from yolo_musgd.edge import trt
+from yolo_musgd.edge.artifact import open_artifact
+from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.onnxfile import OnnxFacts, read_onnx
+from yolo_musgd.edge.runtimes import import_or_explain
 from yolo_musgd.export.graph import head_parts
 from yolo_musgd.export.targets import Target
 from yolo_musgd.settings import UserError
@@ -56,6 +60,11 @@ def save_half(model: Path, path: Path) -> Path:
     graph = onnx.load(str(model))
     decode = list(head_parts(graph.graph).decode)
     half = convert_float_to_float16(graph, keep_io_types=True, node_block_list=decode)
+    seen: set[str] = set()
+    for node in list(half.graph.node):  # it casts a tensor once for each float reader, under one name
+        if node.output[0] in seen:
+            half.graph.node.remove(node)
+        seen.update(node.output)
     onnx.save(half, str(path))
     return path
 
@@ -104,6 +113,31 @@ def trial_build(model: Path, capability: float | None) -> dict[str, Any] | None:
     error = None if engine is not None else (errors[-1] if errors else "no reason given").splitlines()[0][:300]
     seconds = round(time.perf_counter() - start, 1)
     return {"builder": f"TensorRT-RTX {rtx.__version__}", "seconds": seconds, "error": error}
+
+
+def build_engine(model: Path, precision: str) -> Path:
+    """Build the engine of an ONNX file with the TensorRT that is installed, for the GPU that is here.
+
+    Args:
+        model: ONNX file; ``model.engine`` and ``model.timings`` are written beside it.
+        precision: fp32, fp16 or int8.
+
+    Returns:
+        The engine, with the ONNX file's metadata before it as Ultralytics writes and reads it.
+
+    Raises:
+        UserError: TensorRT is missing or refuses the model, or the GPU has no INT8.
+    """
+    artifact = open_artifact(str(model))
+    path = model.with_suffix(".engine")
+    try:
+        module = import_or_explain("tensorrt", "tensorrt")
+        built = trt.build_engine(module, artifact, precision, timings=str(model.with_suffix(".timings")))
+        header = {**artifact.metadata, "precision": precision, "tensorrt": str(module.__version__)}
+        trt.save_engine(str(path), built, {**header, "onnx_sha256": artifact.sha256})
+    except EdgeError as error:
+        raise UserError(f"engine=True: {error}") from error
+    return path
 
 
 def inspect(model: Path, target: Target, lint: bool) -> dict[str, Any]:

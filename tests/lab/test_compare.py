@@ -76,7 +76,7 @@ def comparison(tmp_path_factory, tiny_data, run):
     second.wait()
     wait_for(lambda: not workers(folder), seconds=60)
     before = records(folder)
-    third = run("yolo-musgd", "compare", *words, "ray=local", cwd=folder)
+    third = run("yolo-musgd", "compare", *words, "ray=local", cwd=folder, timeout=550)
     return folder, before, third
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd.lab.runner import RunError, train_in_process
+from yolo_musgd.lab.process import RunError, Task, train_on_node, unpack
 from yolo_musgd.lab.runs import RunSpec, versions
-from yolo_musgd.lab.store import pack, unpack
 from yolo_musgd.settings import UserError
 
 
@@ -38,7 +36,9 @@ class RayExecutor:
         except ImportError:
             raise UserError("ray= needs Ray: pip install 'yolo-musgd[ray]'") from None
         self._ray = ray
-        options = {"num_cpus": max(jobs, 1) * threads} if address == "local" else {}
+        options = {}
+        if address == "local":  # small and quick to start: it carries nothing but results
+            options = {"num_cpus": max(jobs, 1) * threads, "include_dashboard": False, "object_store_memory": 2**27}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -47,13 +47,13 @@ class RayExecutor:
         if threads > cpus:
             raise UserError(f"threads={threads} for each run, but the cluster has {cpus} CPUs; lower threads")
         self.slots = jobs or max(1, cpus // threads)
-        self._train = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=1)(_train_on_node)
+        self._train = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=1)(train_on_node)
         self._threads, self._keep = threads, keep_weights
         self._pending: list[Any] = []
 
     def submit(self, spec: RunSpec, folder: Path) -> futures.Future[None]:
         """Send a run to the cluster."""
-        reference = self._train.remote(spec.to_dict(), self._threads, self._keep, versions())
+        reference = self._train.remote(Task(spec.to_dict(), self._threads, self._keep, versions()))
         self._pending.append(reference)
         future: futures.Future[None] = futures.Future()
         threading.Thread(target=self._fetch, args=(reference, folder, future), daemon=True).start()
@@ -79,18 +79,3 @@ class RayExecutor:
 
 def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-
-
-def _train_on_node(
-    spec: dict[str, Any], threads: int, keep_weights: bool, expected: dict[str, str]
-) -> tuple[dict[str, bytes], str]:
-    """Train in a temporary folder of the node; returns the files and, where it failed, why."""
-    run = RunSpec.from_dict(spec)
-    with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as parent:
-        folder = Path(parent) / "run"
-        try:
-            train_in_process(run, folder, threads, keep_weights, expected, set())
-            error = ""
-        except RunError as failure:
-            error = str(failure)
-        return pack(folder, keep_weights), error

@@ -108,9 +108,9 @@ def _speed(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
     whose = f"{base}'s own final {metric} of the same seed" if group["own_target"] else "set by the protocol"
     note = (
         f"Target: {targets} ({whose}). >30: not reached in 30 epochs; such a run enters the mean with its whole "
-        "budget, and a ratio is then a bound (≥). The median is Kaplan and Meier's. Ratios: mean over mean, with a 95 % "
-        "bootstrap interval over pairs of the same seed. Time is the clock's, validation included, and suffers from "
-        "whatever else the machine was doing; CPU time less so."
+        "budget, and a ratio is then a bound (≥). The median is Kaplan and Meier's. Ratios: mean over mean, with a "
+        "95 % bootstrap interval over pairs of the same seed. Time is the clock's, validation included, and suffers "
+        "from whatever else the machine was doing; CPU time less so."
     )
     head = ["optimizer", "epochs to target", "mean", "median", f"mean / {base}'s budget", f"epochs / {base}",
             f"time / {base}", f"CPU time / {base}"]  # fmt: skip

@@ -68,13 +68,13 @@ def _table(title: str, note: str, head: list[str], rows: list[list[str]]) -> dic
 def _accuracy(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
     rows, base = [], group["baseline"]
     for a in group["arms"]:
-        note = [f"{a['missing']} missing"] * bool(a["missing"]) + [f"{a['diverged']} diverged"] * bool(a["diverged"])
+        remarks = [f"{a['missing']} missing"] * bool(a["missing"]) + [f"{a['diverged']} diverged"] * bool(a["diverged"])
         rows.append(
             [
                 a["label"],
                 _settings(a),
                 str(a["epochs"]),
-                ", ".join([str(len(a["seeds"])), *note]),
+                ", ".join([str(len(a["seeds"])), *remarks]),
                 _interval(a["final"], 3),
                 _number(a["best"]["value"], 3),
                 "" if a["label"] == base else _interval(a["difference"], 3, sign=True),

@@ -36,7 +36,8 @@ def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
 def to_svg(figure: Figure) -> str:
     """A figure as SVG for the inside of an HTML page."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 

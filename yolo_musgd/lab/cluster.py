@@ -62,7 +62,6 @@ class RayExecutor:
     def _fetch(self, reference: Any, folder: Path, future: futures.Future[None]) -> None:
         try:
             files, error = self._ray.get(reference)
-            folder.mkdir(parents=True, exist_ok=True)
             unpack(files, folder)
             if error:
                 raise RunError(error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,8 @@ def pack(folder: Path, keep_weights: bool) -> dict[str, bytes]:
 
 
 def unpack(files: dict[str, bytes], folder: Path) -> None:
-    """Write packed files; the record comes last, since it says that the run is finished."""
+    """Write packed files where an earlier attempt may have left some; the record, which says "finished", comes last."""
+    shutil.rmtree(folder, ignore_errors=True)
     for name in sorted(files, key=lambda n: n == RECORD):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def _speed(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
                     _number(reach["mean_epochs"], 1),
                     _number(reach["median_epochs"], 1) or "not reached",
                     _percent(reach["budget_share"]),
-                    *("1" if a["label"] == base else _ratio(reach[k]) for k in RATIOS),
+                    *("1" if a["label"] == base and reach[k] else _ratio(reach[k]) for k in RATIOS),
                 ]
             )
     targets = ", ".join(dict.fromkeys(f"{t:.4f}" for t in group["targets"].values()))

@@ -21,7 +21,7 @@ class RayExecutor:
     Args:
         address: ``auto`` for the cluster of this machine, ``local`` to start one here, or ``ray://host:10001`` or
             ``host:6379``.
-        jobs: runs at a time; 0 for as many as the cluster has CPUs for.
+        jobs: runs at a time; None for as many as the cluster has CPUs for.
         threads: CPUs of each run.
         keep_weights: bring the checkpoints back too.
         gpus: GPUs of each run; 1 where training uses CUDA.
@@ -30,7 +30,7 @@ class RayExecutor:
         UserError: Ray is not installed, or there is no such cluster.
     """
 
-    def __init__(self, address: str, jobs: int, threads: int, keep_weights: bool, gpus: float = 0):
+    def __init__(self, address: str, jobs: int | None, threads: int, keep_weights: bool, gpus: float = 0):
         try:
             import ray
         except ImportError:
@@ -38,7 +38,9 @@ class RayExecutor:
         self._ray = ray
         options = {}
         if address == "local":  # small and quick to start: it carries nothing but results
-            options = {"num_cpus": max(jobs, 1) * threads, "include_dashboard": False, "object_store_memory": 2**27}
+            options = {"include_dashboard": False, "object_store_memory": 2**27}
+            if jobs:
+                options["num_cpus"] = jobs * threads
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:

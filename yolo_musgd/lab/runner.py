@@ -43,18 +43,21 @@ class LocalExecutor:
         self._threads, self._keep = threads, keep_weights
         self._alive: set[Any] = set()
         self._pool = futures.ThreadPoolExecutor(jobs)
+        self._submitted: list[futures.Future[None]] = []
 
     def submit(self, spec: RunSpec, folder: Path) -> futures.Future[None]:
         """Start a run in a process of its own."""
         task = Task(spec.to_dict(), self._threads, self._keep, versions())
-        return self._pool.submit(train_in_process, task, folder, self._alive)
+        self._submitted.append(self._pool.submit(train_in_process, task, folder, self._alive))
+        return self._submitted[-1]
 
     def close(self) -> None:
         """Kill the running processes; what they had not finished will be done again."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(self._alive):
-            process.kill()
-        self._pool.shutdown(wait=True)
+        while not all(f.done() for f in self._submitted):  # again and again: one may be about to start
+            for process in list(self._alive):
+                process.kill()
+            futures.wait(self._submitted, timeout=0.1)
 
 
 @dataclass

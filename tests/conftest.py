@@ -57,9 +57,8 @@ def run() -> Run:
         beside = Path(sys.executable).with_name(command[0])
         command[0] = sys.executable if command[0] == "python" else str(beside)
         plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            command, env={**plain, **(env or {})}, capture_output=True, text=True, timeout=300, **kwargs
-        )
+        options = {"capture_output": True, "text": True, "timeout": 300, **kwargs}
+        return subprocess.run(command, env={**plain, **(env or {})}, **options)  # type: ignore[call-overload,no-any-return]
 
     return run
 

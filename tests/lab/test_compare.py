@@ -12,6 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from yolo_musgd import cli
+
 pytestmark = pytest.mark.slow
 
 PROTOCOL = """
@@ -76,7 +78,7 @@ def comparison(tmp_path_factory, tiny_data, run):
     second.wait()
     wait_for(lambda: not workers(folder), seconds=60)
     before = records(folder)
-    third = run("yolo-musgd", "compare", *words, "ray=local", cwd=folder)
+    third = run("yolo-musgd", "compare", *words, "ray=local", cwd=folder, timeout=550)
     return folder, before, third
 
 
@@ -150,23 +152,23 @@ def test_the_page_needs_no_other_file(comparison):
     assert all((plots.parent / n).is_file() for n in named)
 
 
-def test_another_protocol_does_not_write_into_this_folder(comparison, run):
+def test_another_protocol_does_not_write_into_this_folder(comparison, monkeypatch, capsys):
     folder, _, _ = comparison
-    done = run("yolo-musgd", "compare", "cfg=mine.yaml", "epochs=3", cwd=folder)
-    assert done.returncode == 2
-    assert "holds the comparison of another protocol (epochs differ); choose another name=" in done.stderr
+    monkeypatch.chdir(folder)
+    assert cli.main(["compare", "cfg=mine.yaml", "epochs=3"]) == 2
+    assert "holds the comparison of another protocol (epochs differ); choose another name=" in capsys.readouterr().err
     assert yaml.safe_load((folder / "runs/compare/mine/protocol.yaml").read_text())["epochs"] == 2
 
 
-def test_a_new_comparison_finds_the_finished_runs(comparison, run, tiny_data):
+def test_a_new_comparison_finds_the_finished_runs(comparison, tiny_data, monkeypatch):
     folder, _, _ = comparison
-    done = run(
-        "yolo-musgd", "compare", f"data={tiny_data}", "optimizers=[{label: plain,optimizer: sgd}]", "seeds=[1,0]",
-        "epochs=2", "train={imgsz: 64,batch: 8,nbs: 8,workers: 0,device: cpu}", "name=other", cwd=folder,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "0 epochs to train" in done.stdout
-    assert len(records(folder)) == 4
+    monkeypatch.chdir(folder)
+    before = records(folder)
+    words = ["optimizers=[{label: plain,optimizer: sgd}]", "seeds=[1,0]", "epochs=2", "name=other"]
+    train = "train={imgsz: 64,batch: 8,nbs: 8,workers: 0,device: cpu}"
+    assert cli.main(["compare", f"data={tiny_data}", *words, train]) == 0
+    assert records(folder) == before
+    assert json.loads((folder / "runs/compare/other/report.json").read_text())["runs"] == {"asked": 2, "finished": 2}
 
 
 BAD = [
@@ -175,7 +177,7 @@ BAD = [
     (["seeds=0"], "seeds must be a whole number >= 1, got 0"),
     (["starts=nowhere.pt"], "model=nowhere.pt"),
     (["optimisers=SGD"], "did you mean optimizers?"),
-    (["jobs=0"], "jobs must be >= 1 without ray="),
+    (["jobs=0"], "jobs must be >= 1, got 0"),
     (["train={imgsz: abc}"], "imgsz"),
     (["optimizers=[{optimizer: MuSGD,adapt_factor: -1}]"], "adapt_factor must be >= 0"),
     (["cfg=nowhere"], "cfg=nowhere is no protocol"),
@@ -186,8 +188,6 @@ BAD = [
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[w[0] for w, _ in BAD])
 def test_bad_input_is_one_line_and_leaves_nothing(words, message, tmp_path, tiny_data, monkeypatch, capsys):
     """In this process, to save its start: the exit code and the line are what `cli.main` makes of them."""
-    from yolo_musgd import cli
-
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compare", f"data={tiny_data}", "train={imgsz: 64,device: cpu}", *words]) == 2
     error = capsys.readouterr().err.strip().splitlines()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd.lab.runner import RunError, train_in_process
+from yolo_musgd.lab.process import RunError, Task, train_on_node, unpack
 from yolo_musgd.lab.runs import RunSpec, versions
-from yolo_musgd.lab.store import pack, unpack
 from yolo_musgd.settings import UserError
 
 
@@ -23,7 +21,7 @@ class RayExecutor:
     Args:
         address: ``auto`` for the cluster of this machine, ``local`` to start one here, or ``ray://host:10001`` or
             ``host:6379``.
-        jobs: runs at a time; 0 for as many as the cluster has CPUs for.
+        jobs: runs at a time; None for as many as the cluster has CPUs for.
         threads: CPUs of each run.
         keep_weights: bring the checkpoints back too.
         gpus: GPUs of each run; 1 where training uses CUDA.
@@ -32,13 +30,17 @@ class RayExecutor:
         UserError: Ray is not installed, or there is no such cluster.
     """
 
-    def __init__(self, address: str, jobs: int, threads: int, keep_weights: bool, gpus: float = 0):
+    def __init__(self, address: str, jobs: int | None, threads: int, keep_weights: bool, gpus: float = 0):
         try:
             import ray
         except ImportError:
             raise UserError("ray= needs Ray: pip install 'yolo-musgd[ray]'") from None
         self._ray = ray
-        options = {"num_cpus": max(jobs, 1) * threads} if address == "local" else {}
+        options = {}
+        if address == "local":  # small and quick to start: it carries nothing but results
+            options = {"include_dashboard": False, "object_store_memory": 2**27}
+            if jobs:
+                options["num_cpus"] = jobs * threads
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -47,13 +49,13 @@ class RayExecutor:
         if threads > cpus:
             raise UserError(f"threads={threads} for each run, but the cluster has {cpus} CPUs; lower threads")
         self.slots = jobs or max(1, cpus // threads)
-        self._train = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=1)(_train_on_node)
+        self._train = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=1)(train_on_node)
         self._threads, self._keep = threads, keep_weights
         self._pending: list[Any] = []
 
     def submit(self, spec: RunSpec, folder: Path) -> futures.Future[None]:
         """Send a run to the cluster."""
-        reference = self._train.remote(spec.to_dict(), self._threads, self._keep, versions())
+        reference = self._train.remote(Task(spec.to_dict(), self._threads, self._keep, versions()))
         self._pending.append(reference)
         future: futures.Future[None] = futures.Future()
         threading.Thread(target=self._fetch, args=(reference, folder, future), daemon=True).start()
@@ -62,7 +64,6 @@ class RayExecutor:
     def _fetch(self, reference: Any, folder: Path, future: futures.Future[None]) -> None:
         try:
             files, error = self._ray.get(reference)
-            folder.mkdir(parents=True, exist_ok=True)
             unpack(files, folder)
             if error:
                 raise RunError(error)
@@ -79,18 +80,3 @@ class RayExecutor:
 
 def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-
-
-def _train_on_node(
-    spec: dict[str, Any], threads: int, keep_weights: bool, expected: dict[str, str]
-) -> tuple[dict[str, bytes], str]:
-    """Train in a temporary folder of the node; returns the files and, where it failed, why."""
-    run = RunSpec.from_dict(spec)
-    with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as parent:
-        folder = Path(parent) / "run"
-        try:
-            train_in_process(run, folder, threads, keep_weights, expected, set())
-            error = ""
-        except RunError as failure:
-            error = str(failure)
-        return pack(folder, keep_weights), error

@@ -17,7 +17,6 @@ from yolo_musgd.lab.parsing import load, numbers, parse_protocol
 from yolo_musgd.lab.plan import Arm, arms
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
-from yolo_musgd.lab.runs import device_kind
 from yolo_musgd.lab.store import Store
 from yolo_musgd.settings import Settings, UserError, setting
 
@@ -38,7 +37,7 @@ class CompareSettings(Settings):
     target: float | None = setting(None, "mAP to reach; None: the baseline's own final", kind=float)
     tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
     train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
-    jobs: int = setting(1, "runs at a time; with ray, 0 for as many as fit", low=0)
+    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
     threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1)
     ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
     keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
@@ -91,8 +90,6 @@ def main(args: Mapping[str, str]) -> int:
     """
     plugin.register()
     settings = parse(CompareSettings, args)
-    if settings.jobs == 0 and not settings.ray:
-        raise UserError("jobs must be >= 1 without ray=, got 0")
     name, protocol = read_protocol(settings)
     folder = Path(settings.project) / name
     _check_folder(folder, protocol)
@@ -102,7 +99,7 @@ def main(args: Mapping[str, str]) -> int:
     LOGGER.info(overview(plan, store))
     outcome = Outcome()
     if not settings.dry_run:
-        executor = _executor(settings, protocol)
+        executor = _executor(settings, plan[0].spec({}, 0).resolved["device"])
         _prepare_folder(folder, protocol, settings)
         outcome = do_runs(plan, store, executor)
     if any(arm.finished(store.find) for arm in plan):
@@ -147,15 +144,15 @@ def _prepare_folder(folder: Path, protocol: Protocol, settings: CompareSettings)
         part.replace(folder / file)
 
 
-def _executor(settings: CompareSettings, protocol: Protocol) -> Executor:
-    gpu = device_kind(protocol.train.get("device")) == "cuda"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = settings.threads or max(1, cores // max(settings.jobs, 1))
+def _executor(settings: CompareSettings, device: str) -> Executor:
     if settings.ray:
         from yolo_musgd.lab.cluster import RayExecutor
 
-        return RayExecutor(settings.ray, settings.jobs, settings.threads or 1, settings.keep_weights, float(gpu))
-    return LocalExecutor(settings.jobs, threads, settings.keep_weights)
+        gpus = float(device == "cuda")
+        return RayExecutor(settings.ray, settings.jobs, settings.threads or 1, settings.keep_weights, gpus)
+    jobs = settings.jobs or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LocalExecutor(jobs, settings.threads or max(1, cores // jobs), settings.keep_weights)
 
 
 def overview(plan: list[Arm], store: Store) -> str:

@@ -36,7 +36,8 @@ def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
 def to_svg(figure: Figure) -> str:
     """A figure as SVG for the inside of an HTML page."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 
@@ -71,7 +72,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
         top = max(max(c["value"] for c in a["curve"]) for a in group["arms"] if a["curve"])
         axis.set_ylim(0, max(1.25 * top, 1e-3))
         axis.set_title("How accuracy grows (line: mean of the seeds, band: 95 % t interval)")
-        axis.legend(loc="lower right", fontsize=9)
+        axis.legend(loc="best", fontsize=9)
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
         return figure
@@ -183,12 +184,18 @@ def plot_costs(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
         for axis, (key, scale, title) in zip(axes, panels, strict=True):
             values = [np.nan if a["cost"][key] is None else a["cost"][key] * scale for a in arms]
             bars = axis.barh([a["label"] for a in arms], values, color=[colour[a["label"]] for a in arms], height=0.65)
-            axis.bar_label(bars, [f"{v:.3g}" if np.isfinite(v) else "not measured" for v in values], padding=4)
+            axis.bar_label(bars, [_short(v) for v in values], padding=4)
             axis.set_title(title)
             axis.set_xticks([])
             axis.spines["bottom"].set_visible(False)
             axis.margins(x=0.12)
         return figure
+
+
+def _short(value: float) -> str:
+    if not np.isfinite(value):
+        return "not measured"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def plot_map(found: Mapping[str, Any], metric: str, best: float) -> Figure | None:

@@ -34,18 +34,15 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
     metric = metric_name(figures["protocol"]["metric"])
     pictures = [draw(group, metric) for group in figures["groups"]]
     (folder / "plots").mkdir(exist_ok=True)
-    files: list[list[str]] = []
+    inline, files = [], []
     for group, drawn in zip(figures["groups"], pictures, strict=True):
-        files.append([])
+        where = f"{slug(group['data'])}-{slug(group['start'])}"
         for kind, figure in drawn.items():
-            file = folder / "plots" / f"{slug(group['data'])}-{slug(group['start'])}-{kind}.png"
-            figure.savefig(file, dpi=130)
-            files[-1].append(f"plots/{file.name}")
+            figure.savefig(folder / "plots" / f"{where}-{kind}.png", dpi=130)
+        files.append([{"alt": alt(k, group), "file": f"plots/{where}-{k}.png"} for k in drawn])
+        inline.append([{"alt": alt(k, group), "svg": plots.to_svg(figure)} for k, figure in drawn.items()])
     values = {**view(figures, metric), "version": __version__}
-    for template, page, images in (
-        ("report.html.j2", HTML, [[plots.to_svg(f) for f in drawn.values()] for drawn in pictures]),
-        ("report.md.j2", MARKDOWN, files),
-    ):
+    for template, page, images in (("report.html.j2", HTML, inline), ("report.md.j2", MARKDOWN, files)):
         _replace(folder / page, render(template, {**values, "images": images}))
     return [folder / HTML, folder / MARKDOWN, folder / JSON]
 
@@ -53,6 +50,20 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
 def slug(text: str) -> str:
     """A label as part of a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_") or "x"
+
+
+def alt(kind: str, group: Mapping[str, Any]) -> str:
+    """What a picture shows, in words."""
+    said = {
+        "curves": "accuracy over epochs",
+        "reach": "epochs to the target, by seed",
+        "difference": "final accuracy against the baseline",
+        "traces": "gradient norm and momentum over epochs",
+        "costs": "time and memory",
+    }
+    return (
+        f"{said.get(kind, kind.replace('map-', 'final accuracy over the grid of '))}: {group['data']}, {group['start']}"
+    )
 
 
 def draw(group: Mapping[str, Any], metric: str) -> dict[str, Figure]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yolo_musgd.lab.plan import Arm
+from yolo_musgd.lab.process import RESULTS, RunError, Task, train_in_process
 from yolo_musgd.lab.runs import RunSpec, versions
-from yolo_musgd.lab.store import LOG, RESULTS, Record, Store
+from yolo_musgd.lab.store import Record, Store
 
 POLL = 1.0  # seconds between looks at the running trainings
-
-
-class RunError(Exception):
-    """A run ended without a result; the message is the last line that says why."""
 
 
 class Executor(Protocol):
@@ -33,59 +27,6 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop everything that is under way."""
-
-
-def train_in_process(
-    spec: RunSpec, folder: Path, threads: int, keep_weights: bool, expected: dict[str, str], alive: set[Any]
-) -> None:
-    """Do one run in a process of its own, with its output in the run's log.
-
-    Args:
-        spec: the run.
-        folder: its folder.
-        threads: CPU threads of the process.
-        keep_weights: keep the checkpoints.
-        expected: versions that the comparison was started with.
-        alive: the process is in this set while it runs.
-
-    Raises:
-        RunError: the process ended without a record.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    task = {
-        "spec": spec.to_dict(),
-        "folder": str(folder.resolve()),
-        "threads": threads,
-        "keep_weights": keep_weights,
-        "versions": expected,
-    }
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
-    env |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "yolo_musgd.lab.worker"],
-            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder,
-            start_new_session=True,  # Ctrl-C is for the comparison, which then closes the input of its workers
-        )  # fmt: skip
-    alive.add(process)
-    assert process.stdin is not None
-    try:
-        process.stdin.write(json.dumps(task) + "\n")
-        process.stdin.flush()
-        code = process.wait()  # the input stays open: closing it tells the worker that nobody waits any more
-    except (OSError, ValueError):
-        code = process.wait()
-    finally:
-        process.stdin.close()
-        alive.discard(process)
-    if code:
-        raise RunError(last_line(folder / LOG) or f"the training process ended with exit code {code}")
-
-
-def last_line(log: Path) -> str:
-    """The last line with something on it: Python's errors end with what went wrong."""
-    lines = [x.strip() for x in log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
-    return lines[-1][:300] if lines else ""
 
 
 class LocalExecutor:
@@ -102,19 +43,21 @@ class LocalExecutor:
         self._threads, self._keep = threads, keep_weights
         self._alive: set[Any] = set()
         self._pool = futures.ThreadPoolExecutor(jobs)
+        self._submitted: list[futures.Future[None]] = []
 
     def submit(self, spec: RunSpec, folder: Path) -> futures.Future[None]:
         """Start a run in a process of its own."""
-        return self._pool.submit(
-            train_in_process, spec, folder, self._threads, self._keep, versions(), self._alive
-        )  # fmt: skip
+        task = Task(spec.to_dict(), self._threads, self._keep, versions())
+        self._submitted.append(self._pool.submit(train_in_process, task, folder, self._alive))
+        return self._submitted[-1]
 
     def close(self) -> None:
         """Kill the running processes; what they had not finished will be done again."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(self._alive):
-            process.kill()
-        self._pool.shutdown(wait=True)
+        while not all(f.done() for f in self._submitted):  # again and again: one may be about to start
+            for process in list(self._alive):
+                process.kill()
+            futures.wait(self._submitted, timeout=0.1)
 
 
 @dataclass

@@ -17,14 +17,9 @@ import yaml
 from ultralytics.utils import LOGGER
 
 from yolo_musgd.lab import identify
+from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
 from yolo_musgd.lab.runs import RunSpec, resolve
 from yolo_musgd.settings import UserError
-
-RECORD = "run.json"
-RESULTS = "results.csv"
-LOG = "log.txt"
-KEPT = (RECORD, RESULTS, "args.yaml", "optimizer.png", "optimizer_steps.csv.gz")
-"""Files of a run that travel from one store to another."""
 
 
 @dataclass(frozen=True)
@@ -145,22 +140,6 @@ class Store:
         write_json(target / RECORD, {"identity": record.identity, **facts})
         LOGGER.info(f"imported {record.folder}")
         return self.add(spec)
-
-
-def pack(folder: Path, keep_weights: bool) -> dict[str, bytes]:
-    """The files of a finished run, for a driver on another machine."""
-    names = [*KEPT, LOG, *(("weights/last.pt", "weights/best.pt") if keep_weights else ())]
-    return {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
-
-
-def unpack(files: dict[str, bytes], folder: Path) -> None:
-    """Write packed files; the record comes last, since it says that the run is finished."""
-    for name in sorted(files, key=lambda n: n == RECORD):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(files[name])
-        part.replace(target)
 
 
 def read_record(folder: Path) -> Record | None:

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_musgd.lab.process import LOG, RECORD, RESULTS
+
 if TYPE_CHECKING:
     from yolo_musgd.lab.runs import RunSpec
 
@@ -30,7 +32,6 @@ def main() -> int:
     from filelock import FileLock
 
     from yolo_musgd.lab.runs import RunSpec, versions
-    from yolo_musgd.lab.store import RECORD
 
     if versions() != task["versions"]:
         here, wanted = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (versions(), task["versions"]))
@@ -67,10 +68,10 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     from yolo_musgd.lab.identify import code_id
     from yolo_musgd.lab.recorder import Recorder, machine
     from yolo_musgd.lab.runs import versions
-    from yolo_musgd.lab.store import LOG, RECORD, RESULTS, read_results, write_json
+    from yolo_musgd.lab.store import read_results, write_json
 
     torch.set_num_threads(threads)
-    _clear(folder, LOG)
+    _clear(folder)
     recorder, status, began, cpu = Recorder(), "done", time.time(), time.process_time()
     model = YOLO(spec.model)
     recorder.attach(model)
@@ -99,9 +100,9 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     write_json(folder / RECORD, {"identity": identity, **facts})
 
 
-def _clear(folder: Path, keep: str) -> None:
+def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name == keep:
+        if entry.name == LOG:
             continue
         if entry.is_dir():
             shutil.rmtree(entry)

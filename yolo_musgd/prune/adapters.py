@@ -1,9 +1,9 @@
 """What Torch-Pruning must be told about Ultralytics' modules, and how it is taken back afterwards.
 
-Three modules need help. C2f, C3k2 and C2PSA split the output of their first convolution into equal halves: while a graph
-stands, that convolution is two, and `merge_halves` makes it one again. Attention couples heads, their widths and the
-residual stream: it is one opaque node with a pruner of its own. The heads decode boxes, and releases differ in what they
-detach: a raw forward returns every branch's maps instead. No class of ours is left in the model when it is saved.
+C2f, C3k2 and C2PSA split the output of their first convolution into equal halves: while a graph stands, that layer
+is two, and `merge_halves` makes it one again. Attention couples heads, their widths and the residual stream: it is one
+opaque node with a pruner of its own. Heads decode boxes, and releases differ in what they detach: a raw forward returns
+every branch's maps instead. No class of ours is left in the model when it is saved.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def merge_halves(model: nn.Module) -> None:
     """Undo `halve`: one stock Conv again, with the channels that are left."""
     for layer in model.modules():
         if isinstance(layer, (block.C2f, block.C2PSA)) and isinstance(layer.cv1, HalvedConv):
-            whole, a, b = layer.cv1.whole, layer.cv1.a, layer.cv1.b
+            stand_in: Any = layer.cv1
+            whole, a, b = stand_in.whole, stand_in.a, stand_in.b
             whole.conv.weight = nn.Parameter(torch.cat([a.conv.weight.detach(), b.conv.weight.detach()]))
             whole.conv.out_channels, whole.conv.in_channels = 2 * a.conv.out_channels, a.conv.in_channels
             for name in ("weight", "bias"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import datetime
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,9 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
     if not isinstance(model, nn.Module) or getattr(model, "task", None) not in TASKS:
         raise UserError(f"model={path} is not a model for {', '.join(TASKS)}")
     adapters.check_supported(model)
-    model.criterion = None
-    return model.float().eval(), saved
+    module: Any = model
+    module.criterion = None
+    return module.float().eval(), saved
 
 
 def save(model: Any, path: Path, source: dict[str, Any], note: dict[str, Any]) -> Path:
@@ -87,12 +87,10 @@ def save(model: Any, path: Path, source: dict[str, Any], note: dict[str, Any]) -
         "train_args": kept.args,
         "train_metrics": None,
     }
-    handle, temporary = tempfile.mkstemp(prefix="part-", suffix=".pt", dir=path.parent)
-    os.close(handle)
+    part = path.with_name(f"part-{os.getpid()}-{path.name}")
     try:
-        torch.save(content, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        torch.save(content, part)
+        part.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     return path

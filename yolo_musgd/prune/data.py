@@ -44,8 +44,8 @@ def check_classes(model: Any, data: dict[str, Any], name: str) -> None:
     have = head.linear.out_features if hasattr(head, "linear") else head.nc
     if have != data["nc"]:
         raise UserError(
-            f"the model has {have} classes, data={name} has {data['nc']}: prune with the data the model was trained on, "
-            "or train it on this data first"
+            f"the model has {have} classes, data={name} has {data['nc']}: prune with the data the model was "
+            "trained on, or train it on this data first"
         )
 
 

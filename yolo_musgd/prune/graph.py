@@ -72,7 +72,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Cost of one layer: ``area * taps * outputs * inputs`` multiply-adds, its widths by (unit, channels a unit's one)."""
+    """Cost of one layer: ``area * taps * outputs * inputs`` multiply-adds; widths by (unit, channels for one of it)."""
 
     taps: float
     area: float

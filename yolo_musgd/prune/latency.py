@@ -1,7 +1,7 @@
 """How long a model takes on a runtime here, against another one: in turns, in one process, one thread.
 
-Milliseconds of a busy machine mean little and the ratio of medians of runs that take turns holds; so a latency target is
-a ratio to the unpruned model on the same runtime.
+Milliseconds of a busy machine mean little; the ratio of medians of runs that take turns holds. A latency target is
+therefore a ratio to the unpruned model on the same runtime.
 """
 
 from __future__ import annotations
@@ -124,12 +124,9 @@ def quantize(path: Path, imgsz: int) -> Path:
     made = path.with_name("int8.onnx")
     quantize_static(
         str(path), str(made), Noise(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=INT8_OPERATORS,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
     )  # fmt: skip
     return made
-
-
-INT8_OPERATORS = ["Conv", "MatMul"]
 
 
 def race(contenders: Mapping[str, Exported], seconds: float = 6.0, least: int = 15, most: int = 60) -> dict[str, float]:

@@ -56,8 +56,11 @@ def markdown(record: dict[str, Any]) -> str:
     if record["split"] == "val" and "finetune" in record["accuracy"]:
         lines += ["", "The data set has no test split: the epoch was picked on the split that is reported here."]
     if record.get("sparsity"):
-        lines += ["", f"Sparsity ({record['sparsity']['kind']}): {record['sparsity']['total']:.1%} of the weights are zero. "
-                  "No runtime here skips zeros: this is no speed-up."]  # fmt: skip
+        kind, total = record["sparsity"]["kind"], record["sparsity"]["total"]
+        lines += [
+            "",
+            f"Sparsity ({kind}): {total:.1%} of the weights are zero. No runtime here skips zeros: no speed-up.",
+        ]
     lines += ["", "## Decisions", "", *(f"- {line}" for line in record["log"])]
     lines += ["", "## Layers", "", "| convolution | channels before | after | kept |", "|---|---:|---:|---:|"]
     for layer in record["layers"]:
@@ -120,7 +123,7 @@ def _block(layer: str) -> str:
 
 
 def draw_curves(file: Path, record: dict[str, Any]) -> None:
-    """mAP on val over the epochs of every arm, with the base and the recalibrated model as where they start."""
+    """Draw mAP on val over the epochs of every arm."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -124,7 +123,7 @@ class Run:
             after = graph.cost(kept)
             narrowed = sum(k < u.channels for k, u in zip(kept, graph.units, strict=True))
             _say(
-                f"step {step} of {chosen.steps}: {chosen.importance} importance, {chosen.chosen_allocation} allocation: "
+                f"step {step} of {chosen.steps}: {chosen.importance} importance, {chosen.chosen_allocation}: "
                 f"{narrowed} of {len(graph.units)} units narrowed, {after.flops / before.flops - 1:+.1%} FLOPs, "
                 f"{after.params / before.params - 1:+.1%} parameters",
                 log,
@@ -194,7 +193,8 @@ class Run:
         chosen, accuracy = self.settings, record["accuracy"]
         for arm, model, extra in self._arms(folder, record):
             if arm not in accuracy:
-                best = tuning.train(str(model), folder, arm, {**self.arguments, **extra})
+                held = chosen.sparse != "none" and arm == "finetune"
+                best = tuning.train(str(model), folder, arm, {**self.arguments, **extra}, held)
                 accuracy[arm] = self._validate(best, folder)
                 record.setdefault("curves", {})[arm] = tuning.curve(folder, arm)
                 self._write(folder, record)
@@ -251,6 +251,3 @@ def _say(line: str, log: list[str]) -> None:
 
 def _megabytes(file: Path) -> float:
     return round(file.stat().st_size / 1e6, 3)
-
-
-__all__ = ["DEFAULT_ROUND_TO", "Plan", "Run", "copy"]

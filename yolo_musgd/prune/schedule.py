@@ -67,7 +67,7 @@ def widths(graph: PruneGraph, removals: Sequence[Removal]) -> list[int]:
 def meet(
     graph: PruneGraph, removals: Sequence[Removal], measure: Callable[[list[int]], float], target: float
 ) -> list[int]:
-    """Widths whose ``measure`` comes closest to ``target``, following the schedule and filling up what a step oversteps.
+    """Widths whose ``measure`` comes closest to ``target``: the schedule, and smaller steps where one oversteps.
 
     Args:
         graph: units and their widths.

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from yolo_musgd import resources
+from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.settings import UserError
 
@@ -62,7 +63,7 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[s
     return arguments
 
 
-def train(model: str, folder: Path, arm: str, arguments: dict[str, Any]) -> Path:
+def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: bool = False) -> Path:
     """Train one arm with Ultralytics' trainer, or go on where an interrupted one stopped.
 
     Args:
@@ -70,6 +71,7 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any]) -> Path
         folder: of the whole run; the arm gets ``folder/arm``.
         arm: finetune, control or scratch.
         arguments: of ``train``.
+        held: weights that are zero stay zero.
 
     Returns:
         Its best checkpoint.
@@ -82,10 +84,14 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any]) -> Path
     last = folder / arm / "weights" / "last.pt"
     if (folder / arm / "done").exists():
         return folder / arm / "weights" / "best.pt"
-    if last.exists():
-        YOLO(str(last)).train(resume=True)
+    resumed = last.exists()
+    yolo = YOLO(str(last) if resumed else model)
+    if held:
+        yolo.add_callback("on_train_start", sparse.hold)
+    if resumed:
+        yolo.train(resume=True)
     else:
-        YOLO(model).train(project=str(folder.resolve()), name=arm, **arguments)
+        yolo.train(project=str(folder.resolve()), name=arm, **arguments)
     (folder / arm / "done").touch()
     return folder / arm / "weights" / "best.pt"
 

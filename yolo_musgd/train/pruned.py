@@ -72,9 +72,10 @@ def warn_of_regrowth(built: nn.Module, weights: Any) -> None:
     """Warn loudly when a model built from YAML takes the weights of a pruned one, which it has more channels than."""
     source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
     if is_pruned(source):
-        count = [sum(p.numel() for p in m.parameters()) for m in (source, built)]
+        pair: list[Any] = [source, built]
+        count = [sum(p.numel() for p in m.parameters()) for m in pair]
         LOGGER.warning(
-            f"this would REGROW a pruned model from {count[0]:,} to {count[1]:,} parameters and lose most of its weights: "
-            "train it by `yolo train` or YOLO(...).train() with yolo-musgd installed, or with "
+            f"this would REGROW a pruned model from {count[0]:,} to {count[1]:,} parameters and lose most of its "
+            "weights: train it by `yolo train` or YOLO(...).train() with yolo-musgd installed, or with "
             "trainer=yolo_musgd.MuSGDTrainer"
         )

@@ -43,7 +43,7 @@ class DataError(UserError):
 
 
 class MuSGDTrainerMixin:
-    """What the plugin adds to a trainer of Ultralytics: its optimizers, telemetry, and pruned models that stay pruned."""
+    """What the plugin adds to a trainer of Ultralytics: optimizers, telemetry, and pruned models that stay pruned."""
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
         self._monitor: Monitor | None = None

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -113,7 +114,9 @@ from yolo_musgd.pipeline.step import Step
 signal.signal(signal.SIGINT, signal.default_int_handler)
 Runner(Path({str(tmp_path)!r}), {{}}).run([Step("slow", "waits", ("python", "-m", "http.server", "0"))])
 """
-    pipeline = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    pipeline = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     child = _wait_for(lambda: _children(pipeline.pid))[0]
     pipeline.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in pipeline.communicate(timeout=60)[1]
@@ -122,8 +125,7 @@ Runner(Path({str(tmp_path)!r}), {{}}).run([Step("slow", "waits", ("python", "-m"
 
 def _children(pid):
     try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
 
@@ -131,8 +133,7 @@ def _children(pid):
 def _alive(pid):
     try:
         os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().split(")")[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
     except OSError:
         return False
 

@@ -31,12 +31,12 @@ def main(words: list[str]) -> int:
         from yolo_musgd import cli
 
         return cli.main(words[1:])
+    sys.argv = words  # Ultralytics keeps them when it is imported
     from ultralytics.cfg import entrypoint
 
     from yolo_musgd import plugin
 
     plugin.register()
-    sys.argv = words
     entrypoint()
     return 0
 

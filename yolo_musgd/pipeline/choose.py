@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -119,6 +120,7 @@ def choose(settings: PipelineSettings, gflops: Callable[[str], float] | None = N
     return best
 
 
+@cache
 def count_gflops(model: str) -> float:
     """GFLOPs of an Ultralytics model YAML at 640 pixels, as its own counter has them.
 

@@ -47,15 +47,16 @@ def main(args: Mapping[str, str]) -> int:
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
     data = read_data(str(settings.data))
     choice = choose(settings) if settings.target_fps else None
-    folder = settings.folder
+    folder, model = settings.folder, choice.model if choice else settings.model
+    _check_model(settings, model)
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None
-        runner = Runner(folder, _outside(settings, data, choice, cache), settings.resume_after)
+        runner = Runner(folder, _outside(settings, data, model, cache), settings.resume_after)
         print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
         return 0
     with _alone(folder):
         runner = Runner(
-            folder, _outside(settings, data, choice, folder / CACHE), settings.resume_after, settings.verbose
+            folder, _outside(settings, data, model, folder / CACHE), settings.resume_after, settings.verbose
         )
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
@@ -96,20 +97,22 @@ def _alone(folder: Path) -> Iterator[None]:
         raise UserError(f"another pipeline is at work in {folder}; wait for it, or choose another name=") from None
 
 
-def _outside(
-    settings: PipelineSettings, data: DataSet, choice: Choice | None, cache: Path | None
-) -> dict[str, Outside]:
-    """What comes from outside the road, with its content's digest.
+def _check_model(settings: PipelineSettings, model: str) -> None:
+    """Refuse a model that is not there.
 
     Raises:
-        UserError: a model that is not there.
+        UserError: with what can be given.
     """
-    model = choice.model if choice else settings.model
     file = Path(model)
     if settings.epochs == 0 and (file.suffix != ".pt" or not file.is_file()):
         raise UserError(f"epochs=0 takes a trained model as it is, and model={model} is no .pt file here")
     if file.suffix not in (".pt", ".yaml", ".yml") or ("/" in model and not file.is_file()):
         raise UserError(f"model={model} must be a .pt checkpoint that is there, or a model such as yolo26n.yaml")
+
+
+def _outside(settings: PipelineSettings, data: DataSet, model: str, cache: Path | None) -> dict[str, Outside]:
+    """What comes from outside the road, with its content's digest."""
+    file = Path(model)
     found = {
         "data": Outside(data.yaml, digest(data, cache)),
         "model": Outside(str(file.absolute()), sha256_of(model)) if file.is_file() else Outside(model, _of_text(model)),

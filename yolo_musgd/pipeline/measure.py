@@ -52,7 +52,9 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
     found: dict[str, Accuracy] = {}
     for role, (artifact, runtime) in opened.items():
         found[role] = evaluate(artifact, runtime, files, f"{role} on {chosen.split}")
-    latency = race({role: runtime for role, (_, runtime) in opened.items()}, desc="timing in turns")
+    latency = race(
+        {role: runtime for role, (_, runtime) in opened.items()}, seconds=6.0, least=40, desc="timing in turns"
+    )
     rows = []
     for role, (artifact, runtime) in opened.items():
         same = as_dict(agreement(found["base"].detections, found[role].detections))

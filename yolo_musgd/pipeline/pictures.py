@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from yolo_musgd.lab.plots import PALETTE, STYLE, to_svg
 from yolo_musgd.train.plots import medians
@@ -97,6 +98,8 @@ def curves(parts: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str | 
         top.set_ylim(bottom=0)
         top.legend(loc="lower right", fontsize=9)
         low.set_ylabel("sum of the losses")
+        low.set_yscale("log")
+        low.xaxis.set_major_locator(MaxNLocator(integer=True))
         low.set_xlabel("epoch")
         low.legend(fontsize=8, ncols=2)
         for axis in (top, low):
@@ -130,6 +133,7 @@ def optimizer(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
         if moved:
             axes[1].set_ylim(0, 1)
             axes[1].set_ylabel(r"momentum $\beta_t$")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[-1].set_xlabel("optimizer step (band: lowest to highest tensor)" if moved else "optimizer step")
         for axis in axes:
             axis.grid(alpha=0.15)
@@ -148,6 +152,7 @@ def layers(table: Sequence[Mapping[str, Any]]) -> str:
         axis.set_xlabel("convolutions, from the input to the head")
         axis.set_ylabel("output channels")
         axis.set_xlim(-0.6, len(table) - 0.4)
+        axis.margins(y=0.18)  # room for the legend
         axis.legend(loc="upper left", fontsize=9, ncols=2)
         narrowed = sum(x["after"] < x["before"] for x in table)
         return finish(

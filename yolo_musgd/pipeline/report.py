@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def collect(road: Road) -> dict[str, Any]:
     target = load_target(road.settings.target)
     return {
         "schema": "yolo-musgd/pipeline/1",
-        "title": f"{Path(road.data.yaml).stem} on {target.title}",
+        "title": f"{road.settings.data_name} on {target.title}",
         "target": road.settings.target,
         "data": {
             "yaml": road.data.yaml,
@@ -224,6 +225,19 @@ def table(figures: Mapping[str, Any]) -> list[list[str]]:
     return cells
 
 
+def headline(figures: Mapping[str, Any]) -> list[str]:
+    """What each change cost and won against the model before it, a line each."""
+    rows: Sequence[Mapping[str, Any]] = figures["rows"]
+    lines = []
+    for old, new in pairwise(rows):
+        what = "Pruning and fine-tuning" if new["role"] == "pruned" else f"{new['precision'].upper()}"
+        lines.append(
+            f"{what}: mAP50-95 {new['map50_95'] - old['map50_95']:+.3f}, {old['size_bytes'] / new['size_bytes']:.1f} "
+            f"times smaller, {old['latency_ms_p50'] / new['latency_ms_p50']:.2f} times the speed here."
+        )
+    return lines
+
+
 def _render(values: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -231,5 +245,5 @@ def _render(values: Mapping[str, Any]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals.update(table=table(values), asdict=asdict)
+    environment.globals.update(table=table(values), headline=headline(values))
     return environment.get_template("report.html.j2").render(values)

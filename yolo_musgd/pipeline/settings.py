@@ -73,7 +73,13 @@ class PipelineSettings(Settings):
     @property
     def folder(self) -> Path:
         """Of the results."""
-        return Path(self.project) / (self.name or f"{Path(str(self.data)).stem}-{self.target}")
+        return Path(self.project) / (self.name or f"{self.data_name}-{self.target}")
+
+    @property
+    def data_name(self) -> str:
+        """The data set in a word: the name of its YAML, or of the folder around a mere ``data.yaml``."""
+        file = Path(str(self.data))
+        return file.absolute().parent.name if file.stem in ("data", "dataset") else file.stem
 
 
 def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None]:

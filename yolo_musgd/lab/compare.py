@@ -107,7 +107,11 @@ def main(args: Mapping[str, str]) -> int:
     if not settings.dry_run:
         executor = _executor(settings, plan[0].spec({}, 0).resolved["device"])
         _prepare_folder(folder, protocol, settings)
-        outcome = do_runs(plan, store, executor)
+        try:
+            outcome = do_runs(plan, store, executor)
+        except KeyboardInterrupt:
+            LOGGER.info("finished runs are kept: the same command goes on from here")
+            raise
     if any(arm.finished(store.find) for arm in plan):
         from yolo_musgd.lab.report import write_report
 

@@ -14,7 +14,7 @@ import yaml
 
 from yolo_musgd import cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a comparison on a busy machine
 
 PROTOCOL = """
 data: {data}

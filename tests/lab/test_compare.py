@@ -14,7 +14,7 @@ import yaml
 
 from yolo_musgd import cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a comparison on a busy machine
 
 PROTOCOL = """
 data: {data}
@@ -135,23 +135,6 @@ def test_the_command_on_record_is_the_same_run(comparison, run, tmp_path):
     assert curve(tmp_path / "again" / "results.csv") == curve(file.with_name("results.csv"))
 
 
-def test_the_page_needs_no_other_file(comparison):
-    folder, _, _ = comparison
-    page = (folder / "runs/compare/mine/report.html").read_text()
-    assert page.count("<svg") >= 2
-    for outside in ("http://", "https://", "src=", "url("):
-        found = page.replace("http://www.w3.org", "").count(outside)
-        assert found == 0 or outside == "url(", outside
-    plots = folder / "runs/compare/mine/plots"
-    named = [
-        line.split("(")[1].rstrip(")")
-        for line in (plots.parent / "report.md").read_text().splitlines()
-        if line.startswith("![")
-    ]
-    assert named
-    assert all((plots.parent / n).is_file() for n in named)
-
-
 def test_another_protocol_does_not_write_into_this_folder(comparison, monkeypatch, capsys):
     folder, _, _ = comparison
     monkeypatch.chdir(folder)
@@ -182,6 +165,7 @@ BAD = [
     (["optimizers=[{optimizer: MuSGD,adapt_factor: -1}]"], "adapt_factor must be >= 0"),
     (["cfg=nowhere"], "cfg=nowhere is no protocol"),
     (["ray=127.0.0.1:1"], "ray=127.0.0.1:1: no cluster there"),
+    (["ray=somewhere"], "ray=somewhere: no cluster there"),
 ]
 
 

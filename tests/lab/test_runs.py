@@ -76,6 +76,19 @@ def test_a_run_of_before_a_setting_existed_has_its_default():
     assert not spec(adapt_factor=0.02).matches(theirs)
 
 
+def test_a_run_with_an_optimizer_of_the_past_is_passed_over():
+    theirs = recorded(spec())
+    theirs["args"]["optimizer"] = "MuSGD-of-old"
+    assert not spec().matches(theirs)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 3}', '{"identity": {"data": "x"}}'])
+def test_a_record_that_is_none_is_no_run(tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(content)
+    assert Store(tmp_path).find(spec()) is None
+
+
 def test_the_folder_says_what_is_in_it():
     key = spec(lr0=0.02, epochs=7, seed=5).key
     assert key.startswith("d-m-MuSGD-lr0.02-e7-s5-")

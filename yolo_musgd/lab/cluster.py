@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class RayExecutor:
         except ImportError:
             raise UserError("ray= needs Ray: pip install 'yolo-musgd[ray]'") from None
         self._ray = ray
+        _check_reachable(address)
         options = {}
         if address == "local":  # small and quick to start: it carries nothing but results
             options = {"include_dashboard": False, "object_store_memory": 2**27}
@@ -76,6 +78,23 @@ class RayExecutor:
         for reference in self._pending:
             self._ray.cancel(reference, force=True)
         self._ray.shutdown()
+
+
+def _check_reachable(address: str, seconds: float = 10.0) -> None:
+    """Knock at ``host:port`` first: Ray itself would try for minutes.
+
+    Raises:
+        UserError: nobody answers, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"ray={address}: no cluster there ({error}); give auto, local, host:6379 or ray://host:10001"
+        ) from None
 
 
 def _cause(error: Exception) -> str:

@@ -29,12 +29,18 @@ class CompareSettings(Settings):
 
     cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity", kind=str)
     data: str | None = setting(None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]", kind=str)
-    starts: str | None = setting(None, "initial models: yolo26n.yaml for scratch, yolo26n.pt pretrained", kind=str)
-    optimizers: str | None = setting(None, "names, or YAML such as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'", kind=str)
-    seeds: str | None = setting(None, "how many seeds, or a list such as [0,1,2]", kind=str)
-    epochs: int | None = setting(None, "epochs of every run", kind=int, low=1)
-    baseline: str | None = setting(None, "optimizer that the others are measured against", kind=str)
-    target: float | None = setting(None, "mAP to reach; None: the baseline's own final", kind=float)
+    starts: str | None = setting(
+        None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str
+    )
+    optimizers: str | None = setting(
+        None, "names, or YAML as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'; [SGD,MuSGD] unless given", kind=str
+    )
+    seeds: str | None = setting(None, "how many seeds, or a list such as [0,1,2]; 3 unless given", kind=str)
+    epochs: int | None = setting(None, "epochs of every run; 30 unless given", kind=int, low=1)
+    baseline: str | None = setting(
+        None, "what the others are measured against; the first optimizer unless given", kind=str
+    )
+    target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
     tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
     train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
     jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
@@ -101,7 +107,11 @@ def main(args: Mapping[str, str]) -> int:
     if not settings.dry_run:
         executor = _executor(settings, plan[0].spec({}, 0).resolved["device"])
         _prepare_folder(folder, protocol, settings)
-        outcome = do_runs(plan, store, executor)
+        try:
+            outcome = do_runs(plan, store, executor)
+        except KeyboardInterrupt:
+            LOGGER.info("finished runs are kept: the same command goes on from here")
+            raise
     if any(arm.finished(store.find) for arm in plan):
         from yolo_musgd.lab.report import write_report
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,41 @@ class Task:
     versions: dict[str, str]
 
 
-def train_in_process(task: Task, folder: Path, alive: set[Any]) -> None:
+class Processes:
+    """Running processes of several threads; once closed, none survives, not even one that is just being started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._alive: set[subprocess.Popen[str]] = set()
+        self._closed = False
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        """Take charge of a process."""
+        with self._lock:
+            self._alive.add(process)
+            if self._closed:
+                process.kill()
+
+    def discard(self, process: subprocess.Popen[str]) -> None:
+        """Forget a process that has ended."""
+        with self._lock:
+            self._alive.discard(process)
+
+    def close(self) -> None:
+        """Kill every process, and each that is still to be added."""
+        with self._lock:
+            self._closed = True
+            for process in self._alive:
+                process.kill()
+
+
+def train_in_process(task: Task, folder: Path, processes: Processes) -> None:
     """Do one run in a process of its own, with its output in the run's log.
 
     Args:
         task: what to do.
         folder: the run's folder.
-        alive: the process is in this set while it runs.
+        processes: has charge of the process while it runs.
 
     Raises:
         RunError: the process ended without a record.
@@ -63,7 +92,7 @@ def train_in_process(task: Task, folder: Path, alive: set[Any]) -> None:
             stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder,
             start_new_session=True,  # Ctrl-C is for the comparison, which then ends its workers
         )  # fmt: skip
-    alive.add(process)
+    processes.add(process)
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps({**asdict(task), "folder": str(folder.resolve())}) + "\n")
@@ -74,7 +103,7 @@ def train_in_process(task: Task, folder: Path, alive: set[Any]) -> None:
         code = process.wait()  # the input stays open: its end would tell the worker that nobody waits any more
     finally:
         process.stdin.close()
-        alive.discard(process)
+        processes.discard(process)
     if code:
         raise RunError(last_line(folder / LOG) or f"the training process ended with exit code {code}")
 
@@ -90,7 +119,7 @@ def train_on_node(task: Task) -> tuple[dict[str, bytes], str]:
     with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as parent:
         folder, error = Path(parent) / "run", ""
         try:
-            train_in_process(task, folder, set())
+            train_in_process(task, folder, Processes())
         except RunError as failure:
             error = str(failure)
         return pack(folder, task.keep_weights), error

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from yolo_musgd.lab.plan import Arm
-from yolo_musgd.lab.process import RESULTS, RunError, Task, train_in_process
+from yolo_musgd.lab.process import RESULTS, Processes, RunError, Task, train_in_process
 from yolo_musgd.lab.runs import RunSpec, versions
 from yolo_musgd.lab.store import Record, Store
 
@@ -41,23 +41,18 @@ class LocalExecutor:
     def __init__(self, jobs: int, threads: int, keep_weights: bool):
         self.slots = jobs
         self._threads, self._keep = threads, keep_weights
-        self._alive: set[Any] = set()
+        self._processes = Processes()
         self._pool = futures.ThreadPoolExecutor(jobs)
-        self._submitted: list[futures.Future[None]] = []
 
     def submit(self, spec: RunSpec, folder: Path) -> futures.Future[None]:
         """Start a run in a process of its own."""
         task = Task(spec.to_dict(), self._threads, self._keep, versions())
-        self._submitted.append(self._pool.submit(train_in_process, task, folder, self._alive))
-        return self._submitted[-1]
+        return self._pool.submit(train_in_process, task, folder, self._processes)
 
     def close(self) -> None:
         """Kill the running processes; what they had not finished will be done again."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        while not all(f.done() for f in self._submitted):  # again and again: one may be about to start
-            for process in list(self._alive):
-                process.kill()
-            futures.wait(self._submitted, timeout=0.1)
+        self._processes.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass

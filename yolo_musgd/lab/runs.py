@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import TelemetrySettings, plugin_keys
+from yolo_musgd.settings import TelemetrySettings, UserError, plugin_keys
 
 FIXED: dict[str, Any] = {
     "patience": 0,  # no early stop: every run gets its whole budget
@@ -136,7 +136,10 @@ class RunSpec:
             return False
         if any(v is not None and v != mine["versions"].get(k) for k, v in identity["versions"].items()):
             return False
-        return _same(resolve(identity["args"]), mine["args"])
+        try:
+            return _same(resolve(identity["args"]), mine["args"])
+        except UserError:  # an optimizer that this release does not have any more
+            return False
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

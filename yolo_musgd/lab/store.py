@@ -146,8 +146,9 @@ def read_record(folder: Path) -> Record | None:
     """The finished run in a folder, or None."""
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return Record(folder, content.pop("identity"), content)
-    except (OSError, ValueError, KeyError):
+        identity = content.pop("identity")
+        return Record(folder, {k: identity[k] for k in ("data", "model", "args", "versions")}, content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
         return None
 
 

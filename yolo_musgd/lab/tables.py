@@ -176,7 +176,7 @@ def _maps(maps: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
             [m["label"], " x ".join(f"{k} ({len(v)})" for k, v in m["axes"].items()), _number(m["best"], 3), at,
              _percent(m["near_own_best"]), _percent(m["near_overall_best"]), str(m["missing"] or "")]
         )  # fmt: skip
-    note = f"Share of the grid points whose final {metric} is at least 90 % of the best; failed runs count as missing."
+    note = f"Share of the grid points whose final {metric} is at least 90 % of the best; missing points are left out."
     head = ["optimizer", "grid", "best", "at", "near its own best", "near the best of all", "missing"]
     return _table("Sensitivity", note, head, rows)
 

@@ -122,7 +122,8 @@ def test_a_full_disk_leaves_nothing(
 def test_interrupted_export_leaves_nothing(random_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     words = [f"model={random_checkpoint}", f"data={tiny_data}", "imgsz=64", f"project={tmp_path / 'out'}"]
     code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from yolo_musgd.cli import main; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from yolo_musgd.cli import main; "
         f"sys.exit(main(['export', *{words!r}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -18,7 +18,9 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def to_markdown(job: Job, artifacts: Sequence[Built], expected: Accuracy | None, latency: Mapping[str, float]) -> str:
+def to_markdown(
+    job: Job, artifacts: Sequence[Built], expected: Accuracy | None, latency: Mapping[str, float], fastest: str | None
+) -> str:
     """The table, one row an artifact, under a row of the FP32 graph."""
     base = latency["onnxruntime fp32"]
     lines = [
@@ -44,6 +46,8 @@ def to_markdown(job: Job, artifacts: Sequence[Built], expected: Accuracy | None,
             str(len(built.evidence.get("float_layers", []))) if "float_layers" in built.evidence else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if fastest and len(artifacts) > 1:
+        lines += ["", f"Fastest here: **{fastest}**."]
     lines += ["", *_notes(job, artifacts, expected)]
     for built in artifacts:
         lines += _search_table(built)

@@ -91,7 +91,7 @@ def _export(job: Job, runtimes: list[str], staging: Path, project: Path) -> Resu
         _add_latency(built, latency)
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
     (ready / "report.md").write_text(to_markdown(job, artifacts, builder.expected, latency, fastest), encoding="utf-8")
-    draw_searches(job, artifacts, latency["onnxruntime fp32"], ready)
+    draw_searches(job, artifacts, ready)
     folder = new_folder(str(project), job.settings.name)
     ready.replace(folder)  # an empty folder may be replaced
     moved = tuple(dataclasses.replace(built, folder=folder / built.folder.name) for built in artifacts)

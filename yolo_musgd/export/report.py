@@ -72,21 +72,21 @@ def _search_table(built: Built) -> list[str]:
     rows = [
         f"## Sensitivity search, {built.runtime}",
         "",
-        "| groups in float | layers in float | mAP50-95 | drop | ms here | last group added |",
+        "| groups in float | layers in float | mAP50-95 | drop | times FP32 | last group added |",
         "|---:|---:|---:|---:|---:|---|",
     ]
     for step in steps:
         last = step["groups"][-1] if step["groups"] else ""
         rows.append(
             f"| {len(step['groups'])} | {len(step['float_layers'])} | {step['map50_95']:.4f} | {step['drop']:.4f} | "
-            f"{_number(step['latency_ms'], 2)} | {last} |"
+            f"{_number(step['fp32_ms'] / step['latency_ms'], 2)} | {last} |"
         )
     return [*rows, ""]
 
 
-def draw_searches(job: Job, artifacts: Sequence[Built], fp32_ms: float, folder: Path) -> None:
+def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
     """Write ``search_<runtime>.png`` for each artifact whose layers were searched."""
     for built in artifacts:
         steps = [sensitivity.Step(**step) for step in built.evidence.get("search") or []]
         if steps:
-            sensitivity.draw(steps, job.settings.max_drop, fp32_ms, folder / f"search_{built.runtime}.png")
+            sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")

@@ -20,9 +20,8 @@ def ranges_of(model: Path) -> Ranges:
 
     from yolo_musgd.export.calibration import _Reader
 
-    calibrator = create_calibrator(
-        model, None, str(model.with_suffix(".aug")), calibrate_method=CalibrationMethod.MinMax
-    )
+    method = CalibrationMethod.MinMax
+    calibrator = create_calibrator(model, None, str(model.with_suffix(".aug")), calibrate_method=method)
     blob = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
     calibrator.collect_data(_Reader([{"images": blob}]))
     return {k: tuple(float(np.ravel(x)[0]) for x in v.range_value) for k, v in calibrator.compute_data().items()}
@@ -72,7 +71,7 @@ def test_groups_hold_every_node_once(graphs: dict[str, Path]) -> None:
     graph = onnx.load(str(graphs["raw"])).graph
     names = [n.name for n in graph.node if n.op_type == "Conv"]
     groups = layer_groups(graph, names)
-    assert sorted(sum(groups.values(), [])) == sorted(names)
+    assert sorted(name for group in groups.values() for name in group) == sorted(names)
     assert "model.4" in groups
     assert len([g for g in groups if g.startswith("model.23/")]) == 18  # 3 scales of 2 branches of 3 stages
 
@@ -128,7 +127,8 @@ def test_a_wider_float_list_quantizes_less(
     stem = [name for name in plan.candidates if name.startswith("/model.0/")]
     less = quantize(plan, tmp_path / "less.onnx", ranges_of(graphs["raw"]), "x86", [*plan.last, *stem])
     before, after = count_fused(path), count_fused(less)
-    assert before is not None and after is not None
+    assert before
+    assert after
     assert after["convolutions_int8"] == before["convolutions_int8"] - 1
 
 
@@ -136,7 +136,8 @@ def test_onnx_runtime_fuses_what_the_flavour_is_for(quantized: dict[str, tuple[P
     """96 of 102 convolutions: all but the head's last six; signed graphs only as on ARM."""
     for flavour, (_, path) in quantized.items():
         here, arm = count_fused(path), count_fused(path, arm=True)
-        assert here is not None and arm is not None
+        assert here
+        assert arm
         assert arm["convolutions_int8"] == 96
         assert here["convolutions_int8"] == (96 if flavour == "x86" else pytest.approx(6, abs=6))
 

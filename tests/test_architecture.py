@@ -19,7 +19,7 @@ ALLOWED = {
     "plugin": BASE | {"_autoload", "train"},
     "train": BASE | {"optim", "plugin"},
     "lab": BASE | {"optim", "train", "edge"},
-    "prune": BASE | {"optim", "train", "edge"},
+    "prune": BASE | {"optim", "train", "edge", "export", "plugin"},
     "export": BASE | {"edge"},
     "edge": {"edge"},
 }

@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolo_musgd.bundle import BOARDS, build_pyz, main
+from yolo_musgd.bundle import build_pyz, main
+from yolo_musgd.export.targets import NAMES
 
 
 def detector(path: Path, operator: str = "", quantized: bool = False, opset: int = 13) -> Path:
@@ -56,7 +57,7 @@ def test_pyz_is_reproducible_and_holds_edge_only(tmp_path: Path) -> None:
     assert first.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("target", sorted(BOARDS))
+@pytest.mark.parametrize("target", NAMES)
 def test_bundle_runs_by_itself(target: str, tmp_path: Path) -> None:
     model = detector(tmp_path / "best.onnx")
     assert main([f"model={model}", f"target={target}", f"project={tmp_path}/out"]) == 0

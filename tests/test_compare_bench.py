@@ -13,7 +13,9 @@ from yolo_musgd.compare_bench import load, main, pareto, rows_of
 from yolo_musgd.edge.errors import EdgeError
 
 
-def bench(board: str, sha: str, p50: float, joules: float | None = None, **model: Any) -> dict[str, Any]:
+def bench(
+    board: str, sha: str, p50: float, joules: float | None = None, graph: dict[str, int] | None = None, **model: Any
+) -> dict[str, Any]:
     summary = {
         "n": 9,
         "mean": p50,
@@ -26,13 +28,13 @@ def bench(board: str, sha: str, p50: float, joules: float | None = None, **model
         "max": p50 * 3,
     }
     return {
-        "schema": "yolo-musgd/bench/1",
+        "schema": "yolo-musgd/bench/2",
         "label": board,
         "board": {"board": "x"},
         "model": {"file": "m.onnx", "sha256": sha, "precision": "fp32", "imgsz": [320, 320], "map50_95": None, **model},
         "runs": [
             {
-                "runtime": {"name": "ncnn", "version": "1", "threads": 4},
+                "runtime": {"name": "ncnn", "version": "1", "threads": 4, "graph": graph},
                 "latency_ms": {"total": summary, "infer": summary},
                 "fps": {"end_to_end": 1000 / p50, "inference_only": 1000 / p50},
                 "power": {"mean_w": None, "net_j_per_frame": joules, "gross_j_per_frame": None},
@@ -69,7 +71,7 @@ def test_map_comes_from_the_same_runtime_first() -> None:
     vals = [val("a", "onnxruntime", 0.36), val("a", "ncnn", 0.35), val("b", "ncnn", 0.9)]
     assert rows_of([report], vals)[0].map50_95 == 0.35
     assert rows_of([report], vals[:1])[0].map_from == "val, onnxruntime, 128 images"
-    assert rows_of([report], [])[0][12:14] == (0.30, "the artifact")
+    assert rows_of([report], [])[0][13:15] == (0.30, "the artifact")
     assert rows_of([bench("pi", "a", 50.0)], [])[0].map50_95 is None
 
 
@@ -92,6 +94,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(json.loads((folder / "compare.json").read_text())["rows"]) == 3
     assert main([*paths[:3], f"project={tmp_path}/out", "name=bars"]) == 0
     assert (tmp_path / "out" / "bars" / "compare.png").exists()
+
+
+def test_reports_of_the_first_version_are_read(tmp_path: Path) -> None:
+    old = bench("pi", "a", 5.0)
+    old["schema"] = "yolo-musgd/bench/1"
+    del old["runs"][0]["runtime"]["graph"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    new = bench("pi5", "a", 4.0, graph={"convolutions": 102, "convolutions_int8": 96})
+    assert [row.int8_convolutions for row in rows_of([load(str(tmp_path / "old.json")), new], [])] == ["96 of 102", ""]
 
 
 def test_bad_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,83 +14,20 @@ import tempfile
 import zipapp
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from yolo_musgd.edge import options
 from yolo_musgd.edge.artifact import MANIFEST, Artifact, open_artifact, sha256_of
 from yolo_musgd.edge.errors import EXIT_BAD_INPUT, EXIT_DONE, EdgeError
 from yolo_musgd.edge.images import list_images, synthetic_frame, write_image
+from yolo_musgd.export.targets import NAMES, Target, load_target
+from yolo_musgd.settings import UserError
 
 EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, so that equal sources give equal bytes
 
 
-class Board(NamedTuple):
-    """What is particular to a board."""
-
-    title: str
-    requirements: tuple[str, ...]
-    setup: tuple[str, ...]  # commands for a fresh board, in order
-    bench: str  # extra words of the bench command
-    power: str
-
-
-_PI_SETUP = (
-    "sudo apt update && sudo apt install -y python3-venv python3-opencv",
-    "python3 -m venv --system-site-packages ~/edge && . ~/edge/bin/activate",
-    "python3 -m pip install -r requirements.txt",
-)
-_JETSON_SETUP = (
-    "sudo apt update && sudo apt install -y python3-numpy python3-libnvinfer python3-opencv",
-    "sudo nvpmodel -m 0        # the mode with the most power; -q shows the present one",
-    "sudo jetson_clocks        # clocks at their highest until the next boot",
-)
-BOARDS = {
-    "x86": Board(
-        "an x86-64 PC",
-        ("numpy", "onnxruntime", "pillow"),
-        (
-            "python3 -m venv ~/edge && . ~/edge/bin/activate",
-            "python3 -m pip install -r requirements.txt",
-        ),
-        "",
-        "RAPL counts the CPU package only and is readable by root: sudo chmod a+r "
-        "/sys/class/powercap/intel-rapl:*/energy_uj",
-    ),
-    "raspberry-pi-4": Board(
-        "a Raspberry Pi 4",
-        ("numpy", "onnxruntime", "ncnn"),
-        _PI_SETUP,
-        "threads=[1,2,4]",
-        "A Pi 4 has no current sensor. Put an INA219, INA226 or INA260 on the supply and the I2C bus "
-        "(power=hwmon), or log an external meter (power=csv:meter.csv with the columns time and power_w).",
-    ),
-    "raspberry-pi-5": Board(
-        "a Raspberry Pi 5",
-        ("numpy", "onnxruntime", "ncnn"),
-        _PI_SETUP,
-        "threads=[1,2,4]",
-        "The Pi 5's power chip is read through vcgencmd (power=pmic, found by power=auto). It sees its own rails, not "
-        "USB or 5 V HATs; the report gives its sum, and an estimate of the wall's power apart.",
-    ),
-    "jetson-nano": Board(
-        "an original Jetson Nano (JetPack 4.6, Python 3.6, TensorRT 8.2, FP16)",
-        (),
-        _JETSON_SETUP,
-        "engine=model.engine precision=fp16",
-        "The INA3221 on the board measures the whole input, GPU and CPU (power=ina3221, found by power=auto).",
-    ),
-    "jetson-orin-nano": Board(
-        "a Jetson Orin Nano (JetPack 5, 6 or 7)",
-        (),
-        _JETSON_SETUP,
-        "engine=model.engine",
-        "The INA3221 on the board measures VDD_IN, the whole module (power=ina3221, found by power=auto).",
-    ),
-}
-
 OPTIONS: options.Spec = {
     "model": ("", options.text, "artifact folder, exported folder or .onnx file"),
-    "target": ("x86", options.one_of(*BOARDS), "board: " + ", ".join(BOARDS)),
+    "target": ("x86", options.one_of(*NAMES), "board: " + ", ".join(NAMES)),
     "samples": ("", options.text, "folder of sample images (at most 16 are taken)"),
     "project": ("runs/bundle", options.text, "the bundle goes to project/name"),
     "name": ("", options.text, "its name; default: edge-<target>"),
@@ -127,24 +64,18 @@ def check_target(artifact: Artifact, target: str) -> list[str]:
     """Refuse what cannot work on ``target``; return warnings about what may not.
 
     Raises:
-        EdgeError: INT8, the NMS-free head or an operator that the original Jetson Nano does not have.
+        EdgeError: a precision, a head or an operator that the board does not have.
     """
-    if target != "jetson-nano":
-        return []
-    if artifact.precision == "int8":
-        raise EdgeError(
-            "target=jetson-nano has no INT8: its Maxwell GPU (sm_53) lacks the instructions and TensorRT would run "
-            "FP32 instead; bundle the FP32 ONNX model, the board builds FP16 from it"
-        )
-    facts = artifact.onnx
-    if artifact.head == "nms_free" or (facts is not None and "Mod" in facts.operators):
-        raise EdgeError(
-            "target=jetson-nano: TensorRT 8.2 has no Mod operator, which the NMS-free head uses; export the raw head "
-            "(yolo export ... nms=None, or end2end=False)"
-        )
-    if facts is not None and facts.opset > 13:
+    board, facts = load_target(target), artifact.onnx
+    nms_free = artifact.head == "nms_free" or (facts is not None and "Mod" in facts.operators)
+    try:
+        board.check(artifact.precision or "fp32", "nms_free" if nms_free else "raw")
+    except UserError as error:
+        raise EdgeError(str(error)) from error
+    if board.tensorrt and facts is not None and facts.opset > board.opset:
         return [
-            f"TensorRT 8.2 documents opset 13 at most, this model has {facts.opset}: export with opset=13 if it fails"
+            f"TensorRT {board.tensorrt} documents opset {board.opset} at most, this model has {facts.opset}: "
+            f"export with opset={board.opset} if it fails"
         ]
     return []
 
@@ -190,7 +121,7 @@ def _copy_samples(samples: str, folder: Path) -> int:
     return max(len(paths), 1)
 
 
-def _run_script(board: Board) -> str:
+def _run_script(board: Target) -> str:
     return "\n".join(
         [
             "#!/bin/sh",
@@ -206,12 +137,12 @@ def _run_script(board: Board) -> str:
     )
 
 
-def _engine_words(board: Board) -> str:
+def _engine_words(board: Target) -> str:
     return board.bench if board.bench.startswith("engine=") else ""
 
 
 def _readme(artifact: Artifact, target: str, warnings: list[str]) -> str:
-    board, block = BOARDS[target], "```sh\n{}\n```\n"
+    board, block = load_target(target), "```sh\n{}\n```\n"
     size = f"{artifact.imgsz[1]}x{artifact.imgsz[0]}"
     extra = f" {board.bench}" if board.bench else ""
     parts = [
@@ -264,7 +195,7 @@ def make_bundle(model: str, target: str, folder: Path, samples: str = "", imgsz:
         _copy_model(artifact, folder)
         _copy_samples(samples, folder)
         build_pyz(folder / "edge.pyz")
-        board = BOARDS[target]
+        board = load_target(target)
         lines = board.requirements or (
             "# nothing from the index: JetPack brings numpy and TensorRT (apt, see README.md)",
         )

@@ -59,6 +59,11 @@ COMMANDS: dict[str, Command] = {
         "fewer channels, then fine-tuning: a smaller, faster checkpoint that loads anywhere",
         "yolo_musgd.prune.settings:PruneSettings",
     ),
+    "export": Command(
+        "yolo_musgd.export.command:main",
+        "a checkpoint for a board: ONNX, OpenVINO, NCNN; INT8 with its accuracy guarded; one folder with its evidence",
+        "yolo_musgd.export.options:ExportSettings",
+    ),
     "bench": Command(
         "yolo_musgd.edge.__main__:main",
         "FPS, latency percentiles, watts and joules per frame of a model on this machine",

@@ -16,7 +16,7 @@ from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import EXIT_BAD_INPUT, EXIT_DONE, EdgeError
 from yolo_musgd.edge.results import Folder
 
-BENCH, VAL = "yolo-musgd/bench/1", "yolo-musgd/val/1"
+BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
 
 
 class Row(NamedTuple):
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     imgsz: str
     runtime: str
     threads: int | None
+    int8_convolutions: str  # "96 of 102" after the runtime's optimizer, or "" where it does not tell
     p50_ms: float
     p99_ms: float
     fps: float | None
@@ -58,8 +59,8 @@ def load(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise EdgeError(f"{path} is not JSON: {error}") from error
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema not in (BENCH, VAL):
-        raise EdgeError(f"{path}: schema {schema!r}; expected {BENCH} or {VAL}")
+    if schema not in (*BENCH, VAL):
+        raise EdgeError(f"{path}: schema {schema!r}; expected {BENCH[0]} or {VAL}")
     assert isinstance(content, dict)
     return content
 
@@ -97,6 +98,7 @@ def _row(bench: dict[str, Any], run: dict[str, Any], vals: Sequence[dict[str, An
     marks = [word for word, there in (("throttled", run["throttled"]), ("partial", run["partial"])) if there]
     marks += [] if run["latency_ms"]["total"] else ["inference only"]
     height, width = bench["model"]["imgsz"]
+    graph = runtime.get("graph")
     return Row(
         board=bench["label"] or bench["board"]["board"] or "unnamed board",
         model=bench["model"]["file"],
@@ -104,6 +106,7 @@ def _row(bench: dict[str, Any], run: dict[str, Any], vals: Sequence[dict[str, An
         imgsz=str(height) if height == width else f"{width}x{height}",
         runtime=f"{runtime['name']} {runtime['version']}",
         threads=runtime["threads"],
+        int8_convolutions="{convolutions_int8} of {convolutions}".format(**graph) if graph else "",
         p50_ms=latency["p50"],
         p99_ms=latency["p99"],
         fps=run["fps"]["end_to_end"],
@@ -145,6 +148,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "imgsz",
         "runtime",
         "threads",
+        "INT8 convs",
         "p50 ms",
         "p99 ms",
         "FPS",
@@ -158,6 +162,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for k, row in enumerate(rows):
         joules = _cell(row.joules, 3) + (f" {row.joules_kind}" if row.joules_kind else "")
         cells = [row.board, row.model, row.precision, row.imgsz, row.runtime, str(row.threads or "-")]
+        cells.append(row.int8_convolutions or "-")
         cells += [_cell(row.p50_ms, 2), _cell(row.p99_ms, 2), _cell(row.fps, 1), _cell(row.watts, 2), joules]
         cells += [_cell(row.map50_95, 4), row.map_from or "-", row.marks or "-"]
         lines.append(f"| {' | '.join(f'**{cell}**' if k in front else cell for cell in cells)} |")
@@ -236,7 +241,7 @@ def main(args: list[str]) -> int:
         paths = [word for word in args if "=" not in word]
         chosen = options.parse_args([word for word in args if "=" in word], OPTIONS, "compare-bench", None)
         reports = [load(path) for path in paths]
-        benches = [report for report in reports if report["schema"] == BENCH]
+        benches = [report for report in reports if report["schema"] in BENCH]
         rows = rows_of(benches, [report for report in reports if report["schema"] == VAL])
         if not rows:
             raise EdgeError("compare-bench: give at least one bench.json with a finished run")

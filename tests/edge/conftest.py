@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,23 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for edge_samples, which pytest's importlib mode does not see
 
 from edge_samples import FakeBoard
+from newest_rules import install
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED = REPO.parent / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def oracle() -> Iterator[list[str]]:
+    """Ultralytics with the newest release's rules, whatever release is here; the names of what had to be replaced."""
+    import torchvision  # noqa: F401 - Ultralytics takes its NMS when it is loaded; its own is slow and gives up after 2 s
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield install(patch)
+
+
 def export_onnx(source: str, folder: Path, name: str, imgsz: int, **settings: object) -> Path:
-    """Export an Ultralytics model to ``folder``/``name``.onnx."""
+    """Export an Ultralytics model to ``folder``/``name``.onnx; ``nms=None`` gives the raw head."""
     from ultralytics import YOLO
 
     before = Path.cwd()
@@ -29,12 +40,23 @@ def export_onnx(source: str, folder: Path, name: str, imgsz: int, **settings: ob
         model = YOLO(source)
         if source.endswith(".yaml"):
             enliven(model)
+        if settings["nms"] is None:
+            settings = settings | keep_raw_head(model)
         made = Path(model.export(format="onnx", imgsz=imgsz, **settings))
     finally:
         os.chdir(before)
     target = folder / f"{name}.onnx"
     shutil.move(str(made if made.is_absolute() else folder / made), target)
     return target
+
+
+def keep_raw_head(model: object) -> dict[str, object]:
+    """Return the words that export the one-to-many head; 8.4.0 has none and exports what the layers allow."""
+    head = model.model.model[-1]  # type: ignore[attr-defined]
+    if type(head).end2end.fset is not None:
+        return {}
+    del head.one2one_cv2, head.one2one_cv3
+    return {"nms": False}
 
 
 def enliven(model: object) -> None:

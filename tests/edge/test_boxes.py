@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import newest_rules
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,34 @@ def test_map_is_ultralytics(seed: int) -> None:
     result = evaluator.result({})
     assert result["map50_95"] == pytest.approx(ap.mean(), abs=1e-4)
     assert result["map50"] == pytest.approx(ap[:, 0].mean(), abs=1e-4)
+
+
+def test_the_newest_rules_are_the_hosts(oracle: list[str]) -> None:
+    """What newest_rules.py puts into an old host gives what a new host does by itself."""
+    from ultralytics.engine.validator import BaseValidator
+    from ultralytics.utils import metrics, ops
+
+    if oracle:
+        pytest.skip(f"this release has older rules: {', '.join(oracle)} were replaced")
+    rng = np.random.default_rng(0)
+    validator = BaseValidator.__new__(BaseValidator)
+    validator.iouv = torch.linspace(0.5, 0.95, 10)
+    for _ in range(50):
+        recall = np.sort(rng.uniform(0, 0.9, 12))
+        precision = rng.uniform(0, 1, 12)
+        expected = metrics.compute_ap(list(recall), list(precision))[0]
+        assert newest_rules.average_precision(recall, precision)[0] == pytest.approx(expected, abs=1e-12)
+        found, labels = torch.from_numpy(rng.integers(0, 3, 9)), torch.from_numpy(rng.integers(0, 3, 6))
+        overlap = torch.from_numpy(rng.uniform(0.3, 1, (6, 9)).astype(np.float32))
+        got = newest_rules.match_predictions(validator, found, labels, overlap)
+        assert torch.equal(got, validator.match_predictions(found, labels, overlap))
+        shape = tuple(int(side) for side in rng.integers(20, 900, 2))
+        corners = torch.from_numpy(rng.uniform(-5, 330, (7, 4)))
+        for pads in (None, ((0.5, 0.4), (3, 7))):
+            scaled = (
+                scale((320, 256), corners.clone(), shape, pads) for scale in (ops.scale_boxes, newest_rules.scale_boxes)
+            )
+            assert torch.allclose(*scaled, atol=1e-4)
 
 
 def test_perfect_empty_and_absent() -> None:

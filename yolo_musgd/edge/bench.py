@@ -71,6 +71,7 @@ class Bench:
         self.watcher = system.Watcher(root())
         self.idle_span: Optional[List[float]] = None
         self.spans: List[Any] = []
+        self.graph: Optional[Dict[str, int]] = None  # the same for every number of threads
         self.content = report.header(
             chosen, artifact, source.info(), system.identity(root()), power.describe(self.choice)
         )
@@ -126,15 +127,18 @@ class Bench:
                 span = (run.pop("start"), run.pop("end"))
             else:
                 run, span = self._frames(runtime, begin)
+            peak_mb = system.memory_mb()[1]
+            if not self.content["runs"] and not run["partial"]:
+                self.graph = runtime.graph()
         finally:
             runtime.close()
         run["load_s"] = load_s
-        run["runtime"] = _runtime_facts(runtime)
+        run["runtime"] = dict(_runtime_facts(runtime), graph=self.graph)
         run["state"] = {"before": before, "after": system.state(root())}
         run["throttled"] = system.throttled_reasons(
             before["throttling"], self.watcher.reasons, run["state"]["after"]["throttling"]
         )
-        run["watch"] = measure.summarize_watch(list(self.watcher.samples), span[0], span[1], system.memory_mb()[1])
+        run["watch"] = measure.summarize_watch(list(self.watcher.samples), span[0], span[1], peak_mb)
         self.content["runs"].append(run)
         self.spans.append(span)
         return not run["partial"]

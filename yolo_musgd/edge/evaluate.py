@@ -183,6 +183,36 @@ VAL_OPTIONS.update(
 )
 
 
+def judge(
+    path: str, artifact: Any, runtime: Any, letterbox: Letterbox, evaluator: Evaluator, chosen: Any
+) -> np.ndarray:
+    """Run one labelled image, hand its detections to ``evaluator`` and return them.
+
+    Args:
+        path: Image file; its labels are where label_path says.
+        artifact: The model's facts.
+        runtime: The loaded model.
+        letterbox: Of the model's input size.
+        evaluator: Collects detections and labels.
+        chosen: Has ``conf``, ``iou``, ``max_det`` and ``labels``, as the val command's options do.
+
+    Returns:
+        float32 (n, 6), boxes in pixels of the network's input.
+    """
+    classes = len(artifact.names)
+    image = images.read_image(path)
+    blob, where = letterbox(image, place_for_val((image.shape[0], image.shape[1]), artifact.imgsz))
+    output = runtime.infer(blob)
+    found = boxes.decode(output, artifact.head, classes, chosen.conf, chosen.iou, chosen.max_det, multi_label=True)
+    labels = read_labels(label_path(path, chosen.labels))
+    if classes and len(labels) and labels[:, 0].max() >= classes:
+        raise EdgeError("{}: class {} but the model has {}".format(path, int(labels[:, 0].max()), classes))
+    centre = labels[:, 1:3] * [where.width, where.height] + [where.left, where.top]
+    half = labels[:, 3:5] * [where.width, where.height] / 2
+    evaluator.add(found, np.concatenate((labels[:, :1], centre - half, centre + half), axis=1))
+    return found
+
+
 def _evaluate(chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> None:
     letterbox = Letterbox(artifact.imgsz)
     paths = images.list_images(chosen.source)[: chosen.n]
@@ -193,19 +223,8 @@ def _evaluate(chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) ->
                 len(paths), label_path(paths[0], chosen.labels)
             )
         )
-    classes = len(artifact.names)
     for count, path in enumerate(paths, 1):
-        image = images.read_image(path)
-        shape = (image.shape[0], image.shape[1])
-        blob, where = letterbox(image, place_for_val(shape, artifact.imgsz))
-        output = runtime.infer(blob)
-        found = boxes.decode(output, artifact.head, classes, chosen.conf, chosen.iou, chosen.max_det, multi_label=True)
-        labels = read_labels(label_path(path, chosen.labels))
-        if classes and len(labels) and labels[:, 0].max() >= classes:
-            raise EdgeError("{}: class {} but the model has {}".format(path, int(labels[:, 0].max()), classes))
-        centre = labels[:, 1:3] * [where.width, where.height] + [where.left, where.top]
-        half = labels[:, 3:5] * [where.width, where.height] / 2
-        evaluator.add(found, np.concatenate((labels[:, :1], centre - half, centre + half), axis=1))
+        judge(path, artifact, runtime, letterbox, evaluator, chosen)
         if count % max(1, len(paths) // 10) == 0:
             print("{}/{} images".format(count, len(paths)), file=sys.stderr)
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from . import fusion
 from .artifact import Artifact
 from .errors import EdgeError, RuntimeMissing
 
@@ -44,6 +45,10 @@ class Runtime:
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """Run one image, float32 (1, 3, height, width) in [0, 1]; return a 2-D float32 array."""
         raise NotImplementedError
+
+    def graph(self) -> Optional[Dict[str, int]]:
+        """Count what it really computes in INT8, see fusion.count; None where the runtime does not tell."""
+        return None
 
     def close(self) -> None:
         """Free what the runtime holds; afterwards it must not be used."""
@@ -99,24 +104,32 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, artifact: Artifact, threads: int, precision: Optional[str]) -> None:
         Runtime.__init__(self, artifact)
-        ort = import_or_explain("onnxruntime", self.name)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
+        self._ort = ort = import_or_explain("onnxruntime", self.name)
+        self._model, self.threads = artifact.model, threads
         try:
-            self._session = ort.InferenceSession(artifact.model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(artifact.model, self._options(), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EdgeError(
                 "ONNX Runtime {} cannot run {}: {}".format(ort.__version__, artifact.model, first_line(error))
             )
-        self.version, self.threads = ort.__version__, threads
+        self.version = ort.__version__
         tensor = self._session.get_inputs()[0]
         self._feed = tensor.name
         self._half = "float16" in tensor.type
         self._fetch = [self._session.get_outputs()[0].name]
         self.detail = {"provider": "CPUExecutionProvider"}
+
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        return options
+
+    def graph(self) -> Optional[Dict[str, int]]:
+        """See Runtime.graph; the model is loaded once more for it."""
+        return fusion.of_onnxruntime(self._ort, self._model, self._options())
 
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """See Runtime.infer."""
@@ -153,7 +166,7 @@ class OpenVino(Runtime):
             model = core.read_model(artifact.model)
             if model.input(0).get_partial_shape().is_dynamic:
                 model.reshape(list(self.input_shape))
-            compiled = core.compile_model(model, "CPU", config)
+            self._compiled = compiled = core.compile_model(model, "CPU", config)
             self._request = compiled.create_infer_request()
         except Exception as error:
             raise EdgeError("OpenVINO cannot run {}: {}".format(artifact.model, first_line(error)))
@@ -170,9 +183,13 @@ class OpenVino(Runtime):
         self._request.infer([blob])
         return as_matrix(self._request.get_output_tensor(0).data)
 
+    def graph(self) -> Optional[Dict[str, int]]:
+        """See Runtime.graph."""
+        return fusion.of_openvino(self._compiled.get_runtime_model().get_ops())
+
     def close(self) -> None:
         """See Runtime.close."""
-        self._request = None
+        self._request = self._compiled = None
 
 
 class Ncnn(Runtime):

@@ -61,7 +61,42 @@ def _network_flags(trt: Any, typed: bool) -> int:
     return out
 
 
-def build_engine(trt: Any, artifact: Artifact, precision: str, check_gpu: bool = True) -> bytes:
+def use_timing_cache(config: Any, path: Optional[str]) -> Any:
+    """Give a builder's configuration the timings of earlier builds, so that a rebuild takes seconds, not minutes.
+
+    Args:
+        config: TensorRT's builder configuration.
+        path: File of an earlier build, which may be missing; None uses no cache.
+
+    Returns:
+        What save_timing_cache needs; None without a cache (TensorRT-RTX, for one, keeps none).
+    """
+    if path is None or not hasattr(config, "create_timing_cache"):
+        return None
+    known = b""
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            known = file.read()
+    cache = config.create_timing_cache(known)
+    if not cache or not config.set_timing_cache(cache, False):  # of another GPU or version: begin anew
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def save_timing_cache(config: Any, cache: Any, path: Optional[str]) -> None:
+    """Write the timings of a build to ``path``, for use_timing_cache; nothing without a cache."""
+    if cache is None or path is None:
+        return
+    temporary = path + ".part"
+    with open(temporary, "wb") as file:
+        file.write(bytes(config.get_timing_cache().serialize()))
+    os.replace(temporary, path)
+
+
+def build_engine(
+    trt: Any, artifact: Artifact, precision: str, check_gpu: bool = True, timings: Optional[str] = None
+) -> bytes:
     """Build an engine from the artifact's ONNX file.
 
     Args:
@@ -69,6 +104,7 @@ def build_engine(trt: Any, artifact: Artifact, precision: str, check_gpu: bool =
         artifact: An ONNX model.
         precision: fp32, fp16 or int8; int8 needs a graph with Q/DQ nodes.
         check_gpu: Ask TensorRT whether the GPU has INT8.
+        timings: File that keeps the timings from build to build; None keeps none.
 
     Returns:
         The serialized engine.
@@ -105,9 +141,11 @@ def build_engine(trt: Any, artifact: Artifact, precision: str, check_gpu: bool =
             config.set_flag(flags.FP16)
         if quantized:
             config.set_flag(flags.INT8)
+    cache = use_timing_cache(config, timings)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise EdgeError("TensorRT {} could not build {} as {}".format(trt.__version__, artifact.model, precision))
+    save_timing_cache(config, cache, timings)
     return bytes(engine)
 
 
@@ -232,7 +270,7 @@ def open_tensorrt(artifact: Artifact, name: str, engine: Optional[str], precisio
                 file.seek(offset)
                 return TensorRt(artifact, trt, file.read(), cuda)
     try:
-        built = build_engine(trt, artifact, chosen)
+        built = build_engine(trt, artifact, chosen, timings=engine + ".timings" if engine else None)
     except EdgeError:
         raise
     except Exception as error:

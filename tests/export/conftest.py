@@ -1,0 +1,60 @@
+"""Models that are slow to make and shared by the export tests: a random checkpoint, real weights, their FP32 graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnx", reason="extra export is not installed")
+pytest.importorskip("onnxruntime", reason="extra export is not installed")
+pytest.importorskip("onnxslim", reason="extra export is not installed")
+
+NAMES = {0: "circle", 1: "square", 2: "triangle"}  # of tests/conftest.py's tiny_data
+
+
+def save_random(path: Path, task: str = "detect", yaml: str = "yolo26n.yaml") -> Path:
+    """A checkpoint with random weights and the classes of tiny_data."""
+    import torch
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+    torch.manual_seed(0)
+    wrapper = YOLO(yaml, task=task)
+    kind = SegmentationModel if task == "segment" else DetectionModel
+    wrapper.model = kind(yaml, nc=3, verbose=False)
+    wrapper.model.names = dict(NAMES)
+    wrapper.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Path]:
+    return save_random
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random(tmp_path_factory.mktemp("weights") / "random.pt")
+
+
+@pytest.fixture(scope="session")
+def graphs(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """FP32 graphs of the random checkpoint at 64 px: head -> file."""
+    from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
+
+    checkpoint = read_checkpoint(random_checkpoint)
+    return {
+        head: export_by_ultralytics(checkpoint, head, tmp_path_factory.mktemp(head), "onnx", 64, 13)
+        for head in checkpoint.heads
+    }
+
+
+@pytest.fixture(scope="session")
+def real_graph(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw graph of real weights at 160 px."""
+    from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
+
+    checkpoint = read_checkpoint(shared / "weights" / "yolo26n_rebuilt.pt")
+    return export_by_ultralytics(checkpoint, "raw", tmp_path_factory.mktemp("real"), "onnx", 160, 17)

@@ -1,0 +1,167 @@
+"""The command as people run it, what it refuses, and what it leaves behind when it is stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yolo_musgd.edge.artifact import open_artifact
+from yolo_musgd.export import build
+from yolo_musgd.export.command import export_model
+from yolo_musgd.export.options import ExportSettings
+from yolo_musgd.settings import UserError
+
+
+@pytest.fixture(scope="session")
+def exported(run, random_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``yolo-musgd export`` made of the random checkpoint for x86, INT8."""
+    folder = tmp_path_factory.mktemp("exported")
+    words = [f"model={random_checkpoint}", f"data={tiny_data}", "imgsz=64", "calibration_images=8"]
+    done = run("yolo-musgd", "export", *words, "runtime=onnxruntime", f"project={folder}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "| onnxruntime | int8 |" in done.stdout
+    return folder / "exp"
+
+
+def test_the_artifact_opens_on_the_board_and_carries_its_evidence(exported: Path, random_checkpoint: Path) -> None:
+    folder = exported / "random_int8_onnx_model"
+    artifact = open_artifact(str(folder))
+    assert artifact.verified
+    assert (artifact.precision, artifact.head, artifact.imgsz) == ("int8", "raw", (64, 64))
+    assert list(artifact.names.values()) == ["circle", "square", "triangle"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["map50_95"]["images"] == 8
+    assert manifest["calibration"]["images"] == 8
+    assert len(manifest["float_layers"]) == 6
+    assert manifest["fused"]["convolutions_int8"] == 96
+    assert manifest["source"]["file"] == random_checkpoint.name
+    assert manifest["parity_of_fp32_graph"]["max_score"] < 1e-3
+    assert manifest["parity_of_fp32_graph"]["max_box"] < 1e-3
+    assert manifest["latency_ms_p50"]["this"] > 0
+    assert "yolo predict" in (folder / "README.md").read_text()
+    assert not list(exported.parent.glob(".export-*"))  # nothing temporary is left
+    assert "precision: int8" in (exported / "args.yaml").read_text()
+
+
+def test_ultralytics_loads_the_artifact(run, exported: Path, tiny_data: Path, tmp_path: Path) -> None:
+    model = exported / "random_int8_onnx_model" / "model.onnx"
+    source = tiny_data.parent / "images" / "val"
+    done = run("yolo", "predict", f"model={model}", "imgsz=64", f"source={source}", f"project={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 " in done.stdout or "8/8" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "message"),
+    [
+        ({"target": "jetson-nano", "precision": "int8"}, None, "sm_53"),
+        ({"data": None}, None, "needs data="),
+        ({"data": "nowhere.yaml"}, None, "nowhere.yaml cannot be read"),
+        ({"imgsz": 100}, None, "use imgsz=96 or 128"),
+        ({"model": "nowhere.pt"}, None, "does not exist"),
+        ({"model": None}, None, "model= is required"),
+        ({"float_layers": "/model.0/nothing"}, None, "no quantizable node '/model.0/nothing'"),
+        ({"opset": 11}, None, "use opset=13"),
+        ({"target": "jetson-nano", "opset": 17, "precision": "fp16"}, None, "use opset=13"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: dict, changes: object, message: str, random_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    given = {"model": str(random_checkpoint), "data": str(tiny_data), "imgsz": 64, "project": str(tmp_path / "out")}
+    given |= {"runtime": "auto" if "target" in words else "onnxruntime", "calibration_images": 4, "val_images": 2}
+    with pytest.raises(UserError) as caught:
+        export_model(ExportSettings(**{**given, **words}))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    left = [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] if (tmp_path / "out").exists() else []
+    assert not [name for name in left if not name.endswith(".json")]  # at most the calibration, which is whole
+
+
+def test_wrong_kinds_of_model(exported: Path, tiny_data: Path, make_checkpoint, tmp_path: Path) -> None:
+    onnx = exported / "random_int8_onnx_model" / "model.onnx"
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(b"not a checkpoint")
+    segment = make_checkpoint(tmp_path / "segment.pt", "segment", "yolo26n-seg.yaml")
+    for path, part in ((onnx, "no checkpoint"), (damaged, "cannot be loaded"), (segment, "task=segment")):
+        with pytest.raises(UserError, match=part):
+            export_model(ExportSettings(model=str(path), data=str(tiny_data), imgsz=64, project=str(tmp_path)))
+
+
+def test_classes_must_fit(random_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    yaml = tmp_path / "one.yaml"
+    yaml.write_text(f"path: {tiny_data.parent}\ntrain: images/train\nval: images/val\nnames: {{0: thing}}\n")
+    with pytest.raises(UserError, match="has 1 classes"):
+        export_model(ExportSettings(model=str(random_checkpoint), data=str(yaml), imgsz=64, project=str(tmp_path)))
+
+
+def test_a_full_disk_leaves_nothing(
+    random_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(build, "write_artifact", full)
+    settings = ExportSettings(
+        model=str(random_checkpoint), data=str(tiny_data), imgsz=64, precision="fp32", runtime="onnxruntime",
+        project=str(tmp_path / "out"), val_images=2,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no space left"):
+        export_model(settings)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_interrupted_export_leaves_nothing(random_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    words = [f"model={random_checkpoint}", f"data={tiny_data}", "imgsz=64", f"project={tmp_path / 'out'}"]
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from yolo_musgd.cli import main; "
+        f"sys.exit(main(['export', *{words!r}]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob(".export-*/work/fp32")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 130, output
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name != ".calibration"]
+
+
+def test_tensorrt_graph_without_data(random_checkpoint: Path, tmp_path: Path) -> None:
+    """FP16 needs no images; what was not measured is null."""
+    result = export_model(
+        ExportSettings(model=str(random_checkpoint), target="jetson-nano", imgsz=64, project=str(tmp_path), lint=False)
+    )
+    manifest = json.loads((result.artifacts[0].folder / "manifest.json").read_text())
+    assert manifest["tensorrt"] == {"operators_of": "8.2", "trial_build": None}
+    assert manifest["map50_95"] is None
+    assert manifest["latency_ms_p50"]["this"] is None
+    assert manifest["opset"] == 13
+    assert result.fastest is None
+    readme = (result.artifacts[0].folder / "README.md").read_text()
+    assert "trtexec --onnx=model.onnx" in readme
+    assert "not measured" in readme
+
+
+def test_openvino_int8_with_our_calibration(random_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="extra openvino is not installed")
+    pytest.importorskip("nncf", reason="extra openvino is not installed")
+    settings = ExportSettings(
+        model=str(random_checkpoint), data=str(tiny_data), imgsz=64, runtime="openvino", project=str(tmp_path),
+        calibration_images=4, val_images=4,
+    )  # fmt: skip
+    built = export_model(settings).artifacts[0]
+    artifact = open_artifact(str(built.folder))
+    assert (artifact.format, artifact.precision, artifact.head) == ("openvino", "int8", "raw")
+    weights = np.fromfile(built.folder / "model.bin", np.uint8)
+    assert weights.size < 0.45 * random_checkpoint.stat().st_size  # FP16 in the checkpoint, INT8 here
+    assert "stride: 32" in (built.folder / "metadata.yaml").read_text()

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from yolo_musgd.edge.onnxfile import read_onnx
+from yolo_musgd.export.calibration import Ranges
+from yolo_musgd.export.graph import constant_operand_nodes, count_fused, head_parts, layer_groups
+from yolo_musgd.export.quantize import FLAVOURS, Plan, make_plan, quantize
+from yolo_musgd.export.tensorrt import save_half, trial_build, unsupported
+
+
+def ranges_of(model: Path) -> Ranges:
+    """Ranges of every tensor on one random image: enough for questions about structure."""
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    from yolo_musgd.export.calibration import _Reader
+
+    method = CalibrationMethod.MinMax
+    calibrator = create_calibrator(model, None, str(model.with_suffix(".aug")), calibrate_method=method)
+    blob = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    calibrator.collect_data(_Reader([{"images": blob}]))
+    return {k: tuple(float(np.ravel(x)[0]) for x in v.range_value) for k, v in calibrator.compute_data().items()}
+
+
+@pytest.fixture(scope="module")
+def quantized(graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Plan, Path]]:
+    """Flavour -> plan and quantized raw graph."""
+    folder, ranges = tmp_path_factory.mktemp("quantized"), ranges_of(graphs["raw"])
+    made = {}
+    for flavour in FLAVOURS:
+        plan = make_plan(graphs["raw"], flavour)
+        made[flavour] = plan, quantize(plan, folder / f"{flavour}.onnx", ranges, flavour, plan.last)
+    return made
+
+
+@pytest.mark.parametrize("head", ["raw", "nms_free"])
+def test_the_head_is_found_by_structure(head: str, graphs: dict[str, Path]) -> None:
+    graph = onnx.load(str(graphs[head])).graph
+    parts = head_parts(graph)
+    kinds = {n.name: n.op_type for n in graph.node}
+    assert len(parts.last) == 6  # boxes and classes at three scales
+    assert all(name.endswith(".2/Conv") for name in parts.last)
+    assert "Conv" not in {kinds[name] for name in parts.decode}
+    assert graph.node[-1].name in parts.decode
+    assert ("TopK" in {kinds[name] for name in parts.decode}) == (head == "nms_free")
+
+
+def test_the_distribution_mean_of_older_heads_is_decoding() -> None:
+    """YOLOv8 and 11 end in a convolution that only averages; the layer before it is the head's last one."""
+    weights = [
+        numpy_helper.from_array(np.zeros((16, 3, 1, 1), np.float32), "w1"),
+        numpy_helper.from_array(np.zeros(16, np.float32), "b1"),
+        numpy_helper.from_array(np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1), "w2"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], name="box"),
+        helper.make_node("Softmax", ["a"], ["b"], name="softmax", axis=1),
+        helper.make_node("Conv", ["b", "w2"], ["y"], name="dfl"),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 4, 4]) for n, c in (("x", 3), ("y", 1))]
+    parts = head_parts(helper.make_graph(nodes, "g", ends[:1], ends[1:], weights))
+    assert parts == (("box",), ("softmax", "dfl"))
+
+
+def test_groups_hold_every_node_once(graphs: dict[str, Path]) -> None:
+    graph = onnx.load(str(graphs["raw"])).graph
+    names = [n.name for n in graph.node if n.op_type == "Conv"]
+    groups = layer_groups(graph, names)
+    assert sorted(name for group in groups.values() for name in group) == sorted(names)
+    assert "model.4" in groups
+    assert len([g for g in groups if g.startswith("model.23/")]) == 18  # 3 scales of 2 branches of 3 stages
+
+
+def linear_nodes(path: Path) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], dict[str, np.ndarray]]:
+    graph = onnx.load(str(path)).graph
+    values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    kinds = {kind: [n for n in graph.node if n.op_type == kind] for kind in ("QuantizeLinear", "DequantizeLinear")}
+    return kinds["QuantizeLinear"], kinds["DequantizeLinear"], values
+
+
+@pytest.mark.parametrize("flavour", list(FLAVOURS))
+def test_zero_points_and_types(flavour: str, quantized: dict[str, tuple[Plan, Path]]) -> None:
+    q, dq, values = linear_nodes(quantized[flavour][1])
+    zeros = [values[n.input[2]] for n in q + dq if n.input[2] in values]
+    if FLAVOURS[flavour].signed:
+        assert {z.dtype for z in zeros} == {np.dtype(np.int8)}
+        assert not any(z.any() for z in zeros)
+    else:
+        assert {values[n.input[2]].dtype for n in q} == {np.dtype(np.uint8)}
+        assert np.dtype(np.int32) in {z.dtype for z in zeros}  # biases
+    weights = [n for n in dq if n.input[0] in values and values[n.input[0]].ndim == 4]
+    assert len(weights) >= 96
+    for node in weights:
+        assert values[node.input[0]].dtype == np.int8
+        assert values[node.input[1]].shape == (values[node.input[0]].shape[0],)  # a scale for each output channel
+
+
+@pytest.mark.parametrize("flavour", list(FLAVOURS))
+def test_decoding_and_the_chosen_layers_stay_in_float(flavour: str, quantized: dict[str, tuple[Plan, Path]]) -> None:
+    plan, path = quantized[flavour]
+    graph = onnx.load(str(path)).graph
+    made_by = {output: n for n in graph.node for output in n.output}
+    for node in graph.node:
+        if node.name in plan.last:
+            assert made_by[node.input[1]].op_type != "DequantizeLinear" if node.input[1] in made_by else True
+        if node.name in plan.decode:
+            quantizers = [made_by[i].op_type for i in node.input if i in made_by]
+            assert "DequantizeLinear" not in quantizers
+
+
+def test_metadata_survives(graphs: dict[str, Path], quantized: dict[str, tuple[Plan, Path]]) -> None:
+    expected = read_onnx(str(graphs["raw"])).metadata
+    assert expected["stride"] == "32"
+    for _, path in quantized.values():
+        assert read_onnx(str(path)).metadata == expected
+
+
+def test_a_wider_float_list_quantizes_less(
+    graphs: dict[str, Path], quantized: dict[str, tuple[Plan, Path]], tmp_path: Path
+) -> None:
+    plan, path = quantized["x86"]
+    stem = [name for name in plan.candidates if name.startswith("/model.0/")]
+    less = quantize(plan, tmp_path / "less.onnx", ranges_of(graphs["raw"]), "x86", [*plan.last, *stem])
+    before, after = count_fused(path), count_fused(less)
+    assert before
+    assert after
+    assert after["convolutions_int8"] == before["convolutions_int8"] - 1
+
+
+def test_onnx_runtime_fuses_what_the_flavour_is_for(quantized: dict[str, tuple[Plan, Path]]) -> None:
+    """96 of 102 convolutions: all but the head's last six; signed graphs only as on ARM."""
+    for flavour, (_, path) in quantized.items():
+        here, arm = count_fused(path), count_fused(path, arm=True)
+        assert here
+        assert arm
+        assert arm["convolutions_int8"] == 96
+        assert here["convolutions_int8"] == (96 if flavour == "x86" else pytest.approx(6, abs=6))
+
+
+@pytest.mark.parametrize("flavour", ["universal", "universal-all"])
+def test_tensorrt_builds_the_signed_flavours(flavour: str, quantized: dict[str, tuple[Plan, Path]]) -> None:
+    built = trial_build(quantized[flavour][1], 8.7)
+    if built is None:
+        pytest.skip("extra tensorrt-lint is not installed")
+    assert built["error"] is None
+
+
+def test_tensorrt_refuses_a_quantized_constant(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Why all-ops graphs once parsed but did not build: the scale inside attention is a constant operand."""
+    graph = onnx.load(str(graphs["raw"])).graph
+    constants = constant_operand_nodes(graph)
+    attention = [name for name in constants if "/attn/" in name]
+    assert len(attention) == 2
+    plan = make_plan(graphs["raw"], "universal-all")
+    assert not set(constants) & set(plan.candidates)
+    worse = plan._replace(candidates=(*plan.candidates, *attention))
+    path = quantize(worse, tmp_path / "worse.onnx", ranges_of(graphs["raw"]), "universal-all", plan.last)
+    built = trial_build(path, 8.7)
+    if built is None:
+        pytest.skip("extra tensorrt-lint is not installed")
+    assert "Quantized constant" in built["error"]
+
+
+@pytest.mark.parametrize(("head", "missing"), [("raw", []), ("nms_free", ["Mod"])])
+def test_half_graphs_for_tensorrt_8_2(head: str, missing: list[str], graphs: dict[str, Path], tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    path = save_half(graphs[head], tmp_path / "half.onnx")
+    facts = read_onnx(str(path))
+    assert facts.inputs[0][1] == facts.outputs[0][1] == "float32"
+    assert unsupported(facts, "8.2") == missing
+    weights = [i for i in onnx.load(str(path)).graph.initializer if len(i.dims) == 4]
+    assert {i.data_type for i in weights} == {TensorProto.FLOAT16}
+    blob = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    full, half = (ort.InferenceSession(str(p)).run(None, {"images": blob})[0] for p in (graphs[head], path))
+    if head == "raw":
+        assert np.abs(full[0, :4] - half[0, :4]).max() < 0.5  # pixels
+        assert np.abs(full[0, 4:] - half[0, 4:]).max() < 0.01
+    assert half.shape == full.shape

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from yolo_musgd.edge.onnxfile import OnnxFacts
+from yolo_musgd.export.quantize import FLAVOURS
+from yolo_musgd.export.targets import NAMES, PRECISIONS, all_targets, load_target
+from yolo_musgd.export.tensorrt import operator_table, unsupported
+from yolo_musgd.settings import UserError
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_board_is_complete(name: str) -> None:
+    target = load_target(name)
+    assert target.precision in target.precisions()
+    assert set(target.precisions()) <= set(PRECISIONS)
+    assert target.flavour in FLAVOURS
+    assert target.layout == "NCHW"
+    assert target.setup
+    assert target.power
+    target.check(target.precision, target.heads[0])  # the defaults work
+    for reason in target.impossible.values():
+        assert len(reason) > 20
+    if "tensorrt" in target.runtimes:
+        assert target.opset <= operator_table()[str(target.tensorrt)]["max_opset"]
+
+
+def test_all_boards_have_files_of_their_own() -> None:
+    titles = [target.title for target in all_targets().values()]
+    assert len(set(titles)) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("jetson-nano", "int8", "raw"), ["sm_53", "use precision=fp16"]),
+        (("jetson-nano", "fp16", "nms_free"), ["no Mod operator", "use head=raw"]),
+        (("jetson-orin-nano", "int8", "nms_free"), ["precision=int8 head=nms_free", "10.3", "use head=raw"]),
+        (("x86", "fp16", "raw", "onnxruntime"), ["runtime=onnxruntime precision=fp16", "slower than FP32"]),
+        (("raspberry-pi-5", "int8", "raw", "ncnn"), ["quantizer is not in its Python wheel"]),
+        (("x86", "int8", "raw", "tensorrt"), ["runtime=tensorrt", "onnxruntime, openvino"]),
+    ],
+)
+def test_what_a_board_cannot_do_is_one_line(words: tuple[str, ...], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_target(words[0]).check(*words[1:])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_an_unknown_board_is_guessed() -> None:
+    with pytest.raises(UserError, match="try jetson-nano"):
+        load_target("jetson-nanoo")
+
+
+def facts(opset: int, *operators: str) -> OnnxFacts:
+    return OnnxFacts({}, [], [], dict.fromkeys(operators, 1), opset)
+
+
+@pytest.mark.parametrize(
+    ("version", "graph", "missing"),
+    [
+        ("8.2", facts(13, "Conv", "Mod"), ["Mod"]),
+        ("8.5", facts(13, "Conv", "Mod"), []),
+        ("8.2", facts(17, "Conv"), ["opset 17"]),
+        ("10.1", facts(17, "Conv", "QLinearConv"), ["QLinearConv"]),
+    ],
+)
+def test_operator_check(version: str, graph: OnnxFacts, missing: list[str]) -> None:
+    assert unsupported(graph, version) == missing
+
+
+def test_every_operator_list_has_what_a_quantized_detector_needs() -> None:
+    needed = {"Add", "Concat", "Conv", "DequantizeLinear", "MatMul", "Mul", "QuantizeLinear", "Resize", "Softmax"}
+    for version, entry in operator_table().items():
+        assert needed <= set(entry["operators"]), version
+        assert ("Mod" in entry["operators"]) == (version != "8.2")

@@ -1,0 +1,87 @@
+"""The benchmark's picture: latency over time with its percentiles, power, temperature and memory under it."""
+
+from typing import Any, Dict, List, Tuple
+
+
+def draw(content: Dict[str, Any], path: str) -> bool:
+    """Draw latency over time with its percentiles, power and temperature under it; False without matplotlib or runs."""
+    if not content["runs"]:
+        return False
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except Exception:  # absent or broken: the report does without
+        return False
+    run = min(content["runs"], key=lambda item: (item["latency_ms"]["total"] or item["latency_ms"]["infer"])["p50"])
+    panels, absent = _panels(run)
+    heights = [3.2] + [1.0] * len(panels)
+    figure, axes = pyplot.subplots(
+        len(heights), 1, sharex=True, squeeze=False, figsize=(10, 1.6 * sum(heights) + 0.9),
+        gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    axes = axes[:, 0]
+    _draw_latency(axes[0], run)
+    for axis, (name, points, colour) in zip(axes[1:], panels):
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+        axis.plot([t for t, _ in points], [v for _, v in points], color=colour, linewidth=1.2)
+        top, bottom = max(v for _, v in points), min(v for _, v in points)
+        axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
+    note = " ({} on this machine)".format(", ".join(absent)) if absent else ""
+    axes[-1].set_xlabel("seconds since the first timed frame" + note)
+    figure.suptitle(_title(content, run), fontsize=11)
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return True
+
+
+def _panels(run: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
+    """Return (name, points, colour) of what was measured beside latency, and the words for what was not."""
+    watts, heat = run["power"]["series"], run["watch"]["series"]
+    out, absent = [], []
+    for name, times, values, colour, words in (
+        ("power, W", watts["t_s"], watts["watts"], "tab:red", "no power sensor"),
+        ("hottest, °C", heat["t_s"], heat["hottest_c"], "tab:orange", "no temperature sensor"),
+        ("memory, MiB", heat["t_s"], heat["rss_mb"], "tab:green", "memory not known"),
+    ):
+        points = [(t, v) for t, v in zip(times, values) if v is not None]
+        if points:
+            out.append((name, points, colour))
+        else:
+            absent.append(words)
+    return out, absent
+
+
+def _title(content: Dict[str, Any], run: Dict[str, Any]) -> str:
+    model = content["model"]
+    words = [model["file"], "{}x{}".format(model["imgsz"][1], model["imgsz"][0]), model["precision"] or ""]
+    words += [
+        run["runtime"]["name"],
+        "{} threads".format(run["runtime"]["threads"]) if run["runtime"]["threads"] else "",
+    ]
+    where = content["label"] or content["board"]["board"] or "this machine"
+    marks = (" [PARTIAL]" if content["partial"] else "") + (" [THROTTLED]" if run["throttled"] else "")
+    return "{} on {}: {:.1f} FPS{}".format(
+        " ".join(word for word in words if word), where, run["fps"]["end_to_end"] or run["fps"]["inference_only"], marks
+    )
+
+
+def _draw_latency(axis: Any, run: Dict[str, Any]) -> None:
+    """Plot every frame's latency; a logarithmic axis when the worst frame is far above the rest."""
+    step = run["latency_ms"]["total"] or run["latency_ms"]["infer"]
+    series = run["series"]
+    values = series["total_ms"] or series["infer_ms"]
+    axis.plot(series["t_s"], values, ".", markersize=2.5, alpha=0.45, color="tab:blue", label="one frame")
+    for key, colour in (("p50", "black"), ("p95", "tab:purple"), ("p99", "tab:brown")):
+        axis.axhline(step[key], color=colour, linewidth=1.1, label="{} {:.1f} ms".format(key, step[key]))
+    axis.plot([], [], " ", label="max {:.1f} ms".format(step["max"]))
+    if step["max"] > 4 * step["p50"]:
+        axis.set_yscale("log")
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks(lambda value, _: "{:g}".format(value))
+    axis.set_ylabel("latency, ms" + (" (pre + infer + post)" if run["latency_ms"]["total"] else " (inference)"))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper right", ncol=5, fontsize=8)

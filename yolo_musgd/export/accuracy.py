@@ -1,0 +1,153 @@
+"""What a model finds on real images: mAP on the val split, and how far its detections agree with another model's.
+
+Boxes, NMS and mAP are those of :mod:`yolo_musgd.edge`, which the board runs and which equal Ultralytics' own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from yolo_musgd.edge.artifact import Artifact
+from yolo_musgd.edge.boxes import decode, iou_matrix
+from yolo_musgd.edge.errors import EdgeError
+from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge
+from yolo_musgd.edge.images import read_image
+from yolo_musgd.edge.letterbox import Letterbox
+from yolo_musgd.edge.runtimes import Runtime
+from yolo_musgd.settings import UserError
+
+CONF = 0.25  # lowest score of a detection that people would see
+SLACK = 0.05  # of a score at that border
+_OPTIONS = SimpleNamespace(conf=VAL_CONF, iou=0.7, max_det=300, labels="")
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """mAP on labelled images, and the detections behind it (boxes in pixels of the network's input)."""
+
+    map50_95: float
+    map50: float
+    images: int
+    detections: tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far one model's detections are another's.
+
+    Attributes:
+        matched: share of the reference's detections that the other has too: same class, IoU of at least one half.
+        extra: detections that only the other has, as a share of the reference's.
+        mean_iou: of the matched ones.
+        mean_score_difference: of the matched ones, absolute.
+        count: detections of the reference.
+    """
+
+    matched: float | None
+    extra: float | None
+    mean_iou: float | None
+    mean_score_difference: float | None
+    count: int
+
+
+def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: str = "") -> Accuracy:
+    """MAP of a loaded model on ``files``, whose labels lie beside them (images/ -> labels/).
+
+    Args:
+        artifact: the model's facts.
+        runtime: the loaded model.
+        files: image files.
+        desc: text before the progress bar; empty shows none.
+    """
+    from ultralytics.utils import TQDM
+
+    evaluator, letterbox = Evaluator(), Letterbox(artifact.imgsz)
+    found = []
+    try:
+        for file in TQDM(files, desc=desc, disable=not desc):
+            found.append(judge(file, artifact, runtime, letterbox, evaluator, _OPTIONS))
+    except EdgeError as error:
+        raise UserError(str(error)) from error
+    result = evaluator.result(artifact.names)
+    return Accuracy(result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found))
+
+
+def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf: float = 0.05) -> list[np.ndarray]:
+    """Detections above ``conf`` in each of ``files``, which need no labels; boxes in pixels of the network's input."""
+    letterbox = Letterbox(artifact.imgsz)
+    outputs = (runtime.infer(letterbox(read_image(file))[0]) for file in files)
+    return [decode(output, artifact.head, len(artifact.names), conf) for output in outputs]
+
+
+def match(reference: np.ndarray, other: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pair detections of the same class by falling IoU, each at most once.
+
+    Args:
+        reference: float32 (n, 6) xyxy, score, class.
+        other: float32 (m, 6).
+
+    Returns:
+        (index in reference, index in other, IoU) of every pair with an IoU of at least one half.
+    """
+    overlap = iou_matrix(reference[:, :4], other[:, :4]) * (reference[:, 5:6] == other[None, :, 5])
+    pairs: list[tuple[int, int, float]] = []
+    while overlap.size and overlap.max() >= 0.5:
+        i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
+        pairs.append((int(i), int(j), float(overlap[i, j])))
+        overlap[i, :] = overlap[:, j] = 0.0
+    return pairs
+
+
+def agreement(reference: Sequence[np.ndarray], other: Sequence[np.ndarray], conf: float = CONF) -> Agreement:
+    """Compare two models' detections of the same images; only those above ``conf`` count.
+
+    A match may be :data:`SLACK` below ``conf``, so that a score which moves from .251 to .249 is a small difference and
+    not a lost object.
+    """
+    count = matched = extra = 0
+    ious, scores = [], []
+    for a, b in zip(reference, other, strict=True):
+        sure, near = a[a[:, 4] > conf], b[b[:, 4] > conf - SLACK]
+        pairs = match(sure, near)
+        count, matched = count + len(sure), matched + len(pairs)
+        new = b[b[:, 4] > conf + SLACK]
+        extra += len(new) - len(match(a[a[:, 4] > conf], new))
+        ious += [iou for _, _, iou in pairs]
+        scores += [abs(float(sure[i, 4] - near[j, 4])) for i, j, _ in pairs]
+    if not count:
+        return Agreement(None, None, None, None, 0)
+    mean = (float(np.mean(ious)), float(np.mean(scores))) if ious else (None, None)
+    return Agreement(matched / count, extra / count, mean[0], mean[1], count)
+
+
+def disagreement(reference: Sequence[np.ndarray], other: Sequence[np.ndarray], conf: float = 0.1) -> float:
+    """How much of the reference's detections is lost, from 0 (all there, same boxes and scores) to 1.
+
+    Each detection above ``conf`` loses one minus the product of its IoU and the ratio of the two scores. Smooth, unlike
+    mAP, so that it can rank layers by a few images.
+    """
+    losses: list[float] = []
+    for a, b in zip(reference, other, strict=True):
+        sure, near = a[a[:, 4] > conf], b[b[:, 4] > conf / 2]
+        kept = dict.fromkeys(range(len(sure)), 0.0)
+        for i, j, iou in match(sure, near):
+            low, high = sorted((float(sure[i, 4]), float(near[j, 4])))
+            kept[i] = iou * low / high
+        losses += [1.0 - value for value in kept.values()]
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A dataclass of numbers for a report, to four significant digits."""
+    return {k: _short(v) for k, v in dataclasses.asdict(value).items()}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value

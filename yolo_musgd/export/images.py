@@ -1,0 +1,111 @@
+"""Which images calibrate and which ones judge: train and val of a data YAML, chosen the same every time."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.edge.evaluate import label_path
+from yolo_musgd.edge.images import IMAGE_SUFFIXES
+from yolo_musgd.edge.runtimes import first_line
+from yolo_musgd.settings import UserError
+
+FEW_IMAGES = 32  # fewer than this and single images decide the ranges
+
+log = logging.getLogger("yolo_musgd")
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """A data set's images.
+
+    Attributes:
+        data: the YAML.
+        train: image files of the train split, sorted.
+        val: image files of the val split that have a label file, sorted.
+        names: class names by index.
+    """
+
+    data: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    names: dict[int, str]
+
+
+def list_split(entry: object) -> list[str]:
+    """Image files behind one entry of a data YAML: a folder (searched through), a ``.txt`` list, or several of them."""
+    if isinstance(entry, (list, tuple)):
+        return sorted({file for part in entry for file in list_split(part)})
+    path = Path(str(entry))
+    if path.suffix == ".txt" and path.is_file():
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return sorted(str(path.parent / line) for line in lines if line)
+    return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def read_splits(data: str) -> Splits:
+    """The train and val images of ``data``, a data YAML as Ultralytics takes it.
+
+    Raises:
+        UserError: no such file, or Ultralytics' own words about what is wrong with it.
+    """
+    from ultralytics.data.utils import check_det_dataset
+
+    try:
+        content = check_det_dataset(data)
+    except Exception as error:  # files, YAML, downloads
+        raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
+    train, val = list_split(content.get("train")), list_split(content.get("val"))
+    labelled = tuple(file for file in val if Path(label_path(file)).is_file())
+    return Splits(data, tuple(train), labelled, {int(k): str(v) for k, v in content["names"].items()})
+
+
+def spread(files: Sequence[str], count: int) -> list[str]:
+    """At most ``count`` of ``files``, evenly spaced, so that images that follow each other in a video differ."""
+    if len(files) <= count:
+        return list(files)
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationSet:
+    """Images that the ranges come from; ``sha256`` is of their contents, whatever their names."""
+
+    files: tuple[str, ...]
+    sha256: str
+
+
+def calibration_set(splits: Splits, count: int) -> CalibrationSet:
+    """Choose ``count`` different images of the train split; an image that is also used to judge is left out.
+
+    Raises:
+        UserError: the train split is empty.
+    """
+    if not splits.train:
+        raise UserError(f"data={splits.data}: its train split has no images, and INT8 is calibrated on train")
+    judged = {sha256_of(file) for file in splits.val} if len(splits.val) <= 5000 else set()
+    chosen: dict[str, str] = {}
+    waiting = spread(splits.train, count)
+    others = sorted(set(splits.train) - set(waiting))
+    leaked = 0
+    for file in [*waiting, *others]:
+        if len(chosen) >= count:
+            break
+        digest = sha256_of(file)
+        if digest in judged:
+            leaked += 1
+        else:
+            chosen.setdefault(digest, file)
+    if not chosen:
+        log.warning("every train image of %s is also in val: INT8 is judged by the images it was made for", splits.data)
+        chosen = {sha256_of(file): file for file in waiting}
+    elif leaked:
+        log.warning("%d train images of %s are in val too and do not calibrate", leaked, splits.data)
+    if len(chosen) < min(count, FEW_IMAGES):
+        log.warning("only %d different images calibrate; 100 or more give steadier ranges", len(chosen))
+    digest = hashlib.sha256("".join(sorted(chosen)).encode()).hexdigest()
+    return CalibrationSet(tuple(sorted(chosen.values())), digest)

@@ -1,0 +1,115 @@
+"""Quantized ONNX graphs with Q/DQ nodes, in flavours that share one calibration.
+
+ONNX Runtime's quantizer places the nodes; which layers it may touch, with what zero points, is decided here:
+
+=============  ===========  =========  ================  ==============================================================
+flavour        activations  bias       operators         for
+=============  ===========  =========  ================  ==============================================================
+universal      int8, zero   float      Conv and MatMul   TensorRT, which refuses uint8, zero points and INT32 biases
+universal-all  int8, zero   float      all               ONNX Runtime on ARM64; TensorRT builds it too
+x86            uint8        int32      all               ONNX Runtime on x86, whose fast kernels are for unsigned
+=============  ===========  =========  ================  ==============================================================
+
+Weights are symmetric INT8 per output channel; the decoding after the head's last convolutions stays in float.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yolo_musgd.export.calibration import Ranges, as_tensors_data
+from yolo_musgd.export.graph import constant_operand_nodes, head_parts
+
+
+class Flavour(NamedTuple):
+    """One kind of quantized graph; see the module's table."""
+
+    signed: bool
+    quantize_bias: bool
+    operators: tuple[str, ...]  # empty: all that the quantizer knows
+
+
+FLAVOURS = {
+    "universal": Flavour(True, False, ("Conv", "MatMul")),
+    "universal-all": Flavour(True, False, ()),
+    "x86": Flavour(False, True, ()),
+}
+
+
+class Plan(NamedTuple):
+    """A loaded FP32 graph and what is always, or by default, left in float."""
+
+    model: Path
+    candidates: tuple[str, ...]  # nodes that may be quantized
+    last: tuple[str, ...]  # the head's last convolutions
+    decode: tuple[str, ...]  # what follows them
+
+
+def make_plan(model: Path, flavour: str) -> Plan:
+    """Which nodes of the FP32 graph ``model`` may be quantized in ``flavour``."""
+    import onnx
+
+    graph = onnx.load(str(model)).graph
+    parts = head_parts(graph)
+    never = set(parts.decode) | (set(constant_operand_nodes(graph)) if FLAVOURS[flavour].signed else set())
+    operators = set(FLAVOURS[flavour].operators or _all_operators())
+    names = tuple(n.name for n in graph.node if n.op_type in operators and n.name not in never)
+    return Plan(model, names, parts.last, parts.decode)
+
+
+def _all_operators() -> list[str]:
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+
+def quantize(plan: Plan, path: Path, ranges: Ranges, flavour: str, float_layers: Iterable[str]) -> Path:
+    """Write the quantized graph to ``path``.
+
+    Args:
+        plan: of :func:`make_plan` for the same flavour.
+        path: file to write.
+        ranges: of :func:`yolo_musgd.export.calibration.collect_ranges` for the same graph.
+        flavour: a key of FLAVOURS.
+        float_layers: names of nodes to leave in float.
+
+    Returns:
+        ``path``. Class names, stride and the rest of the metadata are those of the FP32 graph.
+    """
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    kind, kept = FLAVOURS[flavour], set(float_layers)
+    nodes = [name for name in plan.candidates if name not in kept]
+    source = load_model_with_shape_infer(plan.model)
+    quantizer = QDQQuantizer(
+        source,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if kind.signed else QuantType.QUInt8,
+        tensors_range=as_tensors_data(ranges),
+        nodes_to_quantize=nodes,
+        nodes_to_exclude=[],
+        op_types_to_quantize=_all_operators(),
+        extra_options={
+            "ActivationSymmetric": kind.signed,
+            "WeightSymmetric": True,
+            "QuantizeBias": kind.quantize_bias,
+        },
+    )
+    before = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # it advises to pre-process, which onnxslim has done
+    try:
+        quantizer.quantize_model()
+    finally:
+        logging.root.setLevel(before)
+    made: Any = quantizer.model.model
+    del made.metadata_props[:]
+    made.metadata_props.extend(onnx.load(str(plan.model), load_external_data=False).metadata_props)
+    onnx.save(made, str(path))
+    return path

@@ -1,0 +1,154 @@
+"""Which layers lose the accuracy: each is quantized alone, then the worst ones go back to float until the drop holds.
+
+Ranking needs no labels: a few train images, the FP32 graph's own detections as the reference. Only the walk after it
+looks at mAP, so that its cost does not grow with the number of layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from yolo_musgd.edge.artifact import Artifact, open_artifact
+from yolo_musgd.edge.runtimes import Runtime, open_runtime
+from yolo_musgd.export.accuracy import Accuracy, decode_all, disagreement
+from yolo_musgd.export.calibration import Ranges
+from yolo_musgd.export.graph import layer_groups
+from yolo_musgd.export.quantize import Plan, quantize
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """A group of layers and how much of the detections is lost when it alone is quantized (0 to 1)."""
+
+    group: str
+    layers: tuple[str, ...]
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One point of the search.
+
+    Attributes:
+        groups: names of the groups in float, worst first.
+        float_layers: names of all nodes in float.
+        map50_95: of this graph.
+        drop: mAP50-95 of FP32 minus this.
+        latency_ms: p50 here, filled in afterwards for all steps together.
+    """
+
+    groups: tuple[str, ...]
+    float_layers: tuple[str, ...]
+    map50_95: float
+    drop: float
+    latency_ms: float | None = None
+
+
+def rank_groups(
+    plan: Plan, artifact: Artifact, reference: Runtime, ranges: Ranges, flavour: str, files: Sequence[str]
+) -> list[Ranked]:
+    """Groups of layers by what is lost when each is quantized alone, worst first.
+
+    Args:
+        plan: nodes that may be quantized.
+        artifact: facts of the FP32 graph.
+        reference: the FP32 graph, loaded.
+        ranges: of the calibration.
+        flavour: of the graph that will be made.
+        files: a few images of the train split.
+    """
+    import onnx
+    from ultralytics.utils import TQDM
+
+    groups = layer_groups(onnx.load(str(plan.model)).graph, plan.candidates)
+    expected = decode_all(artifact, reference, files)
+    ranked = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TQDM(groups, desc="ranking layers"):
+            others = [node for node in plan.candidates if node not in set(groups[name])]
+            path = quantize(plan, Path(folder) / "one.onnx", ranges, flavour, others)
+            runtime = open_runtime(open_artifact(str(path)), "onnxruntime", reference.threads)
+            loss = disagreement(expected, decode_all(artifact, runtime, files))
+            runtime.close()
+            ranked.append(Ranked(name, tuple(groups[name]), loss))
+    return sorted(ranked, key=lambda r: -r.loss)
+
+
+def search(
+    ranked: Sequence[Ranked],
+    always: Sequence[str],
+    judge: Callable[[tuple[str, ...]], Accuracy],
+    expected: Accuracy,
+    max_drop: float,
+) -> list[Step]:
+    """Move the worst groups to float, more each time, until the drop holds; then take back what was too much.
+
+    The number of groups grows as 1, 2, 4, ...; the smallest number that holds is then found by bisection, so a network
+    of 40 groups costs about ten evaluations.
+
+    Args:
+        ranked: of :func:`rank_groups`.
+        always: layers that are in float in any case.
+        judge: evaluates the graph that has these layers in float.
+        expected: accuracy of FP32.
+        max_drop: highest drop of mAP50-95 that is accepted.
+
+    Returns:
+        Every step that was tried, by the number of groups; the first that holds is the answer, none may hold.
+    """
+    tried: dict[int, Step] = {}
+
+    def attempt(count: int) -> bool:
+        if count not in tried:
+            chosen = ranked[:count]
+            layers = tuple(dict.fromkeys([*always, *(node for r in chosen for node in r.layers)]))
+            accuracy = judge(layers)
+            drop = expected.map50_95 - accuracy.map50_95
+            tried[count] = Step(tuple(r.group for r in chosen), layers, accuracy.map50_95, drop)
+        return tried[count].drop <= max_drop
+
+    count = 1
+    if not attempt(0):
+        while count < len(ranked) and not attempt(count):
+            count *= 2
+        count = min(count, len(ranked))
+        low, high = count // 2, count
+        while attempt(count) and high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if attempt(middle) else (middle, high)
+    return [tried[k] for k in sorted(tried)]
+
+
+def answer(steps: Sequence[Step], max_drop: float) -> Step:
+    """The step with the fewest float layers whose drop holds; where none does, the one with the smallest drop."""
+    holding = [step for step in steps if step.drop <= max_drop]
+    return holding[0] if holding else min(steps, key=lambda step: step.drop)
+
+
+def draw(steps: Sequence[Step], max_drop: float, fp32_ms: float, path: Path) -> None:
+    """Picture of drop against latency, one point a step, with the number of groups in float beside it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot(
+        title="What accuracy costs: layers moved back to float",
+        xlabel="latency here, ms (p50, one image)",
+        ylabel="drop of mAP50-95 against FP32",
+    )
+    points = [(step.latency_ms or 0.0, step.drop, len(step.groups)) for step in steps]
+    axis.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o")
+    for x, y, count in points:
+        axis.annotate(f"{count} groups", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
+    axis.plot([fp32_ms], [0.0], marker="s", linestyle="none", color="black", label="FP32")
+    axis.axhline(max_drop, color="grey", linestyle=":", label=f"max_drop={max_drop:g}")
+    chosen = answer(steps, max_drop)
+    axis.plot([chosen.latency_ms or 0.0], [chosen.drop], marker="o", markersize=14, fillstyle="none", color="C1",
+              linestyle="none", label="taken")  # fmt: skip
+    axis.margins(0.12)
+    axis.legend()
+    figure.savefig(path, dpi=150)

@@ -19,7 +19,7 @@ ALLOWED = {
     "plugin": BASE | {"_autoload", "train"},
     "train": BASE | {"optim", "plugin"},
     "lab": BASE | {"optim", "train", "plugin", "edge"},
-    "prune": BASE | {"optim", "train", "edge"},
+    "prune": BASE | {"optim", "train", "edge", "export", "plugin"},
     "export": BASE | {"edge"},
     "pipeline": BASE | {"edge", "export", "lab", "train", "plugin", "cli"},
     "edge": {"edge"},

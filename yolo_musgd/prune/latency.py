@@ -1,23 +1,23 @@
 """How long a model takes on a runtime here, against another one: in turns, in one process, one thread.
 
 Milliseconds of a busy machine mean little; the ratio of medians of runs that take turns holds. A latency target is
-therefore a ratio to the unpruned model on the same runtime.
+therefore a ratio to the unpruned model on the same runtime. Graphs are made by the parts of ``yolo-musgd export``.
 """
 
 from __future__ import annotations
 
-import random
+import platform
 import tempfile
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from yolo_musgd.edge.artifact import open_artifact
 from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.runtimes import Runtime, first_line, open_runtime
+from yolo_musgd.edge.runtimes import Runtime, open_runtime
+from yolo_musgd.export.calibration import collect_ranges
+from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
+from yolo_musgd.export.images import calibration_set, read_splits
+from yolo_musgd.export.quantize import make_plan, quantize
 from yolo_musgd.prune import checkpoint
 from yolo_musgd.settings import UserError
 
@@ -26,7 +26,10 @@ NEEDS = {
     "onnx-int8": ("onnx", "onnxslim", "onnxruntime"),
     "ncnn": ("ncnn", "pnnx"),
 }
-"""Runtime -> packages; the first two come with the extra prune."""
+"""Runtime -> packages, which come with the extra export."""
+
+RANGE_IMAGES = 4
+"""Images behind the ranges of an INT8 graph that is only timed: ranges do not decide how long it takes."""
 
 
 def missing(runtime: str) -> list[str]:
@@ -43,7 +46,7 @@ def require(runtime: str) -> None:
         UserError: with the line to type.
     """
     if absent := missing(runtime):
-        raise UserError(f"runtime={runtime} needs {', '.join(absent)}: pip install 'yolo-musgd[prune]'")
+        raise UserError(f"runtime={runtime} needs {', '.join(absent)}: pip install 'yolo-musgd[export]'")
 
 
 class Exported:
@@ -53,19 +56,21 @@ class Exported:
         model: stock module of task detect.
         runtime: onnx-fp32, onnx-int8 or ncnn.
         imgsz: side, pixels.
+        data: data set whose training images give an INT8 graph its ranges.
 
     Raises:
         UserError: a package is missing, or Ultralytics' exporter failed.
     """
 
-    def __init__(self, model: Any, runtime: str, imgsz: int) -> None:
+    def __init__(self, model: Any, runtime: str, imgsz: int, data: str) -> None:
         require(runtime)
         self._folder = tempfile.TemporaryDirectory(prefix="yolo-musgd-prune-")
         try:
             path = export(model, Path(self._folder.name), "ncnn" if runtime == "ncnn" else "onnx", imgsz)
             if runtime == "onnx-int8":
-                path = quantize(path, imgsz)
-            self.size_bytes = sum(f.stat().st_size for f in ([path] if path.is_file() else path.glob("*.ncnn.*")))
+                flavour = "universal-all" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
+                ranges = collect_ranges(path, calibration_set(read_splits(data), RANGE_IMAGES), imgsz, "minmax", 100)
+                path = quantize(make_plan(path, flavour), path.with_name("int8.onnx"), ranges, flavour, ())
             name = "ncnn" if runtime == "ncnn" else "onnxruntime"
             self.runtime: Runtime = open_runtime(open_artifact(str(path), imgsz), name, threads=1)
         except EdgeError as error:
@@ -82,7 +87,7 @@ class Exported:
 
 
 def export(model: Any, folder: Path, fmt: str, imgsz: int) -> Path:
-    """Have Ultralytics export a module.
+    """Have Ultralytics export a module with its raw head.
 
     Args:
         model: stock module; it is not changed.
@@ -90,67 +95,8 @@ def export(model: Any, folder: Path, fmt: str, imgsz: int) -> Path:
         fmt: onnx or ncnn.
         imgsz: side, pixels.
     """
-    from ultralytics import YOLO
-
-    from yolo_musgd.plugin import quiet_host
-
-    file = checkpoint.save(model, folder / "model.pt", {}, {})
+    file = checkpoint.save(model, folder / "pruned.pt", {}, {})
     try:
-        with quiet_host():
-            made = YOLO(str(file)).export(format=fmt, imgsz=imgsz, device="cpu")
-    except Exception as error:  # the exporter raises assertions, runtime errors and those of the format's tools
-        raise UserError(f"Ultralytics could not export the model to {fmt}: {first_line(error)}") from error
+        return export_by_ultralytics(read_checkpoint(file), "raw", folder, fmt, imgsz)
     finally:
         file.unlink()
-    return Path(made)
-
-
-def quantize(path: Path, imgsz: int) -> Path:
-    """An INT8 graph for timing: unsigned activations and INT8 weights per channel, which x86's fast kernels take.
-
-    Ranges come from random images. They decide what the model sees and not how long it takes; the INT8 model to deploy
-    is made by ``yolo-musgd export``.
-    """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Noise(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            generator = np.random.default_rng(0)
-            self._left = [generator.random((1, 3, imgsz, imgsz), dtype=np.float32) for _ in range(2)]
-
-        def get_next(self) -> dict[str, Any] | None:
-            return {"images": self._left.pop()} if self._left else None
-
-    made = path.with_name("int8.onnx")
-    quantize_static(
-        str(path), str(made), Noise(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
-    return made
-
-
-def race(contenders: Mapping[str, Exported], seconds: float = 6.0, least: int = 15, most: int = 60) -> dict[str, float]:
-    """Median milliseconds of each contender on the same image, in turns of random order.
-
-    Args:
-        contenders: name -> loaded model; all take an image of the same size.
-        seconds: a contender; fewer than ``least`` rounds are never made, more than ``most`` neither.
-        least: rounds.
-        most: rounds.
-    """
-    from ultralytics.utils import TQDM
-
-    image = np.random.default_rng(0).random(next(iter(contenders.values())).runtime.input_shape, dtype=np.float32)
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for contender in contenders.values():
-        for _ in range(2):
-            contender.runtime.infer(image)
-    order, end = random.Random(0), time.perf_counter() + seconds * len(contenders)
-    for count in TQDM(range(most), desc="timing"):
-        if count >= least and time.perf_counter() > end:
-            break
-        for name in order.sample(list(contenders), len(contenders)):
-            start = time.perf_counter()
-            contenders[name].runtime.infer(image)
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: float(np.median(t)) for name, t in times.items()}

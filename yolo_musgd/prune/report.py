@@ -81,45 +81,49 @@ def write(folder: Path, record: dict[str, Any]) -> None:
         draw_curves(folder / "curve.png", record)
 
 
+HEAD = {"cv2": "head: boxes", "cv3": "head: classes", "cv4": "head: task"}
+
+
 def draw_layers(file: Path, record: dict[str, Any]) -> None:
-    """A bar for every convolution: its channels before (outline) and after (filled)."""
+    """A bar for every convolution of the model that runs: its channels before (grey) and after (blue)."""
     from matplotlib.figure import Figure
 
-    layers = record["layers"]
-    width = max(8.0, 0.16 * len(layers))
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    names = {x["layer"] for x in record["layers"]}
+    idle = {n.replace("one2one_", "") for n in names if "one2one_" in n}
+    layers = [x for x in record["layers"] if x["layer"] not in idle]
+    figure = Figure(figsize=(min(14.0, max(8.0, 0.15 * len(layers))), 4.4), layout="constrained")
     axes = figure.subplots()
     places = range(len(layers))
-    axes.bar(places, [x["before"] for x in layers], width=0.9, color="#d9dde3", label="before")
+    axes.bar(places, [x["before"] for x in layers], width=0.9, color="#d3d8df", label="before")
     axes.bar(places, [x["after"] for x in layers], width=0.9, color="#2f6db3", label="after")
     axes.set_ylabel("output channels")
+    axes.set_xlabel("convolutions in the order of the model; the numbers are Ultralytics' layers")
     blocks = [_block(x["layer"]) for x in layers]
     starts = [i for i in places if i == 0 or blocks[i] != blocks[i - 1]]
     for start in starts[1:]:
         axes.axvline(start - 0.5, color="#9aa3ad", linewidth=0.4)
     axes.set_xticks(starts, [blocks[i] for i in starts], rotation=90, fontsize=8)
     axes.set_xlim(-0.6, len(layers) - 0.4)
-    axes.margins(y=0.08)
     before, after = record["cost"]["before"], record["cost"]["after"]
+    flops, params = after["flops"] / before["flops"] - 1, after["params"] / before["params"] - 1
     axes.set_title(
-        f"{Path(record['model']).name}: {after['flops'] / before['flops'] - 1:+.0%} FLOPs, "
-        f"{after['params'] / before['params'] - 1:+.0%} parameters",
-        loc="left", fontsize=11,
-    )  # fmt: skip
+        f"{Path(record['model']).name}: {flops:+.0%} FLOPs, {params:+.0%} parameters", loc="left", fontsize=11
+    )
     axes.legend(loc="upper left", frameon=False, ncols=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(file, dpi=130)
+    _save(figure, axes, file)
 
 
 def _block(layer: str) -> str:
-    """``model.22.m.0.cv1.conv`` -> ``22``; in the head ``model.23.cv2.0.1`` -> ``23.cv2``."""
-    parts = layer.split(".")
-    return (
-        parts[1]
-        if len(parts) < 4 or not parts[2].startswith(("cv", "one2one")) or parts[3] == "conv"
-        else ".".join(parts[1:3])
-    )
+    """``model.22.m.0.cv1.conv`` -> ``22``; ``model.23.one2one_cv2.0.1`` in the head -> ``head: boxes``."""
+    parts = layer.replace("one2one_", "").split(".")
+    branch = len(parts) > 3 and parts[2].startswith("cv") and parts[3].isdigit()
+    return HEAD.get(parts[2][:3], parts[2]) if branch else parts[1]
+
+
+def _save(figure: Any, axes: Any, file: Path) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(file, dpi=110)
 
 
 def draw_curves(file: Path, record: dict[str, Any]) -> None:
@@ -137,6 +141,4 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower right")
     axes.grid(axis="y", color="#e3e6ea")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(file, dpi=130)
+    _save(figure, axes, file)

@@ -12,6 +12,7 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from yolo_musgd.edge.results import write_whole
+from yolo_musgd.export.latency import race
 from yolo_musgd.prune import checkpoint, latency, report, sparse, tuning
 from yolo_musgd.prune.data import Images, check_classes, read_data, recalibrate
 from yolo_musgd.prune.graph import Cost, PruneGraph
@@ -115,7 +116,7 @@ class Run:
                 share = target.share if chosen.steps == 1 else target.share ** (1 / chosen.steps)
                 kept = by_latency(
                     current, lambda m=current: self.graph(m), scores, removals, chosen.runtime, self.imgsz,  # type: ignore[misc]
-                    share, chosen.tolerance, lambda line: _say(line, log),
+                    str(self.data_name), share, chosen.tolerance, lambda line: _say(line, log),
                 )  # fmt: skip
             else:
                 share = 1 - (1 - target.share) * step / chosen.steps
@@ -228,10 +229,11 @@ class Run:
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:
         model: nn.Module = checkpoint.load(str(folder / ("best.pt" if self.settings.epochs else "pruned.pt")))[0]
-        contenders = {"base": latency.Exported(self.model, runtime, self.imgsz)}
+        data = str(self.data_name)
+        contenders = {"base": latency.Exported(self.model, runtime, self.imgsz, data)}
         try:
-            contenders["pruned"] = latency.Exported(model, runtime, self.imgsz)
-            return latency.race(contenders)
+            contenders["pruned"] = latency.Exported(model, runtime, self.imgsz, data)
+            return race({name: c.runtime for name, c in contenders.items()}, seconds=6.0, desc=f"timing on {runtime}")
         finally:
             for contender in contenders.values():
                 contender.close()

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from yolo_musgd.export.latency import race
 from yolo_musgd.prune.graph import PruneGraph
-from yolo_musgd.prune.latency import Exported, race
+from yolo_musgd.prune.latency import Exported
 from yolo_musgd.prune.schedule import Removal, meet
 from yolo_musgd.settings import UserError
 
@@ -63,6 +64,7 @@ def by_latency(
     removals: Sequence[Removal],
     runtime: str,
     imgsz: int,
+    data: str,
     share: float,
     tolerance: float,
     say: Say,
@@ -76,6 +78,7 @@ def by_latency(
         removals: the schedule.
         runtime: onnx-fp32, onnx-int8 or ncnn.
         imgsz: side, pixels.
+        data: data set that gives INT8 graphs their ranges.
         share: wanted latency over the model's own.
         tolerance: allowed difference as a share of the target.
         say: takes a line a measurement.
@@ -83,15 +86,15 @@ def by_latency(
     Raises:
         UserError: it cannot be met; the nearest measured is named.
     """
-    base = Exported(model, runtime, imgsz)
+    base = Exported(model, runtime, imgsz, data)
     graph = make()
     base_flops = graph.cost().flops
 
     def measured(kept: list[int]) -> float:
         spent = make()
-        trial = Exported(spent.apply(spent.removed(kept, scores)), runtime, imgsz)
+        trial = Exported(spent.apply(spent.removed(kept, scores)), runtime, imgsz, data)
         try:
-            times = race({"base": base, "pruned": trial})
+            times = race({"base": base.runtime, "pruned": trial.runtime}, seconds=6.0, desc="timing")
         finally:
             trial.close()
         ratio = times["pruned"] / times["base"]

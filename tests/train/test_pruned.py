@@ -1,0 +1,80 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from yolo_musgd import plugin
+from yolo_musgd.settings import UserError
+from yolo_musgd.train import pruned
+
+
+@pytest.fixture
+def slim():
+    """A model that is narrower than its YAML in one place, marked as pruned."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel("yolo26n.yaml", nc=3, verbose=False)
+    layer = model.model[23].cv2[0]
+    layer[0].conv = nn.Conv2d(64, 8, 3, padding=1, bias=False)
+    layer[0].bn = nn.BatchNorm2d(8)
+    layer[1].conv = nn.Conv2d(8, 16, 3, padding=1, bias=False)
+    model.yaml = {**model.yaml, pruned.MARK: {"times": 1}}
+    return model
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_a_pruned_model_is_trained_as_it_is(slim):
+    slim.half()
+    for p in slim.parameters():
+        p.requires_grad_(False)
+    model = pruned.trainable(slim, {"nc": 3})
+    assert count(model) == count(slim)
+    assert model is not slim
+    assert all(p.requires_grad and p.dtype == torch.float32 for n, p in model.named_parameters() if ".dfl." not in n)
+    assert pruned.is_pruned(model)
+
+
+@pytest.mark.parametrize("name", ["yolo26n.yaml", "yolo11n.yaml"])
+def test_other_classes_get_a_new_last_layer(name):
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel(name, nc=3, verbose=False)
+    model.yaml = {**model.yaml, pruned.MARK: {"times": 1}}
+    fresh = DetectionModel(name, nc=3, verbose=False)
+    found = pruned.trainable(model, {"nc": 5})
+    x = torch.rand(1, 3, 64, 64)
+    raw = found.train()(x)
+    raw = raw.get("one2many", raw) if isinstance(raw, dict) else raw
+    if isinstance(raw, dict):
+        assert raw["scores"].shape[1] == 5
+    assert found.eval()(x)[0].shape[-2] in (9, 300)
+    head, old = found.model[-1], fresh.model[-1]
+    assert (head.nc, head.no - old.no, found.yaml["nc"]) == (5, 2, 5)
+    assert model.model[-1].nc == 3, "the given model is not changed"
+
+
+def test_images_of_other_channels_are_refused(slim):
+    with pytest.raises(UserError, match="takes 3-channel images, the data set has 1"):
+        pruned.trainable(slim, {"nc": 3, "channels": 1})
+
+
+def test_a_trainer_that_would_regrow_it_warns_loudly(slim, caplog):
+    from ultralytics.nn.tasks import BaseModel, DetectionModel
+
+    plugin.register()
+    full = DetectionModel(copy.deepcopy({k: v for k, v in slim.yaml.items() if k != pruned.MARK}), nc=3, verbose=False)
+    with caplog.at_level("WARNING", logger="ultralytics"):
+        full.load(slim, verbose=False)
+    assert "would REGROW a pruned model" in caplog.text
+    assert f"{count(slim):,} to {count(full):,}" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="ultralytics"):
+        full.load(DetectionModel("yolo26n.yaml", nc=3, verbose=False), verbose=False)
+    assert "REGROW" not in caplog.text
+    plugin.unregister()
+    assert not hasattr(BaseModel.load, "__wrapped__"), "undone"
+    plugin.register()

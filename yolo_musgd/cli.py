@@ -103,6 +103,11 @@ COMMANDS: dict[str, Command] = {
         "a folder or archive to copy to a board: model, edge.pyz, requirements, run.sh, walkthrough",
         options="yolo_musgd.bundle:OPTIONS",
     ),
+    "quantize-ncnn": Command(
+        "yolo_musgd.export.ncnn:main",
+        "INT8 for a folder that yolo export format=ncnn made, for Raspberry Pis and phones",
+        "yolo_musgd.export.ncnn:NcnnSettings",
+    ),
     "compare-bench": Command(
         "yolo_musgd.compare_bench:main",
         "bench reports side by side: yolo-musgd compare-bench a.json b.json; table and picture",

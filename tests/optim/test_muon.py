@@ -458,12 +458,10 @@ def test_plan_is_printable_and_made_once(yolo):
 
 @pytest.mark.parametrize("cls", [MuonSGD, MuonAdamW])
 @pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0)])
-def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch):
+def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch, fake_gpu):
     """Fake CUDA tensors have no values: whoever asks for one gets an exception."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     monkeypatch.setattr("yolo_musgd.optim.plan.has_fast_bf16", lambda device: True)
-    with FakeTensorMode():
+    with fake_gpu():
         shapes = [(16, 8, 3, 3), (8, 16, 1, 1), (32, 16), (16, 8, 3, 3), (16,)]
         params = [nn.Parameter(torch.empty(s, device="cuda")) for s in shapes]
         for p in params:

@@ -207,6 +207,7 @@ class MuonSettings(Settings):
     muon_rest: str = setting(
         "sgd", "what updates the rest in MuonSGD: sgd, or musgd with its beta_t", choices=("sgd", "musgd")
     )
+    muon_adapt: bool = setting(False, "beta_t on the momentum of matrices too, see adapt_factor")
     muon_shard: bool = setting(True, "under DDP, each process orthogonalises its share of the matrices")
 
     @classmethod

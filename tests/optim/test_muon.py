@@ -61,31 +61,38 @@ def quintic(m):
     return x.T if m.shape[0] > m.shape[1] else x
 
 
-def naive_muonsgd(groups, momenta, excluded, scale):
-    """One step, a tensor at a time, as the papers write it."""
+def naive_muonsgd(groups, momenta, excluded, scale, adapt_factor=0.0):
+    """One step, a tensor at a time, as the papers write it; the past is shortened to beta_t where adapt_factor > 0."""
     for group in groups:
         lr, mu = group["lr"], group["momentum"]
         for p in group["params"]:
             if p.grad is None:
                 continue
             m = momenta.setdefault(p, torch.zeros_like(p))
+            beta = mu / (1 + adapt_factor * float(p.grad.norm()) ** 2)
             if p.ndim == 4 and p not in excluded:
-                m.mul_(mu).add_(p.grad, alpha=1 - mu)
-                u = (mu * m + (1 - mu) * p.grad).flatten(1)
+                m.mul_(beta).add_(p.grad, alpha=1 - mu)
+                u = (beta * m + (1 - mu) * p.grad).flatten(1)
                 p.data.sub_(lr * scale(u.shape) * quintic(u).view_as(p))
             else:
                 g = p.grad + group["weight_decay"] * p.data
-                m.mul_(mu).add_(g)
-                p.data.sub_(lr * (g + mu * m))
+                m.mul_(beta).add_(g)
+                p.data.sub_(lr * (g + beta * m))
 
 
-def test_muonsgd_is_the_naive_reference_over_100_steps(yolo):
+@pytest.mark.parametrize("adapt_factor", [0.0, 0.1])
+def test_muonsgd_is_the_naive_reference_over_100_steps(yolo, adapt_factor):
     model = clone(yolo)
     for p in model.parameters():  # the naive loop takes too long on the largest
         if p.ndim == 4 and min(p.shape[0], p[0].numel()) > 96:
             p.grad = None
     mirror = clone(model)
-    ours = MuonSGD(ultralytics_groups(model), muon=FP32, exclude=muon_exclusions(model))
+    ours = MuonSGD(
+        ultralytics_groups(model),
+        muon=MuonSettings(muon_precision="float32", muon_adapt=adapt_factor > 0),
+        rest=MuSGDSettings(adapt_factor=adapt_factor),
+        exclude=muon_exclusions(model),
+    )
     momenta, excluded, groups = {}, muon_exclusions(mirror), ultralytics_groups(mirror)
     start = [p.detach().clone() for p in model.parameters()]
     for step in range(100):
@@ -94,7 +101,7 @@ def test_muonsgd_is_the_naive_reference_over_100_steps(yolo):
         for g in (*ours.param_groups, *groups):
             g["momentum"] = 0.8 + step / 1000  # the warm-up
         ours.step()
-        naive_muonsgd(groups, momenta, excluded, lambda shape: 0.2 * max(shape) ** 0.5)
+        naive_muonsgd(groups, momenta, excluded, lambda shape: 0.2 * max(shape) ** 0.5, adapt_factor)
     assert relative(moved(model.parameters(), start), moved(mirror.parameters(), start)) < 1e-5
 
 
@@ -353,7 +360,10 @@ def test_a_non_finite_gradient_skips_the_step(cls, value):
     assert not torch.equal(a, before[0])
 
 
-@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0)])
+ADAPTIVE = MuonSettings(muon_adapt=True)
+
+
+@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0), ADAPTIVE])
 def test_the_path_of_a_device_skips_without_looking(settings):
     """What a GPU does, on the CPU: the decision is a tensor that nobody reads."""
     torch.manual_seed(0)
@@ -365,7 +375,8 @@ def test_the_path_of_a_device_skips_without_looking(settings):
     @torch.no_grad()
     def step(grad, finite):
         steps.buffers(p, optimizer.state[p])
-        steps.step(group, [p], [grad], [optimizer.state[p]], torch.tensor(finite))
+        betas = torch.tensor([0.5]) if settings.muon_adapt else None
+        steps.step(group, [p], [grad], [optimizer.state[p]], torch.tensor(finite), betas)
 
     step(good, 1.0)
     before, state = p.detach().clone(), {k: v.clone() for k, v in optimizer.state[p].items()}

@@ -133,12 +133,13 @@ class MuonSGD(MuSGD):
             super()._update(part, _select(betas, rest), finite)
         if not any(ours):
             return
-        if self.matrices.settings.muon_share == 1:  # Muon has no beta_t to report
+        s = self.matrices.settings
+        if s.muon_share == 1 and not s.muon_adapt:  # Muon has no beta_t to report
             self._betas[-1] = _select(betas, rest)
             self._beta_params[-1] = _pick(params, rest)
         chosen, slopes = _pick(params, ours), _pick(grads, ours)
-        self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite)
-        s = self.matrices.settings
+        own = _select(betas, ours) if s.muon_adapt else None
+        self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite, own)
         if s.muon_share < 1:
             beside = {**group, "lr": group["lr"] * s.muon_lr * (1 - s.muon_share)}
             velocities = [self.state[p][SGD_MOMENTUM] for p in chosen]

@@ -53,7 +53,7 @@ def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
 
 def _muonsgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
     muon = MuonSettings.from_mapping(args, ignore_unknown=True)
-    rest = MuSGDSettings.from_mapping(args, ignore_unknown=True) if muon.muon_rest == "musgd" else None
+    rest = MuSGDSettings.from_mapping(args, ignore_unknown=True) if muon.muon_rest == "musgd" or muon.muon_adapt else None
     return MuonSGD(groups, muon=muon, rest=rest, exclude=_excluded(args, model))
 
 

@@ -182,7 +182,10 @@ class MuonSettings(Settings):
         "native the same on kernel height and width, as Ultralytics' optimizer has it",
         choices=("rms", "keller", "native"),
     )
-    muon_lr: float = setting(1.0, "learning rate of matrices as a multiple of the group's", low=0.0)
+    muon_lr: float | None = setting(
+        None, "learning rate of matrices as a multiple of the group's; None is 1 from scratch, 0.3 from a checkpoint",
+        kind=float, low=0.0,
+    )  # fmt: skip
     muon_share: float = setting(
         1.0, "Muon's share of a matrix' step; the rest, 1 - muon_share, is an SGD step on it", low=0.0, high=1.0
     )
@@ -220,6 +223,9 @@ class MuonSettings(Settings):
 class ExclusionSettings(Settings):
     """Which filters Muon leaves to the standard optimizer."""
 
+    orthogonalize: bool = setting(
+        True, "MuSGD: orthogonalised steps on filters; False is the article's rule, an SGD step on every parameter"
+    )
     muon_stem: bool = setting(False, "Muon on the input layer too")
     muon_head: bool = setting(False, "Muon on the head too")
     muon_depthwise: bool = setting(False, "Muon on depthwise filters too")

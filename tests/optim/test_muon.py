@@ -216,6 +216,32 @@ def test_adaptive_rest_is_musgd(yolo):
     assert float(betas.min()) < 0.9
 
 
+def test_musgd_by_name_is_the_hybrid_with_beta_t_on_every_momentum(yolo):
+    model = clone(yolo)
+    optimizer = find("MuSGD").build(ultralytics_groups(model), {"adapt_factor": 0.1}, model)
+    optimizer.step()
+    report = optimizer.report()
+    with_gradient = sum(p.grad is not None for p in model.parameters())
+    assert len(report["beta_t"]) == with_gradient  # matrices too
+    assert len(report["update_rms"]) > 50
+    assert optimizer.defaults["adapt_factor"] == 0.1
+
+
+def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
+    from yolo_musgd.optim.musgd import MuSGD
+
+    model, mirror = clone(yolo), clone(yolo)
+    ours = find("MuSGD").build(ultralytics_groups(model), {"orthogonalize": False, "adapt_factor": 0.0}, model)
+    assert type(ours) is MuSGD
+    theirs = torch.optim.SGD(ultralytics_groups(mirror), momentum=0.9, nesterov=True)
+    for step in range(3):
+        vary(model, step)
+        vary(mirror, step)
+        ours.step()
+        theirs.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), mirror.parameters(), strict=True))
+
+
 def test_rest_of_muonadamw_is_adamw():
     torch.manual_seed(0)
     a = [nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(4, 5))]

@@ -88,7 +88,7 @@ class MatrixSteps:
         """Update the matrices of one param group.
 
         Args:
-            group: the param group; its ``muon_step`` counts the steps.
+            group: the param group with its ``lr`` and ``muon_lr``; its ``muon_step`` counts the steps.
             params: matrices and filters, changed in place.
             grads: their gradients, only read.
             states: their optimizer states.
@@ -138,7 +138,7 @@ class MatrixSteps:
     ) -> None:
         """Step the parameters of a chunk along the orthogonalised updates."""
         s = self.settings
-        lr = float(group["lr"]) * s.muon_lr * s.muon_every
+        lr = float(group["lr"]) * group["muon_lr"] * s.muon_every
         decay = lr * s.muon_decay * group["weight_decay"]
         for part, result in zip(chunk.parts, results, strict=True):
             targets = [params[i] for i in part.index]

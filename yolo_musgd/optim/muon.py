@@ -31,7 +31,8 @@ class MuonSGD(MuSGD):
 
     Args:
         params: parameters or param groups; groups may differ in lr, momentum, weight_decay and nesterov.
-        lr: learning rate, >= 0; matrices use ``muon_lr`` times it.
+        lr: learning rate, >= 0; matrices use ``muon_lr`` times it (kept in the param groups, so that a resumed run has
+            the one it began with).
         momentum: of SGD, and of Muon unless ``muon_momentum`` is set; in [0, 1).
         weight_decay: coupled (L2) on what SGD updates; on matrices decoupled, ``muon_decay`` times it.
         nesterov: of SGD.
@@ -62,6 +63,11 @@ class MuonSGD(MuSGD):
         self.matrices = MatrixSteps(muon or MuonSettings(), exclude)
         rule = (rest or MuSGDSettings(adapt_factor=0.0)).to_dict()
         super().__init__(params, lr, momentum, weight_decay, **{**rule, "nesterov": nesterov})
+        self.defaults["muon_lr"] = muon_rate(self.matrices.settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
+        super().add_param_group({"muon_lr": muon_rate(self.matrices.settings), **param_group})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "matrices": self.matrices}
@@ -141,9 +147,14 @@ class MuonSGD(MuSGD):
         own = _select(betas, ours) if s.muon_adapt else None
         self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite, own)
         if s.muon_share < 1:
-            beside = {**group, "lr": group["lr"] * s.muon_lr * (1 - s.muon_share)}
+            beside = {**group, "lr": group["lr"] * group["muon_lr"] * (1 - s.muon_share)}
             velocities = [self.state[p][SGD_MOMENTUM] for p in chosen]
             super()._update(_Batch(beside, chosen, slopes, velocities), _select(betas, ours), finite)
+
+
+def muon_rate(settings: MuonSettings) -> float:
+    """``muon_lr`` as a number; None is 1, since only the trainer knows where the weights come from."""
+    return 1.0 if settings.muon_lr is None else settings.muon_lr
 
 
 def _pick(items: list[Any], keep: list[bool]) -> list[Any]:
@@ -182,7 +193,8 @@ class MuonAdamW(Optimizer):
 
     Args:
         params: parameters or param groups; groups may differ in lr, momentum and weight_decay.
-        lr: learning rate, >= 0; matrices use ``muon_lr`` times it.
+        lr: learning rate, >= 0; matrices use ``muon_lr`` times it (kept in the param groups, so that a resumed run has
+            the one it began with).
         momentum: beta_1 of AdamW, and Muon's momentum unless ``muon_momentum`` is set; in [0, 1).
         beta2: decay of AdamW's mean square, in [0, 1).
         eps: added to AdamW's denominator, >= 0.
@@ -212,12 +224,13 @@ class MuonAdamW(Optimizer):
         self.matrices = MatrixSteps(muon or MuonSettings(), exclude)
         self._skipped: int | Tensor = 0
         defaults = {"lr": lr, "momentum": momentum, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        defaults["muon_lr"] = muon_rate(self.matrices.settings)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
-        _AdamWRule.from_mapping(values)
+        _AdamWRule.from_mapping(values, ignore_unknown=True)
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class MuSGDTrainerMixin:
         if entry.name not in ("MuSGD", "MuonSGD", "MuonAdamW"):
             self._warn_of_idle_arguments(optimizer)
         if native or entry.build is not None:
-            LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__}{note}")
+            name = type(optimizer).__name__ if native else entry.name
+            LOGGER.info(f"{colorstr('optimizer:')} {name}{note}")
 
     def _warn_of_idle_arguments(self, optimizer: Optimizer) -> None:
         """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""

@@ -242,6 +242,36 @@ def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), mirror.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("args", "rate"),
+    [
+        ({"model": "yolo26n.yaml", "pretrained": True}, 1.0),
+        ({"model": "yolo26n.pt", "pretrained": True}, 0.3),
+        ({"model": "yolo26n.yaml", "pretrained": "mine.pt"}, 0.3),
+        ({"model": "yolo26n.pt", "muon_lr": 0.7}, 0.7),
+    ],
+)
+@pytest.mark.parametrize("name", ["MuSGD", "MuonSGD", "MuonAdamW"])
+def test_pretrained_weights_take_shorter_steps_on_resume_too(name, args, rate):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+
+    def build(args):
+        groups = [{"params": list(model.parameters()), "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0}]
+        return find(name).build(groups, args, model)
+
+    optimizer = build(args)
+    weight = model[1].weight
+    before = weight.detach().clone()
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    # 0.2*sqrt(8) times a matrix with singular values near 1 has an RMS of about 0.2
+    assert float((weight - before).detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.01 * rate, rel=0.3)
+    resumed = build({"model": "last.pt"})
+    resumed.load_state_dict(optimizer.state_dict())
+    assert [g["muon_lr"] for g in resumed.param_groups] == [rate]
+
+
 def test_rest_of_muonadamw_is_adamw():
     torch.manual_seed(0)
     a = [nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(4, 5))]
@@ -494,7 +524,7 @@ def test_plan_is_printable_and_made_once(yolo):
 
 
 @pytest.mark.parametrize("cls", [MuonSGD, MuonAdamW])
-@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0)])
+@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0), ADAPTIVE])
 def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch):
     """Fake CUDA tensors have no values: whoever asks for one gets an exception."""
     from torch._subclasses.fake_tensor import FakeTensorMode

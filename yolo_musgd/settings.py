@@ -166,9 +166,11 @@ class MuSGDSettings(Settings):
     nesterov: bool = setting(True, "look ahead along the velocity, as Ultralytics' SGD does")
     lr_in_velocity: bool = setting(False, "v = beta*v + lr*g, as in the article's formula, not p -= lr*v")
     decoupled_decay: bool = setting(False, "p *= 1 - lr*weight_decay (AdamW style) instead of g += weight_decay*p")
-    second_moment: float = setting(
-        0.0, "divide the gradient by its root mean square, as RMSProp: decay of the mean, e.g. 0.99; 0 is off",
-        low=0.0, below=1.0,
+    second_moment: float | None = setting(
+        None,
+        "divide the gradient by its root mean square, as RMSProp: decay of the mean; 0 is off; "
+        "None is 0.99 for what MuSGD does not orthogonalise, else 0",
+        kind=float, low=0.0, below=1.0,
     )  # fmt: skip
 
 

@@ -29,6 +29,9 @@ from yolo_musgd.optim.plan import CHUNK_ELEMENTS, Plan, choose_kernels, iteratio
 from yolo_musgd.optim.rounding import stochastic_round
 from yolo_musgd.settings import MuonSettings
 
+RMS = 0.2
+"""Root mean square of AdamW's typical step at learning rate 1 (S4), which every scaled step here has."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -96,7 +99,7 @@ def update_scale(shape: Sequence[int], scale: str) -> float:
     """
     rows, columns = flat_shape(shape)
     if scale == "rms":
-        return 0.2 * math.sqrt(max(rows, columns))
+        return RMS * math.sqrt(max(rows, columns))
     if scale == "native":
         rows, columns = shape[-2], shape[-1]
     return math.sqrt(max(1.0, rows / columns))

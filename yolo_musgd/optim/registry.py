@@ -52,6 +52,9 @@ def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
 FINE_TUNING_RATE = 0.3
 """``muon_lr`` for pretrained weights: a step that suits random weights undoes what they know (docs/research.md)."""
 
+SECOND_MOMENT = 0.99
+"""``second_moment`` of what MuSGD does not orthogonalise, so that nothing depends on the gradient's size any more."""
+
 
 def _muon(args: Mapping[str, Any]) -> MuonSettings:
     """Muon's settings of a run; ``muon_lr`` depends on where its weights come from."""
@@ -67,6 +70,8 @@ def _musgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimiz
     rule = MuSGDSettings.from_mapping(args, ignore_unknown=True)
     if not ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize:
         return MuSGD(groups, **rule.to_dict())
+    if rule.second_moment is None:
+        rule = dataclasses.replace(rule, second_moment=SECOND_MOMENT)
     muon = dataclasses.replace(_muon(args), muon_adapt=True)
     return MuonSGD(groups, muon=muon, rest=rule, exclude=_excluded(args, model))
 

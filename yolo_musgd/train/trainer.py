@@ -80,6 +80,7 @@ class MuSGDTrainerMixin:
                 host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
             groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
             optimizer = entry.build(groups, vars(self.args), unwrap_model(model))  # type: ignore[attr-defined]
+            self._spare_biases(optimizer)
         self._announce(entry, optimizer)
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
@@ -139,6 +140,12 @@ class MuSGDTrainerMixin:
             raise DataError(
                 f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
             )
+
+    def _spare_biases(self, optimizer: Optimizer) -> None:
+        """Warm biases up from 0 instead of Ultralytics' 0.1 where that is too much, as it does for its own AdamW."""
+        args = self.args  # type: ignore[attr-defined]
+        if getattr(optimizer, "normalizes", False) and args.warmup_bias_lr == DEFAULT_CFG.warmup_bias_lr:
+            args.warmup_bias_lr = 0.0
 
     def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
         """One line that says whose optimizer runs, where there could be a doubt, and how to get the other."""

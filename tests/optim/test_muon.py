@@ -61,8 +61,11 @@ def quintic(m):
     return x.T if m.shape[0] > m.shape[1] else x
 
 
-def naive_muonsgd(groups, momenta, excluded, scale, adapt_factor=0.0):
-    """One step, a tensor at a time, as the papers write it; the past is shortened to beta_t where adapt_factor > 0."""
+def naive_muonsgd(groups, momenta, excluded, scale, adapt_factor=0.0, squares=None):
+    """One step, a tensor at a time, as the papers write it; the past is shortened to beta_t where adapt_factor > 0.
+
+    With ``squares`` (one dictionary a run) what Muon leaves over is normalised by its root mean square.
+    """
     for group in groups:
         lr, mu = group["lr"], group["momentum"]
         for p in group["params"]:
@@ -75,13 +78,18 @@ def naive_muonsgd(groups, momenta, excluded, scale, adapt_factor=0.0):
                 u = (beta * m + (1 - mu) * p.grad).flatten(1)
                 p.data.sub_(lr * scale(u.shape) * quintic(u).view_as(p))
             else:
-                g = p.grad + group["weight_decay"] * p.data
+                g, rate = p.grad, lr
+                if squares is not None:
+                    count, mean = squares.get(p, (0, 0.0))
+                    squares[p] = count, mean = count + 1, 0.99 * mean + 0.01 * g**2
+                    g, rate = g / ((mean / (1 - 0.99**count)).sqrt() + 1e-8), 0.2 * lr * (1 - mu)
+                g = g + group["weight_decay"] * p.data
                 m.mul_(beta).add_(g)
-                p.data.sub_(lr * (g + beta * m))
+                p.data.sub_(rate * (g + beta * m))
 
 
-@pytest.mark.parametrize("adapt_factor", [0.0, 0.1])
-def test_muonsgd_is_the_naive_reference_over_100_steps(yolo, adapt_factor):
+@pytest.mark.parametrize(("adapt_factor", "second"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.99)])
+def test_muonsgd_is_the_naive_reference_over_100_steps(yolo, adapt_factor, second):
     model = clone(yolo)
     for p in model.parameters():  # the naive loop takes too long on the largest
         if p.ndim == 4 and min(p.shape[0], p[0].numel()) > 96:
@@ -90,10 +98,11 @@ def test_muonsgd_is_the_naive_reference_over_100_steps(yolo, adapt_factor):
     ours = MuonSGD(
         ultralytics_groups(model),
         muon=MuonSettings(muon_precision="float32", muon_adapt=adapt_factor > 0),
-        rest=MuSGDSettings(adapt_factor=adapt_factor),
+        rest=MuSGDSettings(adapt_factor=adapt_factor, second_moment=second),
         exclude=muon_exclusions(model),
     )
     momenta, excluded, groups = {}, muon_exclusions(mirror), ultralytics_groups(mirror)
+    squares = {} if second else None
     start = [p.detach().clone() for p in model.parameters()]
     for step in range(100):
         vary(model, step)
@@ -101,7 +110,7 @@ def test_muonsgd_is_the_naive_reference_over_100_steps(yolo, adapt_factor):
         for g in (*ours.param_groups, *groups):
             g["momentum"] = 0.8 + step / 1000  # the warm-up
         ours.step()
-        naive_muonsgd(groups, momenta, excluded, lambda shape: 0.2 * max(shape) ** 0.5, adapt_factor)
+        naive_muonsgd(groups, momenta, excluded, lambda shape: 0.2 * max(shape) ** 0.5, adapt_factor, squares)
     assert relative(moved(model.parameters(), start), moved(mirror.parameters(), start)) < 1e-5
 
 

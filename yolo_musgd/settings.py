@@ -169,7 +169,7 @@ class MuSGDSettings(Settings):
     second_moment: float | None = setting(
         None,
         "divide the gradient by its root mean square, as RMSProp: decay of the mean; 0 is off; "
-        "None is 0.99 for what MuSGD does not orthogonalise, else 0",
+        "None is 0.99 where MuSGD fine-tunes what it does not orthogonalise, else 0",
         kind=float, low=0.0, below=1.0,
     )  # fmt: skip
 

@@ -49,29 +49,29 @@ def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
     return muon_exclusions(model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise)
 
 
-FINE_TUNING_RATE = 0.3
-"""``muon_lr`` for pretrained weights: a step that suits random weights undoes what they know (docs/research.md)."""
+FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}
+SCRATCH = {"muon_lr": 1.0, "second_moment": 0.0}
+"""What ``None`` stands for in these settings. A Muon step that suits random weights undoes what pretrained ones know, and
+the new head beside those learns faster from normalised gradients, which cost accuracy from scratch. The runs behind this
+are in docs/research.md."""
 
-SECOND_MOMENT = 0.99
-"""``second_moment`` of what MuSGD does not orthogonalise, so that nothing depends on the gradient's size any more."""
+
+def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a run with settings that depend on where its weights come from filled in."""
+    pretrained = isinstance(args.get("pretrained"), (str, Path)) or str(args.get("model")).endswith(".pt")
+    chosen = FINE_TUNING if pretrained else SCRATCH
+    return {**args, **{k: v for k, v in chosen.items() if args.get(k) is None}}
 
 
 def _muon(args: Mapping[str, Any]) -> MuonSettings:
-    """Muon's settings of a run; ``muon_lr`` depends on where its weights come from."""
-    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
-    pretrained = isinstance(args.get("pretrained"), (str, Path)) or str(args.get("model")).endswith(".pt")
-    if muon.muon_lr is None and pretrained:
-        muon = dataclasses.replace(muon, muon_lr=FINE_TUNING_RATE)
-    return muon
+    return MuonSettings.from_mapping(_resolved(args), ignore_unknown=True)
 
 
 def _musgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
     """beta_t on every momentum; filters take Muon's step unless ``orthogonalize=False`` asks for the article's rule."""
-    rule = MuSGDSettings.from_mapping(args, ignore_unknown=True)
     if not ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize:
-        return MuSGD(groups, **rule.to_dict())
-    if rule.second_moment is None:
-        rule = dataclasses.replace(rule, second_moment=SECOND_MOMENT)
+        return MuSGD(groups, **MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict())
+    rule = MuSGDSettings.from_mapping(_resolved(args), ignore_unknown=True)
     muon = dataclasses.replace(_muon(args), muon_adapt=True)
     return MuonSGD(groups, muon=muon, rest=rule, exclude=_excluded(args, model))
 

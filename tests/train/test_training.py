@@ -56,7 +56,7 @@ def test_results_csv_has_the_optimizers_columns(cli_run):
     rows = results(cli_run[0])
     assert len(rows) == EPOCHS
     for row in rows:
-        assert {f"optim/{c}" for c in COLUMNS if c != "update_rms"} == {k for k in row if k.startswith("optim/")}
+        assert {f"optim/{c}" for c in COLUMNS} == {k for k in row if k.startswith("optim/")}
         assert float(row["optim/grad_norm"]) > 0
         assert float(row["optim/grad_norm_clipped"]) <= 10.001
         low, p10, mean, p90, high = (float(row[f"optim/beta_t{x}"]) for x in ("_min", "_p10", "", "_p90", "_max"))

@@ -197,6 +197,7 @@ def measure(
     from ultralytics.utils import TQDM
 
     net = ncnn.Net()
+    net.opt.num_threads = 1  # several wait for each other by spinning: on a busy machine that takes minutes an image
     net.opt.lightmode = False  # blobs are kept, so that each is computed once
     for switch in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
         setattr(net.opt, switch, False)
@@ -263,7 +264,7 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
     layers = read_network(source)
     keep = last_convolutions(layers)
     every = [layer for layer in layers if layer.kind in CONVOLUTIONS]
-    blobs = sorted({layer.bottoms[0] for layer in every if layer.name not in keep})
+    blobs = list(dict.fromkeys(layer.bottoms[0] for layer in every if layer.name not in keep))
     try:
         size = open_artifact(str(source)).imgsz
     except EdgeError as error:

@@ -166,7 +166,7 @@ def test_architectures_without_adapters_are_refused_by_name(built, name, reason)
 
 
 def test_rt_detr_is_refused_by_name():
-    with pytest.raises(UserError, match="RT-DETR cannot be pruned, .*decoder"):
+    with pytest.raises(UserError, match=r"RT-DETR cannot be pruned, .*decoder"):
         checkpoint.load("rtdetr-l.yaml")
 
 

@@ -205,7 +205,7 @@ class Run:
             if runtime not in record["latency_ms"]:
                 record["latency_ms"][runtime] = self._time(folder, runtime)
                 self._write(folder, record)
-        self._write(folder, record)
+        shutil.rmtree(folder / "val", ignore_errors=True)
         report.write(folder, record)
 
     def _arms(self, folder: Path, record: dict[str, Any]) -> list[tuple[str, Path, dict[str, Any]]]:
@@ -224,7 +224,10 @@ class Run:
                 content = tuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
                 write_whole(str(file), yaml.safe_dump(content, sort_keys=False))
             trained = int((self.saved.get("train_args") or {}).get("epochs") or 0)
-            arms.append(("scratch", file, {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}))
+            extra = {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}
+            if chosen.cfg == PruneSettings.cfg:  # a recipe for fine-tuning is none for a start from scratch
+                extra = {**tuning.recipe("muon.yaml"), **extra}
+            arms.append(("scratch", file, extra))
         return arms
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:

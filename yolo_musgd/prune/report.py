@@ -138,7 +138,7 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
             axes.plot(range(1, len(values) + 1), values, color=colours[arm], label=NAMES[arm], marker="o", markersize=3)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 on val" if record["task"] == "classify" else "mAP50-95 on val")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)
     axes.legend(frameon=False, loc="lower right")
     axes.grid(axis="y", color="#e3e6ea")
     _save(figure, axes, file)

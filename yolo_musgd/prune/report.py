@@ -43,9 +43,9 @@ def markdown(record: dict[str, Any]) -> str:
         _row("checkpoint (MB)", record["size_mb"]["before"], record["size_mb"]["after"], "{:.2f}"),
     ]
     for runtime, times in record["latency_ms"].items():
-        lines.append(_row(f"{runtime}, one thread (ms, p50)", times["base"], times["pruned"], "{:.1f}"))
+        lines.append(_row(f"{runtime}, one thread (ms of CPU, p50)", times["base"], times["pruned"], "{:.1f}"))
     if record["latency_ms"]:
-        lines += ["", "Times of models taking turns in one process: trust the change, not the milliseconds."]
+        lines += ["", "CPU time of models taking turns in one process: trust the change, not the milliseconds."]
     metric = "top-1" if record["task"] == "classify" else "mAP50-95"
     second = "top-5" if record["task"] == "classify" else "mAP50"
     lines += ["", f"| accuracy on the {record['split']} split | {metric} | {second} |", "|---|---:|---:|"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,10 @@ class Run:
         contenders = {"base": latency.Exported(self.model, runtime, self.imgsz, data)}
         try:
             contenders["pruned"] = latency.Exported(model, runtime, self.imgsz, data)
-            return race({name: c.runtime for name, c in contenders.items()}, seconds=6.0, desc=f"timing on {runtime}")
+            return race(
+                {name: c.runtime for name, c in contenders.items()}, seconds=6.0, desc=f"timing on {runtime}",
+                clock=time.process_time,
+            )  # fmt: skip
         finally:
             for contender in contenders.values():
                 contender.close()

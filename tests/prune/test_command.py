@@ -144,7 +144,7 @@ def test_resume_of_the_command_does_only_what_is_left(pruned_run, run, tmp_path)
     done = run("yolo-musgd", "prune", f"resume={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "best.pt").exists()
-    assert "| onnx-fp32, one thread (ms, p50) | 2.0 | 1.0 | -50.0% |" in (folder / "report.md").read_text()
+    assert "| onnx-fp32, one thread (ms of CPU, p50) | 2.0 | 1.0 | -50.0% |" in (folder / "report.md").read_text()
     assert (folder / "finetune" / "results.csv").stat().st_mtime_ns == before
     done = run("yolo-musgd", "prune", f"resume={tmp_path}")
     assert done.returncode == 2

@@ -6,7 +6,7 @@ from torch import nn
 from ultralytics.nn.modules.block import Attention
 from ultralytics.utils.torch_utils import get_flops
 
-from yolo_musgd.prune import adapters
+from yolo_musgd.prune import adapters, checkpoint
 from yolo_musgd.prune.graph import PruneGraph
 from yolo_musgd.prune.schedule import schedule
 from yolo_musgd.prune.search import Target, by_arithmetic
@@ -163,6 +163,11 @@ def test_architectures_without_adapters_are_refused_by_name(built, name, reason)
         pytest.skip(f"this ultralytics has no {name}")
     with pytest.raises(UserError, match=reason):
         PruneGraph(model, 64)
+
+
+def test_rt_detr_is_refused_by_name():
+    with pytest.raises(UserError, match=r"RT-DETR cannot be pruned, .*decoder"):
+        checkpoint.load("rtdetr-l.yaml")
 
 
 def test_a_fused_model_is_refused(built):

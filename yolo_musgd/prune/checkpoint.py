@@ -22,7 +22,8 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
     """A trained model and its checkpoint.
 
     Args:
-        path: a ``.pt`` that training wrote, or an Ultralytics model YAML (random weights, for trying things).
+        path: a ``.pt`` that training wrote, the name of one that Ultralytics offers, or a model YAML (random
+            weights, for trying things).
 
     Returns:
         The module in FP32 and eval mode, and the checkpoint's dictionary (empty for a YAML).
@@ -31,11 +32,12 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
         UserError: missing, not a checkpoint, or an architecture without adapters.
     """
     from ultralytics import YOLO
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
     from ultralytics.utils.patches import torch_load
 
     if Path(path).suffix not in (".pt", ".yaml", ".yml"):
         raise UserError(f"model={path} must be a .pt checkpoint, since an exported graph cannot be pruned")
-    if Path(path).suffix == ".pt" and not Path(path).is_file():
+    if Path(path).suffix == ".pt" and not Path(path).is_file() and path not in GITHUB_ASSETS_NAMES:
         raise UserError(f"model={path} does not exist")
     named = Path(path).stem.lower()
     if "rtdetr" in named:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +42,11 @@ def main(args: Mapping[str, str]) -> int:
         content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
         content["model"] = str(Path(settings.model).resolve()) if Path(settings.model).exists() else settings.model
         (folder / "args.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        run.cut(plan, folder)
+        try:
+            run.cut(plan, folder)
+        except BaseException:  # nothing to go on with: leave no half of a run
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     try:
         run.finish(folder)
     except KeyboardInterrupt:
@@ -61,9 +65,3 @@ def _resumed(args: Mapping[str, str]) -> tuple[PruneSettings, Path]:
         raise UserError(f"resume={folder} holds no pruned model to go on with; start anew")
     content: dict[str, Any] = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
     return PruneSettings.from_mapping(content), folder
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What a run noted so far, prune.json."""
-    content: dict[str, Any] = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
-    return content

@@ -1,6 +1,7 @@
 """How long a model takes on a runtime here, against another one: in turns, in one process, one thread.
 
-Milliseconds of a busy machine mean little; the ratio of medians of runs that take turns holds. A latency target is
+Milliseconds of a busy machine mean little; the ratio of medians of runs that take turns holds, by the CPU's clock:
+by the wall's, a machine with more work than cores once made a base 40 times slower than its cut. A target is
 therefore a ratio to the unpruned model on the same runtime. Graphs are made by the parts of ``yolo-musgd export``.
 """
 

@@ -43,9 +43,9 @@ def markdown(record: dict[str, Any]) -> str:
         _row("checkpoint (MB)", record["size_mb"]["before"], record["size_mb"]["after"], "{:.2f}"),
     ]
     for runtime, times in record["latency_ms"].items():
-        lines.append(_row(f"{runtime}, one thread (ms, p50)", times["base"], times["pruned"], "{:.1f}"))
+        lines.append(_row(f"{runtime}, one thread (ms of CPU, p50)", times["base"], times["pruned"], "{:.1f}"))
     if record["latency_ms"]:
-        lines += ["", "Times of models taking turns in one process: trust the change, not the milliseconds."]
+        lines += ["", "CPU time of models taking turns in one process: trust the change, not the milliseconds."]
     metric = "top-1" if record["task"] == "classify" else "mAP50-95"
     second = "top-5" if record["task"] == "classify" else "mAP50"
     lines += ["", f"| accuracy on the {record['split']} split | {metric} | {second} |", "|---|---:|---:|"]
@@ -138,7 +138,7 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
             axes.plot(range(1, len(values) + 1), values, color=colours[arm], label=NAMES[arm], marker="o", markersize=3)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 on val" if record["task"] == "classify" else "mAP50-95 on val")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)
     axes.legend(frameon=False, loc="lower right")
     axes.grid(axis="y", color="#e3e6ea")
     _save(figure, axes, file)

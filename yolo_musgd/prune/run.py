@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ class Run:
             if runtime not in record["latency_ms"]:
                 record["latency_ms"][runtime] = self._time(folder, runtime)
                 self._write(folder, record)
-        self._write(folder, record)
+        shutil.rmtree(folder / "val", ignore_errors=True)
         report.write(folder, record)
 
     def _arms(self, folder: Path, record: dict[str, Any]) -> list[tuple[str, Path, dict[str, Any]]]:
@@ -224,7 +225,10 @@ class Run:
                 content = tuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
                 write_whole(str(file), yaml.safe_dump(content, sort_keys=False))
             trained = int((self.saved.get("train_args") or {}).get("epochs") or 0)
-            arms.append(("scratch", file, {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}))
+            extra = {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}
+            if chosen.cfg == PruneSettings.cfg:  # a recipe for fine-tuning is none for a start from scratch
+                extra = {**tuning.recipe("muon.yaml"), **extra}
+            arms.append(("scratch", file, extra))
         return arms
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:
@@ -233,7 +237,10 @@ class Run:
         contenders = {"base": latency.Exported(self.model, runtime, self.imgsz, data)}
         try:
             contenders["pruned"] = latency.Exported(model, runtime, self.imgsz, data)
-            return race({name: c.runtime for name, c in contenders.items()}, seconds=6.0, desc=f"timing on {runtime}")
+            return race(
+                {name: c.runtime for name, c in contenders.items()}, seconds=6.0, desc=f"timing on {runtime}",
+                clock=time.process_time,
+            )  # fmt: skip
         finally:
             for contender in contenders.values():
                 contender.close()

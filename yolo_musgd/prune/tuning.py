@@ -30,6 +30,19 @@ class Figures:
     map50: float
 
 
+def recipe(name: str) -> dict[str, Any]:
+    """A training recipe, shipped or one's own.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    file = resources.find(name) or Path(name)
+    if not file.is_file():
+        raise UserError(f"cfg={name} does not exist; give a training recipe such as muon-finetune.yaml")
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return content
+
+
 def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[str, Any]:
     """Arguments of Ultralytics' ``train`` that every arm shares.
 
@@ -40,10 +53,7 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[s
 
     arguments: dict[str, Any] = {}
     if settings.cfg and settings.cfg.lower() != "none":
-        file = resources.find(settings.cfg) or Path(settings.cfg)
-        if not file.is_file():
-            raise UserError(f"cfg={settings.cfg} does not exist; give a training recipe such as muon-finetune.yaml")
-        arguments.update(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        arguments.update(recipe(settings.cfg))
     arguments.update(
         {
             "data": data, "imgsz": imgsz, "epochs": settings.epochs, "batch": settings.batch, "nbs": settings.batch,
@@ -77,14 +87,15 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
         Its best checkpoint.
     """
     from ultralytics import YOLO
+    from ultralytics.utils.patches import torch_load
 
     from yolo_musgd import plugin
 
     plugin.register()
     last = folder / arm / "weights" / "last.pt"
-    if (folder / arm / "done").exists():
-        return folder / arm / "weights" / "best.pt"
     resumed = last.exists()
+    if resumed and torch_load(last, map_location="cpu")["epoch"] == -1:  # Ultralytics marks a finished run so
+        return folder / arm / "weights" / "best.pt"
     yolo = YOLO(str(last) if resumed else model)
     if held:
         yolo.add_callback("on_train_start", sparse.hold)
@@ -92,7 +103,6 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
         yolo.train(resume=True)
     else:
         yolo.train(project=str(folder.resolve()), name=arm, **arguments)
-    (folder / arm / "done").touch()
     return folder / arm / "weights" / "best.pt"
 
 

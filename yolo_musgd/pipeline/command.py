@@ -60,9 +60,15 @@ def main(args: Mapping[str, str]) -> int:
         )
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
-        if settings.max_hours is not None:
-            runner.run([graph.probe(_first_plan(settings, data, choice))])
-        plan = _walk(runner, _plan(settings, data, choice, runner))
+        try:
+            if settings.max_hours is not None:
+                runner.run([graph.probe(_first_plan(settings, data, choice))])
+            plan = _plan(settings, data, choice, runner)
+            print(_to_do(runner, plan), flush=True)
+            plan = _walk(runner, plan)
+        except KeyboardInterrupt:
+            print("interrupted; what is finished is kept, and the same command goes on from here", flush=True)
+            raise
         road = Road(settings, recipe, plan, data, choice, runner)
         print("\n" + write_report(road))
     print(f"results: {folder / 'report.html'}, bundle: {runner.place(graph.Names(plan).bundle)}")
@@ -189,6 +195,14 @@ def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
         runner.run(steps[judged:], judged, len(steps))
         return plan
     raise AssertionError("the last cut is always kept")
+
+
+def _to_do(runner: Runner, plan: graph.Plan) -> str:
+    states = runner.states(graph.road(plan))
+    left = [s.seconds for s in states if s.reason]
+    if not left:
+        return "everything is done; the report is written anew"
+    return f"{len(left)} of {len(states)} steps to do, about {in_words(sum(left))} (a first guess)"
 
 
 def drop_on_val(runner: Runner, plan: graph.Plan) -> float | None:

@@ -170,8 +170,9 @@ def _steps(road: Road) -> list[dict[str, Any]]:
 
 def _pictures(road: Road, figures: Mapping[str, Any]) -> dict[str, str | None]:
     names = graph.Names(road.plan)
-    runs = {n: road.runner.place(s) / "run" for n, s in (("training", "train"), ("fine-tuning", names.finetune))}
-    runs = {n: f for n, f in runs.items() if f.is_dir() and (n == "training" or road.plan.cut)}
+    walked = {step.name for step in graph.road(road.plan)}  # a folder may be left of another road
+    trainings = (("training", "train"), ("fine-tuning", names.finetune))
+    runs = {title: road.runner.place(step) / "run" for title, step in trainings if step in walked}
     found = figures["quantization"]["search"]
     return {
         "tradeoff": pictures.tradeoff(figures["rows"], figures["labels"], figures["split"]),

@@ -187,7 +187,8 @@ def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
         runner.run(steps[:judged], total=len(steps))
         drop = drop_on_val(runner, plan)
         if limit is not None and drop is not None and drop > limit:
-            note = f"{-cut:.0%} fewer FLOPs cost {drop:.4f} mAP50-95 on val, more than max_drop={limit:g}"
+            what = f"{-cut:.0%} fewer FLOPs and {plan.precision}" if cut else f"{plan.precision} without pruning"
+            note = f"{what} cost {drop:.4f} mAP50-95 on val, more than max_drop={limit:g}"
             runner.notes.append(note)
             print(f"    {note}", flush=True)
             if cut != cuts[-1]:

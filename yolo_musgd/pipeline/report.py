@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -100,7 +101,7 @@ def collect(road: Road) -> dict[str, Any]:
         "pruning": _pruning(pruned) if pruned else None,
         "quantization": _quantization(final),
         "bench": _bench(road.json(names.bench, "bench/bench.json")),
-        "notes": road.runner.notes + _resumed(road),
+        "notes": road.runner.notes + _resumed(road) + _busy(road),
         "steps": _steps(road),
         "machine": system.identity(),
         "versions": versions(),
@@ -144,13 +145,24 @@ def _bench(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resumed(road: Road) -> list[str]:
-    """Trainings of an earlier run of the pipeline that went on after an interruption."""
-    said = " ".join(road.runner.notes)
+    """Trainings that went on after an interruption."""
     return [
         f"{s['step']} was interrupted and went on after epoch {s['resumed_after_epoch']}; an uninterrupted training "
         "would have ended near this, not exactly here"
         for s in _steps(road)
-        if s["resumed_after_epoch"] and f"{s['step']} was interrupted" not in said
+        if s["resumed_after_epoch"]
+    ]
+
+
+def _busy(road: Road) -> list[str]:
+    """A warning where other work disturbed the timing."""
+    record = read_marker(road.runner.place(graph.Names(road.plan).measure)) or {}
+    load, cores = record.get("load"), os.cpu_count() or 1
+    if load is None or load < 1.5 * cores:
+        return []
+    return [
+        f"This machine was busy while it measured (load {load:g} on {cores} cores): milliseconds say nothing then and "
+        "ratios little; for better ones remove steps/measure and steps/bench and give the command again"
     ]
 
 

@@ -118,11 +118,11 @@ class Runner:
         part, inputs, began = self.part(step.name), self._inputs(step), time.time()
         resumed = self._prepare(step, inputs)
         if resumed is not None:
-            self.notes.append(f"{step.name} was interrupted and went on after epoch {resumed}")
             print(f"    going on after epoch {resumed}", flush=True)
             try:
                 self._execute(step, ["yolo", "train", "resume=True", f"model={part}/run/weights/last.pt"], later)
-            except UserError:  # a checkpoint that cannot be resumed is no reason to give up
+            except UserError as error:  # a checkpoint that cannot be resumed is no reason to give up
+                print(f"    that failed, so it starts anew: {error}", flush=True)
                 resumed = None
                 self._clear(step, inputs)
         if resumed is None:
@@ -191,7 +191,7 @@ class Runner:
         log = self._log(step)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "yolo_musgd.pipeline.child", *words]
-        with log.open("w", encoding="utf-8") as sink:
+        with log.open("a" if words[2] == "resume=True" else "w", encoding="utf-8") as sink:
             sink.write(f"$ {' '.join(words)}\n")
             sink.flush()
             output: IO[str] | None = None if self.verbose else sink

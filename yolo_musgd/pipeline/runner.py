@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 from yolo_musgd.edge import system
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.lab.store import read_results
+from yolo_musgd.pipeline import child
 from yolo_musgd.pipeline.progress import Bar, in_words
 from yolo_musgd.pipeline.step import (
     MARKER,
@@ -32,6 +35,7 @@ from yolo_musgd.settings import UserError
 
 PATIENCE = 15.0  # seconds that a step gets to end by itself after Ctrl-C
 STARTED = "started.json"
+LOCK_FILE = ".step.lock"
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,9 @@ class Runner:
 
     def _do(self, step: Step, later: float) -> float:
         part, inputs, began = self.part(step.name), self._inputs(step), time.time()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / LOCK_FILE):
+            pass  # the step of a pipeline that was killed a moment ago has ended
         resumed = self._prepare(step, inputs)
         if resumed is not None:
             print(f"    going on after epoch {resumed}", flush=True)
@@ -195,7 +202,10 @@ class Runner:
             sink.write(f"$ {' '.join(words)}\n")
             sink.flush()
             output: IO[str] | None = None if self.verbose else sink
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, child.LOCK: str((self.folder / LOCK_FILE).absolute())},
+            )  # fmt: skip
             try:
                 with Bar(step, self.part(step.name) / "run" / "results.csv", later, hidden=self.verbose) as bar:
                     while process.poll() is None:

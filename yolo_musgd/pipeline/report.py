@@ -147,10 +147,10 @@ def _bench(report: Mapping[str, Any]) -> dict[str, Any]:
 def _resumed(road: Road) -> list[str]:
     """Trainings that went on after an interruption."""
     return [
-        f"{s['step']} was interrupted and went on after epoch {s['resumed_after_epoch']}; an uninterrupted training "
-        "would have ended near this, not exactly here"
+        f"{s['step']} was interrupted after epoch {s['interrupted_after_epoch']} and went on from its last checkpoint; an "
+        "uninterrupted training would have ended near this, not exactly here"
         for s in _steps(road)
-        if s["resumed_after_epoch"]
+        if s["interrupted_after_epoch"]
     ]
 
 
@@ -173,7 +173,7 @@ def _steps(road: Road) -> list[dict[str, Any]]:
     for step in [*first, *graph.road(road.plan)]:
         record = read_marker(road.runner.place(step.name))
         if record is not None:
-            kept = ("step", "command", "started", "seconds", "load", "resumed_after_epoch", "outputs")
+            kept = ("step", "command", "started", "seconds", "load", "interrupted_after_epoch", "outputs")
             found.append(
                 {**{k: record.get(k) for k in kept}, "title": step.title, "machine": record["machine"]["board"]}
             )

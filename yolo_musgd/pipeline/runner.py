@@ -125,7 +125,7 @@ class Runner:
             pass  # the step of a pipeline that was killed a moment ago has ended
         resumed = self._prepare(step, inputs)
         if resumed is not None:
-            print(f"    going on after epoch {resumed}", flush=True)
+            print(f"    interrupted after epoch {resumed}, going on from its last checkpoint", flush=True)
             try:
                 self._execute(step, ["yolo", "train", "resume=True", f"model={part}/run/weights/last.pt"], later)
             except UserError as error:  # a checkpoint that cannot be resumed is no reason to give up
@@ -145,7 +145,7 @@ class Runner:
             "command": step.command({**self._places(step), "out": str(self.place(step.name))}),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "seconds": round(time.time() - began, 1),
-            "resumed_after_epoch": resumed,
+            "interrupted_after_epoch": resumed,
             "machine": system.identity(),
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         }

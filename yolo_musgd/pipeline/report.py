@@ -147,8 +147,8 @@ def _bench(report: Mapping[str, Any]) -> dict[str, Any]:
 def _resumed(road: Road) -> list[str]:
     """Trainings that went on after an interruption."""
     return [
-        f"{s['step']} was interrupted after epoch {s['interrupted_after_epoch']} and went on from its last checkpoint; an "
-        "uninterrupted training would have ended near this, not exactly here"
+        f"{s['step']} was interrupted after epoch {s['interrupted_after_epoch']} and went on from its last checkpoint; "
+        "an uninterrupted training would have ended near this, not exactly here"
         for s in _steps(road)
         if s["interrupted_after_epoch"]
     ]

@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock
 
 from yolo_musgd import cli
+from yolo_musgd.pipeline import pictures, report
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +137,40 @@ def test_every_figure_says_where_it_comes_from(road):
         assert (road.folder / "steps" / file).is_file()
     assert "yolo train cfg=musgd.yaml" in text
     assert "not on raspberry-pi-5" in text  # speed of another machine is not sold as the board's
+
+
+def test_the_page_of_other_roads(road):
+    """Without pruning and training, with a goal, a sensor and a search: the same page, other parts of it."""
+    figures = json.loads((road.folder / "report.json").read_text())
+    figures["rows"] = [figures["rows"][0], figures["rows"][2]]
+    figures["pruning"], figures["labels"]["final"], figures["settings"]["target_fps"] = None, "base INT8", 30.0
+    anchor = {"model": "yolo26n.yaml", "imgsz": 640, "ms": 67, "how": "published"}
+    figures["choice"] = {"model": "m.yaml", "imgsz": 448, "gflops": 2.5, "estimated_fps": 31.2, "anchor": anchor}
+    figures["bench"] |= {"joules": 0.123, "watts": 4.5, "sensor": "pmic"}
+    drawn = {
+        "tradeoff": pictures.tradeoff(figures["rows"], figures["labels"], "test"),
+        "curves": None,
+        "optimizer": None,
+    }
+    steps = [{"float_layers": ["a"] * k, "drop": 0.1 / (k + 1), "latency_ms": 5.0 + k} for k in range(3)]
+    text = report._render(
+        {**figures, "pictures": {**drawn, "search": pictures.search(steps)}, "pairs": [], "version": "0"}
+    )
+    assert "0.123 J a frame, 4.50 W (pmic)" in text
+    assert "<b>estimated</b> 31 frames" in text
+    assert "Nothing of it was measured here" in text
+    assert "<h2>Pruning</h2>" not in text
+    assert "<h2>Training</h2>" not in text
+    assert "search for the layers" in text
+
+
+def test_pictures_follow_the_pages_ink():
+    table = [{"before": 32, "after": 16}, {"before": 64, "after": 64}]
+    text = pictures.layers(table)
+    assert "currentColor" in text
+    assert "#123457" not in text
+    assert "1 of 2 convolutions are narrower" in text
+    assert not re.search(r' id="(figure|axes|patch|text)_', text)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from yolo_musgd.lab.store import read_results
 from yolo_musgd.pipeline.runner import Runner
 from yolo_musgd.pipeline.step import Outside, Step, digest_of, read_marker
 from yolo_musgd.settings import UserError
@@ -177,3 +178,30 @@ def test_a_training_with_other_arguments_is_not_resumed(runner):
     interrupted(runner, step, 3, 700.0)
     changed = Step("train", "train", ("yolo", "train", "lr0=0.02"), epochs=5)
     assert runner._prepare(changed, runner._inputs(changed)) is None
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_last_epoch(tiny_data, tmp_path):
+    """With resume_after=0, so that even this small one is worth it; through Ultralytics' own resume."""
+    code = f"""
+from pathlib import Path
+from yolo_musgd.pipeline.runner import Runner
+from yolo_musgd.pipeline.step import Outside, Step
+words = ("yolo", "train", "model=yolo26n.yaml", "data={{data}}", "imgsz=64", "batch=8", "nbs=8", "epochs=4",
+         "device=cpu", "workers=0", "plots=False", "project={{out}}", "name=run", "exist_ok=True")
+step = Step("train", "train", words, (), ("data",), ("run/weights/best.pt", "run/results.csv"), epochs=4)
+Runner(Path({str(tmp_path)!r}), {{"data": Outside({str(tiny_data)!r}, "d")}}, resume_after=0.0).run([step])
+"""
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    results = tmp_path / "steps" / ".train.part" / "run" / "results.csv"
+    last = results.parent / "weights" / "last.pt"
+    _wait_for(lambda: last.is_file() and len(results.read_text().splitlines()) >= 3, seconds=240)
+    first.kill()
+    first.wait()
+    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "going on from its last checkpoint" in second.stdout
+    assert "that failed" not in second.stdout
+    record = read_marker(tmp_path / "steps" / "train")
+    assert record["interrupted_after_epoch"] >= 1
+    assert read_results(tmp_path / "steps" / "train" / "run" / "results.csv")["epoch"] == [1, 2, 3, 4]

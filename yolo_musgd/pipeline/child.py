@@ -12,7 +12,10 @@ import runpy
 import sys
 import threading
 
+from filelock import FileLock
+
 ABANDONED = 75
+LOCK = "YOLO_MUSGD_STEP_LOCK"  # environment: file that a step holds as long as it lives
 
 
 def _end_with_parent() -> None:
@@ -23,6 +26,9 @@ def _end_with_parent() -> None:
 def main(words: list[str]) -> int:
     """Run ``yolo ...``, ``yolo-musgd ...`` or ``python -m module ...``; returns the exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if LOCK in os.environ:
+        held = FileLock(os.environ[LOCK])  # the system frees it, however this ends
+        held.acquire()
     if words[0] == "python":
         sys.argv = words[2:]
         runpy.run_module(words[2], run_name="__main__")

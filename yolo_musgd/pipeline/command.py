@@ -60,9 +60,15 @@ def main(args: Mapping[str, str]) -> int:
         )
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
-        if settings.max_hours is not None:
-            runner.run([graph.probe(_first_plan(settings, data, choice))])
-        plan = _walk(runner, _plan(settings, data, choice, runner))
+        try:
+            if settings.max_hours is not None:
+                runner.run([graph.probe(_first_plan(settings, data, choice))])
+            plan = _plan(settings, data, choice, runner)
+            print(_to_do(runner, plan), flush=True)
+            plan = _walk(runner, plan)
+        except KeyboardInterrupt:
+            print("interrupted; what is finished is kept, and the same command goes on from here", flush=True)
+            raise
         road = Road(settings, recipe, plan, data, choice, runner)
         print("\n" + write_report(road))
     print(f"results: {folder / 'report.html'}, bundle: {runner.place(graph.Names(plan).bundle)}")
@@ -181,7 +187,8 @@ def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
         runner.run(steps[:judged], total=len(steps))
         drop = drop_on_val(runner, plan)
         if limit is not None and drop is not None and drop > limit:
-            note = f"{-cut:.0%} fewer FLOPs cost {drop:.4f} mAP50-95 on val, more than max_drop={limit:g}"
+            what = f"{-cut:.0%} fewer FLOPs and {plan.precision}" if cut else f"{plan.precision} without pruning"
+            note = f"{what} cost {drop:.4f} mAP50-95 on val, more than max_drop={limit:g}"
             runner.notes.append(note)
             print(f"    {note}", flush=True)
             if cut != cuts[-1]:
@@ -189,6 +196,14 @@ def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
         runner.run(steps[judged:], judged, len(steps))
         return plan
     raise AssertionError("the last cut is always kept")
+
+
+def _to_do(runner: Runner, plan: graph.Plan) -> str:
+    states = runner.states(graph.road(plan))
+    left = [s.seconds for s in states if s.reason]
+    if not left:
+        return "everything is done; the report is written anew"
+    return f"{len(left)} of {len(states)} steps to do, about {in_words(sum(left))} (a first guess)"
 
 
 def drop_on_val(runner: Runner, plan: graph.Plan) -> float | None:

@@ -153,7 +153,7 @@ def _export(
         "yolo-musgd", "export", f"model={source}", f"target={chosen.target}", f"precision={precision}", "data={data}",
         f"imgsz={plan.imgsz}", f"runtime={_runtime(plan, precision)}", f"threads={chosen.threads}",
     ]  # fmt: skip
-    if chosen.max_drop is not None:
+    if chosen.max_drop is not None and precision == "int8":
         words.append(f"max_drop={chosen.max_drop:g}")
     outputs = ("export/*_model/manifest.json", "export/*_model/*.*", "export/report.md")
     return Step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -100,7 +101,7 @@ def collect(road: Road) -> dict[str, Any]:
         "pruning": _pruning(pruned) if pruned else None,
         "quantization": _quantization(final),
         "bench": _bench(road.json(names.bench, "bench/bench.json")),
-        "notes": road.runner.notes + _resumed(road),
+        "notes": road.runner.notes + _resumed(road) + _busy(road),
         "steps": _steps(road),
         "machine": system.identity(),
         "versions": versions(),
@@ -144,13 +145,24 @@ def _bench(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resumed(road: Road) -> list[str]:
-    """Trainings of an earlier run of the pipeline that went on after an interruption."""
-    said = " ".join(road.runner.notes)
+    """Trainings that went on after an interruption."""
     return [
-        f"{s['step']} was interrupted and went on after epoch {s['resumed_after_epoch']}; an uninterrupted training "
-        "would have ended near this, not exactly here"
+        f"{s['step']} was interrupted after epoch {s['interrupted_after_epoch']} and went on from its last checkpoint; "
+        "an uninterrupted training would have ended near this, not exactly here"
         for s in _steps(road)
-        if s["resumed_after_epoch"] and f"{s['step']} was interrupted" not in said
+        if s["interrupted_after_epoch"]
+    ]
+
+
+def _busy(road: Road) -> list[str]:
+    """A warning where other work disturbed the timing."""
+    record = read_marker(road.runner.place(graph.Names(road.plan).measure)) or {}
+    load, cores = record.get("load"), os.cpu_count() or 1
+    if load is None or load < 1.5 * cores:
+        return []
+    return [
+        f"This machine was busy while it measured (load {load:g} on {cores} cores): milliseconds say nothing then and "
+        "ratios little; for better ones remove steps/measure and steps/bench and give the command again"
     ]
 
 
@@ -161,7 +173,7 @@ def _steps(road: Road) -> list[dict[str, Any]]:
     for step in [*first, *graph.road(road.plan)]:
         record = read_marker(road.runner.place(step.name))
         if record is not None:
-            kept = ("step", "command", "started", "seconds", "load", "resumed_after_epoch", "outputs")
+            kept = ("step", "command", "started", "seconds", "load", "interrupted_after_epoch", "outputs")
             found.append(
                 {**{k: record.get(k) for k in kept}, "title": step.title, "machine": record["machine"]["board"]}
             )
@@ -170,8 +182,9 @@ def _steps(road: Road) -> list[dict[str, Any]]:
 
 def _pictures(road: Road, figures: Mapping[str, Any]) -> dict[str, str | None]:
     names = graph.Names(road.plan)
-    runs = {n: road.runner.place(s) / "run" for n, s in (("training", "train"), ("fine-tuning", names.finetune))}
-    runs = {n: f for n, f in runs.items() if f.is_dir() and (n == "training" or road.plan.cut)}
+    walked = {step.name for step in graph.road(road.plan)}  # a folder may be left of another road
+    trainings = (("training", "train"), ("fine-tuning", names.finetune))
+    runs = {title: road.runner.place(step) / "run" for title, step in trainings if step in walked}
     found = figures["quantization"]["search"]
     return {
         "tradeoff": pictures.tradeoff(figures["rows"], figures["labels"], figures["split"]),

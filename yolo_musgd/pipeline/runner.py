@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 from yolo_musgd.edge import system
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.lab.store import read_results
+from yolo_musgd.pipeline import child
 from yolo_musgd.pipeline.progress import Bar, in_words
 from yolo_musgd.pipeline.step import (
     MARKER,
@@ -32,6 +35,7 @@ from yolo_musgd.settings import UserError
 
 PATIENCE = 15.0  # seconds that a step gets to end by itself after Ctrl-C
 STARTED = "started.json"
+LOCK_FILE = ".step.lock"
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,16 @@ class Runner:
 
     def _do(self, step: Step, later: float) -> float:
         part, inputs, began = self.part(step.name), self._inputs(step), time.time()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / LOCK_FILE):
+            pass  # the step of a pipeline that was killed a moment ago has ended
         resumed = self._prepare(step, inputs)
         if resumed is not None:
-            self.notes.append(f"{step.name} was interrupted and went on after epoch {resumed}")
-            print(f"    going on after epoch {resumed}", flush=True)
+            print(f"    interrupted after epoch {resumed}, going on from its last checkpoint", flush=True)
             try:
                 self._execute(step, ["yolo", "train", "resume=True", f"model={part}/run/weights/last.pt"], later)
-            except UserError:  # a checkpoint that cannot be resumed is no reason to give up
+            except UserError as error:  # a checkpoint that cannot be resumed is no reason to give up
+                print(f"    that failed, so it starts anew: {error}", flush=True)
                 resumed = None
                 self._clear(step, inputs)
         if resumed is None:
@@ -138,7 +145,7 @@ class Runner:
             "command": step.command({**self._places(step), "out": str(self.place(step.name))}),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "seconds": round(time.time() - began, 1),
-            "resumed_after_epoch": resumed,
+            "interrupted_after_epoch": resumed,
             "machine": system.identity(),
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         }
@@ -191,11 +198,14 @@ class Runner:
         log = self._log(step)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "yolo_musgd.pipeline.child", *words]
-        with log.open("w", encoding="utf-8") as sink:
+        with log.open("a" if words[2] == "resume=True" else "w", encoding="utf-8") as sink:
             sink.write(f"$ {' '.join(words)}\n")
             sink.flush()
             output: IO[str] | None = None if self.verbose else sink
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, child.LOCK: str((self.folder / LOCK_FILE).absolute())},
+            )  # fmt: skip
             try:
                 with Bar(step, self.part(step.name) / "run" / "results.csv", later, hidden=self.verbose) as bar:
                     while process.poll() is None:

@@ -63,7 +63,7 @@ class PipelineSettings(Settings):
         10.0, "an interrupted training with more than so many minutes behind it goes on from its last epoch, which is "
         "near to the uninterrupted result; a shorter one starts anew, which is equal to it", low=0.0,
     )  # fmt: skip
-    dry_run: bool = setting(False, "print the plan: what is done, what is to do and why; nothing is written")
+    dry_run: bool = setting(False, "print the plan: what is done, what is to do and why; no step is done")
     verbose: bool = setting(False, "show the output of the steps, which goes to logs/ otherwise")
     project: str = setting("runs/pipeline", "parent folder of the results")
     name: str | None = setting(

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd import __version__
 from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.export import artifact
 
 MARKER = "step.json"
-_PACKAGES = ("ultralytics", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxslim", "openvino", "nncf", "ncnn")
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,9 @@ class Outside:
 @cache
 def versions() -> dict[str, str]:
     """Versions of the packages that compute, as far as they are installed."""
-    found = {"yolo-musgd": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found = artifact.versions()
+    with suppress(PackageNotFoundError):
+        found["torch-pruning"] = version("torch-pruning")
     return found
 
 

@@ -43,11 +43,11 @@ def trained(tmp_path_factory, tiny_data, run, train_words):
 
 @pytest.fixture(scope="session")
 def pruned_run(tmp_path_factory, tiny_data, run, trained):
-    """Folder of a whole run of the command: pruned, fine-tuned for an epoch, with the control arm and timings."""
+    """Folder of a whole run of the command: pruned, fine-tuned for an epoch, timed."""
     folder = tmp_path_factory.mktemp("pruned")
     done = run(
         "yolo-musgd", "prune", f"model={trained}", "recipe=prune-40.yaml", "epochs=1", "images=16", "batch=8",
-        "control=True", "bench=[onnx-fp32]", f"project={folder}", "name=run",
+        "bench=[onnx-fp32]", f"project={folder}", "name=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "run"

@@ -191,7 +191,7 @@ def measure(
         UserError: the package ncnn is missing, or it cannot run the network.
     """
     try:
-        import ncnn  # type: ignore[import-untyped, unused-ignore]
+        import ncnn
     except ImportError as error:
         raise UserError("ncnn is not installed: pip install ncnn") from error
     from ultralytics.utils import TQDM

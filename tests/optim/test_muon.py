@@ -282,6 +282,7 @@ def test_pretrained_weights_take_shorter_steps_on_resume_too(name, args, rate):
     if name == "MuSGD":
         second = 0.0 if args["model"] == "yolo26n.yaml" and args["pretrained"] is True else 0.99
         assert optimizer.param_groups[0]["second_moment"] == resumed.param_groups[0]["second_moment"] == second
+        assert optimizer.normalizes is (second > 0)
 
 
 def test_rest_of_muonadamw_is_adamw():

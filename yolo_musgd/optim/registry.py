@@ -91,8 +91,8 @@ _HOST = "Ultralytics / torch.optim"
 _ZOO = "pytorch_optimizer (extra zoo)"
 _ENTRIES = (
     OptimizerInfo(
-        "MuSGD", "beta_t falls where the gradient is large; filters take orthogonalised steps (orthogonalize)",
-        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1x", 0.01, build=_musgd,
+        "MuSGD", "beta_t falls where the gradient is large; orthogonalised steps on filters",
+        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, build=_musgd,
     ),
     OptimizerInfo(
         "MuSGD-native", "Ultralytics' own MuSGD: Muon + SGD on the same filters", "Ultralytics 8.4", "2x", 0.01, "MuSGD"
@@ -102,7 +102,7 @@ _ENTRIES = (
         "Keller Jordan's Muon; S4's RMS alignment", "1x", 0.01, build=_muonsgd,
     ),
     OptimizerInfo(
-        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest; use warmup_bias_lr=0",
+        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
         "Keller Jordan's Muon; S4's RMS alignment", "1.1x", 0.002, build=_muonadamw,
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),

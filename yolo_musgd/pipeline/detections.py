@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from yolo_musgd.export.accuracy import match
 
 WIDEST = 720  # pixels of a picture in the page
+NAMED = 8  # boxes of a picture that are labelled, the surest; more would hide each other
 COLOURS = ("#e69f00", "#56b4e9", "#d55e00", "#cc79a7", "#009e73", "#f0e442", "#0072b2", "#ffffff")
 
 
@@ -27,7 +28,7 @@ class Box:
         y: top.
         width: of the box.
         height: of the box.
-        label: class and score.
+        label: class and score, empty where a label would hide others.
         colour: of the class.
         alone: only this model has it.
     """
@@ -104,7 +105,7 @@ def _view(detections: Sequence[Mapping[str, Any]], matched: set[int], width: int
     for k, found in enumerate(detections):
         x1, y1, x2, y2 = (v / width for v in found["box"])
         counts[found["name"]] = counts.get(found["name"], 0) + 1
-        label = f"{found['name']} {found['score']:.2f}"
+        label = f"{found['name']} {found['score']:.2f}" if k < NAMED else ""
         colour = COLOURS[found["class"] % len(COLOURS)]
         boxes.append(Box(x1, y1, x2 - x1, y2 - y1, label, colour, k not in matched))
     words = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

@@ -35,6 +35,7 @@ def test_the_default_target_is_40_percent():
         ({"importance": "tailor"}, "did you mean taylor"),
         ({"recipe": "prune-50.yaml"}, "shipped recipes: .*prune-40.yaml"),
         ({"bench": "[tpu]"}, "bench must be auto, none or among onnx-fp32"),
+        ({"latency": "0.7", "steps": "3"}, "met in one step"),
         ({"table": "a.json"}, "add latency="),
         ({"images": "4"}, "images must be >= 16, got 4"),
         ({"rounds": "4"}, "did you mean round_to"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from yolo_musgd.edge.runtimes import Runtime, open_runtime
 from yolo_musgd.export.calibration import collect_ranges
 from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
 from yolo_musgd.export.images import calibration_set, read_splits
+from yolo_musgd.export.latency import race
 from yolo_musgd.export.quantize import make_plan, quantize
 from yolo_musgd.prune import checkpoint
 from yolo_musgd.settings import UserError
@@ -85,6 +87,38 @@ class Exported:
         """Free the runtime and remove the files."""
         self.runtime.close()
         self._folder.cleanup()
+
+
+class Stopwatch:
+    """Times models against one and the same base; a context manager that frees the base.
+
+    Args:
+        base: stock module of task detect.
+        runtime: onnx-fp32, onnx-int8 or ncnn.
+        imgsz: side, pixels.
+        data: as for `Exported`.
+    """
+
+    def __init__(self, base: Any, runtime: str, imgsz: int, data: str) -> None:
+        self._how = runtime, imgsz, data
+        self._base = Exported(base, *self._how)
+
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._base.close()
+
+    def times(self, model: Any) -> dict[str, float]:
+        """Median CPU milliseconds of one thread: ``base`` and ``pruned``, which is ``model``."""
+        trial = Exported(model, *self._how)
+        try:
+            return race(
+                {"base": self._base.runtime, "pruned": trial.runtime},
+                seconds=6.0, desc=f"timing on {self._how[0]}", clock=time.process_time,
+            )  # fmt: skip
+        finally:
+            trial.close()
 
 
 def export(model: Any, folder: Path, fmt: str, imgsz: int) -> Path:

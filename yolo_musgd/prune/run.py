@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
 from yolo_musgd.edge.results import write_whole
-from yolo_musgd.export.latency import race
 from yolo_musgd.prune import checkpoint, latency, report, sparse, tuning
 from yolo_musgd.prune.data import Images, check_classes, read_data, recalibrate
 from yolo_musgd.prune.graph import Cost, PruneGraph
 from yolo_musgd.prune.importance import score
-from yolo_musgd.prune.schedule import schedule
+from yolo_musgd.prune.schedule import Removal, schedule
 from yolo_musgd.prune.search import Target, by_arithmetic, by_latency
 from yolo_musgd.prune.settings import RUNTIMES, PruneSettings, words
 from yolo_musgd.settings import UserError
@@ -113,12 +111,7 @@ class Run:
             scores = score(graph, chosen.importance, self.images, chosen.seed)
             removals = schedule(graph, scores, chosen.chosen_allocation)
             if target.kind == "latency":
-                current = model
-                share = target.share if chosen.steps == 1 else target.share ** (1 / chosen.steps)
-                kept = by_latency(
-                    current, lambda m=current: self.graph(m), scores, removals, chosen.runtime, self.imgsz,  # type: ignore[misc]
-                    str(self.data_name), share, chosen.tolerance, lambda line: _say(line, log),
-                )  # fmt: skip
+                kept = self._by_latency(scores, removals, log)
             else:
                 share = 1 - (1 - target.share) * step / chosen.steps
                 kept = by_arithmetic(graph, removals, Target(target.kind, share), float(getattr(before, target.kind)))
@@ -135,6 +128,14 @@ class Run:
                 recalibrate(model, self.images)
         return Plan(model, before, after, log)
 
+    def _by_latency(self, scores: list[Tensor], removals: list[Removal], log: list[str]) -> list[int]:
+        chosen = self.settings
+        with latency.Stopwatch(self.model, chosen.runtime, self.imgsz, str(self.data_name)) as stopwatch:
+            return by_latency(
+                lambda: self.graph(self.model), scores, removals, stopwatch.times, chosen.latency or 1.0,
+                chosen.tolerance, lambda line: _say(f"{chosen.runtime}: {line}", log),
+            )  # fmt: skip
+
     def _target(self, log: list[str]) -> Target:
         chosen = self.settings
         if chosen.latency is not None and chosen.table:
@@ -144,8 +145,6 @@ class Run:
             _say(f"the board's reports say that {chosen.latency:g} of the time is {share:.3f} of the FLOPs", log)
             return Target("flops", share)
         if chosen.latency is not None:
-            if chosen.steps > 1:
-                _say("a latency target in steps: each step takes the same share of what the last one left", log)
             return Target("latency", chosen.latency)
         if chosen.params is not None:
             return Target("params", 1 + chosen.params)
@@ -233,17 +232,8 @@ class Run:
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:
         model: nn.Module = checkpoint.load(str(folder / ("best.pt" if self.settings.epochs else "pruned.pt")))[0]
-        data = str(self.data_name)
-        contenders = {"base": latency.Exported(self.model, runtime, self.imgsz, data)}
-        try:
-            contenders["pruned"] = latency.Exported(model, runtime, self.imgsz, data)
-            return race(
-                {name: c.runtime for name, c in contenders.items()}, seconds=6.0, desc=f"timing on {runtime}",
-                clock=time.process_time,
-            )  # fmt: skip
-        finally:
-            for contender in contenders.values():
-                contender.close()
+        with latency.Stopwatch(self.model, runtime, self.imgsz, str(self.data_name)) as stopwatch:
+            return stopwatch.times(model)
 
     def _validate(self, model: Path, folder: Path) -> dict[str, Any]:
         found = tuning.validate(model, str(self.data_name), self.split, self.settings, self.imgsz, folder / "val")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from yolo_musgd.export.latency import race
 from yolo_musgd.prune.graph import PruneGraph
-from yolo_musgd.prune.latency import Exported
 from yolo_musgd.prune.schedule import Removal, meet
 from yolo_musgd.settings import UserError
 
@@ -59,73 +56,52 @@ def by_arithmetic(
 
 
 def by_latency(
-    model: Any,
     make: Callable[[], PruneGraph],
     scores: Sequence[Tensor],
     removals: Sequence[Removal],
-    runtime: str,
-    imgsz: int,
-    data: str,
-    share: float,
+    times: Callable[[Any], dict[str, float]],
+    target: float,
     tolerance: float,
     say: Say,
 ) -> list[int]:
-    """Widths whose measured latency is ``share`` of the model's own, by bisection along the schedule.
+    """Widths whose measured latency is ``target`` of the model's own, by bisection along the schedule.
 
     Args:
-        model: before pruning.
-        make: a fresh graph of it.
+        make: a fresh graph of the model.
         scores: importance of every group's channels.
         removals: the schedule.
-        runtime: onnx-fp32, onnx-int8 or ncnn.
-        imgsz: side, pixels.
-        data: data set that gives INT8 graphs their ranges.
-        share: wanted latency over the model's own.
+        times: measures a cut model: milliseconds of ``base`` and ``pruned``, see `latency.Stopwatch`.
+        target: wanted latency over the model's own.
         tolerance: allowed difference as a share of the target.
         say: takes a line a measurement.
 
     Raises:
         UserError: it cannot be met; the nearest measured is named.
     """
-    base = Exported(model, runtime, imgsz, data)
     graph = make()
-    base_flops = graph.cost().flops
-
-    def measured(kept: list[int]) -> float:
+    whole = graph.cost().flops
+    low, high, guess = 0.05, 1.0, target
+    best, nearest = [u.channels for u in graph.units], 1.0
+    for _ in range(9):
+        kept = meet(graph, removals, lambda k: graph.cost(k).flops, guess * whole)
         spent = make()
-        trial = Exported(spent.apply(spent.removed(kept, scores)), runtime, imgsz, data)
-        try:
-            times = race(
-                {"base": base.runtime, "pruned": trial.runtime}, seconds=6.0, desc="timing", clock=time.process_time
-            )
-        finally:
-            trial.close()
-        ratio = times["pruned"] / times["base"]
+        found = times(spent.apply(spent.removed(kept, scores)))
+        ratio = found["pruned"] / found["base"]
         say(
-            f"{runtime}: {graph.cost(kept).flops / base_flops:.3f} of the FLOPs take {ratio:.3f} of the time "
-            f"({times['pruned']:.1f} against {times['base']:.1f} ms)"
+            f"{graph.cost(kept).flops / whole:.3f} of the FLOPs take {ratio:.3f} of the time "
+            f"({found['pruned']:.1f} against {found['base']:.1f} ms)"
         )
-        return ratio
-
-    try:
-        low, high, nearest = 0.05, 1.0, (float("inf"), 1.0, [u.channels for u in graph.units])
-        guess = share
-        for _ in range(9):
-            kept = meet(graph, removals, lambda k: graph.cost(k).flops, guess * base_flops)
-            ratio = measured(kept)
-            if abs(ratio - share) < nearest[0]:
-                nearest = abs(ratio - share), ratio, kept
-            if abs(ratio - share) <= 0.6 * tolerance * share:  # leaves room for the noise of a later measurement
-                return kept
-            low, high = (low, guess) if ratio > share else (guess, high)
-            guess = min(max(guess * share / ratio, low + 0.15 * (high - low)), high - 0.15 * (high - low))
-            if high - low < 0.005:
-                break
-        if nearest[0] <= tolerance * share:
-            return nearest[2]
+        if abs(ratio - target) < abs(nearest - target):
+            best, nearest = kept, ratio
+        if abs(ratio - target) <= 0.6 * tolerance * target:  # leaves room for the noise of a later measurement
+            break
+        low, high = (low, guess) if ratio > target else (guess, high)
+        if high - low < 0.005:
+            break
+        guess = min(max(guess * target / ratio, low + 0.15 * (high - low)), high - 0.15 * (high - low))
+    if abs(nearest - target) > tolerance * target:
         raise UserError(
-            f"latency={share:g} on {runtime} cannot be met within {tolerance:.0%}: the nearest measured is "
-            f"{nearest[1]:.3f}; choose that, or a smaller round_to"
+            f"latency={target:g} cannot be met within {tolerance:.0%}: the nearest measured is {nearest:.3f}; "
+            "choose that, or a smaller round_to"
         )
-    finally:
-        base.close()
+    return best

@@ -115,6 +115,8 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         raise SettingsError(f"give one target, got {' and '.join(chosen)}")
     if not chosen and not settings.ladder:
         settings = dataclasses.replace(settings, flops=-0.4)
+    if settings.latency is not None and settings.steps > 1 and not settings.table:
+        raise SettingsError("a latency target is met in one step: drop steps=, or give flops= or params=")
     if settings.table and settings.latency is None:
         raise SettingsError("table= is for a latency target: add latency=0.7")
     for name in [] if settings.bench in ("auto", "none") else words(settings.bench):

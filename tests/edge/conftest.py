@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,16 @@ def keep_raw_head(model: object) -> dict[str, object]:
         return {}
     del head.one2one_cv2, head.one2one_cv3
     return {"nms": False}
+
+
+@pytest.fixture
+def raw_head() -> Callable[[object], dict[str, object]]:
+    """Give a model its one-to-many head alone; returns the words that every format of this release takes for it."""
+
+    def raw_head(model: object) -> dict[str, object]:
+        return {} if keep_raw_head(model) else {"nms": None}
+
+    return raw_head
 
 
 def enliven(model: object) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,9 @@ def test_runtimes_agree(runtime: str, random_models: dict[str, Path], pictures: 
     opened.close()
 
 
-def test_ncnn_and_openvino_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ncnn_and_openvino_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_head: Callable[[object], dict[str, object]]
+) -> None:
     for package in ("ncnn", "pnnx"):
         pytest.importorskip(package)
     import torch
@@ -94,8 +97,9 @@ def test_ncnn_and_openvino_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = YOLO("yolo26n.yaml")
-    folder = model.export(format="ncnn", imgsz=64, nms=None)
-    onnx_file = model.export(format="onnx", imgsz=64, nms=None)
+    words = raw_head(model)
+    folder = model.export(format="ncnn", imgsz=64, **words)
+    onnx_file = model.export(format="onnx", imgsz=64, **words)
     artifact = open_artifact(str(folder))
     assert (artifact.format, artifact.imgsz, len(artifact.names)) == ("ncnn", (64, 64), 80)
     blob = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)

@@ -11,6 +11,7 @@ from yolo_musgd.edge.artifact import open_artifact
 from yolo_musgd.edge.images import synthetic_frame, write_image
 from yolo_musgd.edge.runtimes import open_runtime
 from yolo_musgd.export import ncnn as quantizer
+from yolo_musgd.export.ncnn_files import TAG_HALF
 from yolo_musgd.settings import UserError
 
 for package in ("ncnn", "pnnx", "torch"):
@@ -130,7 +131,7 @@ def test_half_precision_weights_are_read(exported: Path, tmp_path: Path) -> None
     for layer in layers:
         if layer.weights is not None:
             half = layer.weights.astype("<f2").tobytes()
-            parts.append(quantizer.TAG_HALF.to_bytes(4, "little") + half + b"\0" * (-len(half) % 4))
+            parts.append(TAG_HALF.to_bytes(4, "little") + half + b"\0" * (-len(half) % 4))
         if layer.bias is not None:
             parts.append(layer.bias.tobytes())
     shutil.copyfile(exported / "model.ncnn.param", tmp_path / "model.ncnn.param")

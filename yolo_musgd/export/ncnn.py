@@ -1,10 +1,9 @@
 """INT8 for NCNN: reads an exported folder, measures its activations, writes the same network with 8-bit convolutions.
 
 NCNN's own quantizer (ncnn2table, ncnn2int8) is a C++ program outside its Python package; the package's runtime has the
-INT8 kernels. The two files are simple (ncnn, docs/developer-guide/param-and-model-file-structure.md and
-src/modelbin.cpp): ``.param`` lists one layer a line, ``.bin`` holds their weights in the same order. A convolution in
-INT8 is marked ``8=2`` (``8=1`` when depthwise); its weights are int8 under the tag 0x000D4B38, and after the bias
-follow one scale for each output channel (each group when depthwise) and one for the input: ``int8 = round(x * scale)``.
+INT8 kernels. A convolution in INT8 is marked ``8=2`` (``8=1`` when depthwise); its weights are int8 under the tag
+0x000D4B38, and after the bias follow one scale for each output channel (each group when depthwise) and one for the
+input: ``int8 = round(x * scale)`` (ncnn, src/layer/convolution.cpp).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,30 +24,8 @@ from yolo_musgd.edge.artifact import open_artifact
 from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.images import list_images, read_image
 from yolo_musgd.edge.letterbox import Letterbox
+from yolo_musgd.export.ncnn_files import CONVOLUTIONS, GROUPS, INT8, OUTPUTS, TAG_FLOAT, TAG_INT8, Layer, read_network
 from yolo_musgd.settings import Settings, UserError, setting
-
-TAG_FLOAT, TAG_HALF, TAG_INT8 = 0, 0x01306B47, 0x000D4B38
-CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
-_MAGIC = "7767517"
-# Parameter numbers of NCNN's layers.
-_OUTPUTS, _BIAS, _WEIGHTS, _GROUPS, _INT8, _ACTIVATION = 0, 5, 6, 7, 8, 9
-
-
-class Layer(NamedTuple):
-    """One line of the .param file, and its weights and bias where it has some."""
-
-    kind: str
-    name: str
-    bottoms: tuple[str, ...]
-    tops: tuple[str, ...]
-    params: dict[int, str]
-    line: str
-    weights: np.ndarray | None = None
-    bias: np.ndarray | None = None
-
-    def number(self, key: int, default: int = 0) -> int:
-        """An integer parameter."""
-        return int(self.params.get(key, default))
 
 
 @dataclass(frozen=True)
@@ -62,90 +39,6 @@ class NcnnSettings(Settings):
         99.99, "of the absolute activations, the value that 127 stands for; 100 is the largest", low=50.0, high=100.0
     )
     name: str | None = setting(None, "folder to write; default: the model's with _int8 before _ncnn_model", kind=str)
-
-
-class _Reader:
-    """Takes weights out of a .bin file in order."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def floats(self, count: int) -> np.ndarray:
-        values = np.frombuffer(self.data, "<f4", count, self.at)
-        self.at += 4 * count
-        return values
-
-    def tagged(self, count: int) -> np.ndarray:
-        (tag,) = struct.unpack_from("<I", self.data, self.at)
-        self.at += 4
-        if tag == TAG_FLOAT:
-            return self.floats(count)
-        if tag != TAG_HALF:
-            raise ValueError(f"weights of an unknown kind (tag {tag:#x}); is it quantized already?")
-        values = np.frombuffer(self.data, "<f2", count, self.at).astype(np.float32)
-        self.at += (2 * count + 3) // 4 * 4  # padded to four bytes
-        return values
-
-
-def read_network(folder: Path) -> list[Layer]:
-    """Read ``model.ncnn.param`` and ``model.ncnn.bin``.
-
-    Raises:
-        UserError: not an NCNN folder, damaged, quantized already, or with weights in layers that no YOLO has.
-    """
-    try:
-        lines = (folder / "model.ncnn.param").read_text(encoding="utf-8").splitlines()
-        reader = _Reader((folder / "model.ncnn.bin").read_bytes())
-    except OSError as error:
-        raise UserError(f"model={folder} is not a folder that yolo export format=ncnn made: {error}") from error
-    layers = []
-    try:
-        if lines[0].strip() != _MAGIC:
-            raise ValueError(f"the first line is {lines[0]!r}, not {_MAGIC}")
-        for line in filter(None, map(str.strip, lines[2:])):
-            layer = _with_weights(_parse(line), reader)
-            if layer.kind in CONVOLUTIONS and layer.number(_INT8):
-                raise ValueError(f"{layer.name} is quantized already")
-            layers.append(layer)
-        if reader.at != len(reader.data):
-            raise ValueError(f"{len(reader.data) - reader.at} bytes of the weights belong to no layer")
-    except (ValueError, IndexError, struct.error) as error:
-        raise UserError(
-            f"model={folder} cannot be quantized: {error}; export it again: yolo export format=ncnn"
-        ) from error
-    return layers
-
-
-def _parse(line: str) -> Layer:
-    words = line.split()
-    inputs, outputs = int(words[2]), int(words[3])
-    blobs, pairs = words[4 : 4 + inputs + outputs], words[4 + inputs + outputs :]
-    params = {int(key): value for key, _, value in (pair.partition("=") for pair in pairs)}
-    return Layer(words[0], words[1], tuple(blobs[:inputs]), tuple(blobs[inputs:]), params, line)
-
-
-def _with_weights(layer: Layer, reader: _Reader) -> Layer:
-    """Take what belongs to a layer out of the .bin file; each kind that has weights must be known here."""
-    if layer.kind in CONVOLUTIONS:
-        weights = reader.tagged(layer.number(_WEIGHTS))
-        return layer._replace(
-            weights=weights, bias=reader.floats(layer.number(_OUTPUTS)) if layer.number(_BIAS) else None
-        )
-    if layer.kind == "MemoryData" and layer.number(21, 1) == 1:
-        sides = [layer.number(key) for key in (0, 1, 11, 2)]
-        return layer._replace(bias=reader.floats(int(np.prod([side or 1 for side in sides]))))
-    if layer.kind in (
-        "InnerProduct",
-        "Deconvolution",
-        "BatchNorm",
-        "Scale",
-        "Gemm",
-        "PReLU",
-        "MemoryData",
-        "LayerNorm",
-    ):
-        raise ValueError(f"layer {layer.name} ({layer.kind}) has weights that are not read here")
-    return layer
 
 
 def _is_expectation(layer: Layer) -> bool:
@@ -223,7 +116,7 @@ def quantize_weights(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
         int8 of the weights' shape, and float32 scales with ``int8 = round(weight * scale)`` in [-127, 127].
     """
     assert layer.weights is not None
-    rows = layer.weights.reshape(layer.number(_GROUPS if layer.kind == CONVOLUTIONS[1] else _OUTPUTS), -1)
+    rows = layer.weights.reshape(layer.number(GROUPS if layer.kind == CONVOLUTIONS[1] else OUTPUTS), -1)
     scales = (127 / np.maximum(np.abs(rows).max(axis=1), 1e-12)).astype(np.float32)
     return np.clip(np.rint(rows * scales[:, None]), -127, 127).astype(np.int8).reshape(-1), scales
 
@@ -238,7 +131,7 @@ def _packed(layer: Layer, highest: dict[str, float], keep: set[str]) -> tuple[st
     values, scales = quantize_weights(layer)
     packed = values.tobytes() + b"\0" * (-values.size % 4)
     around = np.float32(127 / max(highest[layer.bottoms[0]], 1e-12)).tobytes()
-    mark = f" {_INT8}={1 if layer.kind == CONVOLUTIONS[1] else 2}"
+    mark = f" {INT8}={1 if layer.kind == CONVOLUTIONS[1] else 2}"
     return layer.line + mark, struct.pack("<I", TAG_INT8) + packed + bias + scales.tobytes() + around
 
 

@@ -57,9 +57,8 @@ def run() -> Run:
         beside = Path(sys.executable).with_name(command[0])
         command[0] = sys.executable if command[0] == "python" else str(beside)
         plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            command, env={**plain, **(env or {})}, capture_output=True, text=True, timeout=300, **kwargs
-        )
+        options = {"capture_output": True, "text": True, "timeout": 300, **kwargs}
+        return subprocess.run(command, env={**plain, **(env or {})}, **options)  # type: ignore[call-overload,no-any-return]
 
     return run
 
@@ -71,3 +70,17 @@ TRAIN = ("model=yolo26n.yaml", "imgsz=64", "batch=8", "nbs=8", "workers=0", "see
 @pytest.fixture(scope="session")
 def train_words() -> tuple[str, ...]:
     return TRAIN
+
+
+@pytest.fixture
+def fake_gpu():
+    """A mode in which CUDA tensors have shapes and no values; no GPU is needed for it, except by old releases."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with FakeTensorMode():
+            _ = torch.empty(2, device="cuda")[:1]
+    except (RuntimeError, AssertionError) as error:
+        pytest.skip(f"torch {torch.__version__} asks the driver even for a fake CUDA tensor: {error}")
+    return FakeTensorMode

@@ -18,9 +18,10 @@ ALLOWED = {
     "optim": BASE,
     "plugin": BASE | {"_autoload", "train"},
     "train": BASE | {"optim", "plugin"},
-    "lab": BASE | {"optim", "train", "edge"},
+    "lab": BASE | {"optim", "train", "plugin", "edge"},
     "prune": BASE | {"optim", "train", "edge", "export", "plugin"},
     "export": BASE | {"edge"},
+    "pipeline": BASE | {"edge", "export", "lab", "train", "plugin", "cli"},
     "edge": {"edge"},
 }
 """Part -> parts it may import beside itself; a part that is not named is a command and may import everything."""

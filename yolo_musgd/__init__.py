@@ -9,14 +9,26 @@ TYPE_CHECKING = False  # type checkers take this name for typing's
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
     from yolo_musgd.optim.musgd import MuSGD
     from yolo_musgd.plugin import register, unregister
     from yolo_musgd.train.trainer import MuSGDTrainer, trainer_class
 
-__all__ = ["MuSGD", "MuSGDTrainer", "__version__", "register", "trainer_class", "unregister"]
+__all__ = [
+    "MuSGD",
+    "MuSGDTrainer",
+    "MuonAdamW",
+    "MuonSGD",
+    "__version__",
+    "register",
+    "trainer_class",
+    "unregister",
+]
 
 _HOME = {
     "MuSGD": "yolo_musgd.optim.musgd",
+    "MuonSGD": "yolo_musgd.optim.muon",
+    "MuonAdamW": "yolo_musgd.optim.muon",
     "MuSGDTrainer": "yolo_musgd.train.trainer",
     "trainer_class": "yolo_musgd.train.trainer",
     "register": "yolo_musgd.plugin",

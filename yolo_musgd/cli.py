@@ -54,10 +54,20 @@ COMMANDS: dict[str, Command] = {
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
         "yolo_musgd.demo:DemoSettings",
     ),
+    "pipeline": Command(
+        "yolo_musgd.pipeline.command:main",
+        "from data to board: train, prune, fine-tune, quantize, check, bundle, with a report; goes on where it stopped",
+        "yolo_musgd.pipeline.settings:PipelineSettings",
+    ),
     "prune": Command(
         "yolo_musgd.prune.command:main",
         "fewer channels, then fine-tuning: a smaller, faster checkpoint that loads anywhere",
         "yolo_musgd.prune.settings:PruneSettings",
+    ),
+    "compare": Command(
+        "yolo_musgd.lab.compare:main",
+        "which optimizer converges faster: data sets x starts x optimizers x seeds, with a report",
+        "yolo_musgd.lab.compare:CompareSettings",
     ),
     "export": Command(
         "yolo_musgd.export.command:main",
@@ -92,6 +102,11 @@ COMMANDS: dict[str, Command] = {
         "yolo_musgd.bundle:main",
         "a folder or archive to copy to a board: model, edge.pyz, requirements, run.sh, walkthrough",
         options="yolo_musgd.bundle:OPTIONS",
+    ),
+    "quantize-ncnn": Command(
+        "yolo_musgd.export.ncnn:main",
+        "INT8 for a folder that yolo export format=ncnn made, for Raspberry Pis and phones",
+        "yolo_musgd.export.ncnn:NcnnSettings",
     ),
     "compare-bench": Command(
         "yolo_musgd.compare_bench:main",

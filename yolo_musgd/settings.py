@@ -166,9 +166,11 @@ class MuSGDSettings(Settings):
     nesterov: bool = setting(True, "look ahead along the velocity, as Ultralytics' SGD does")
     lr_in_velocity: bool = setting(False, "v = beta*v + lr*g, as in the article's formula, not p -= lr*v")
     decoupled_decay: bool = setting(False, "p *= 1 - lr*weight_decay (AdamW style) instead of g += weight_decay*p")
-    second_moment: float = setting(
-        0.0, "divide the gradient by its root mean square, as RMSProp: decay of the mean, e.g. 0.99; 0 is off",
-        low=0.0, below=1.0,
+    second_moment: float | None = setting(
+        None,
+        "divide the gradient by its root mean square, as RMSProp: decay of the mean; 0 is off; "
+        "None is 0.99 where MuSGD fine-tunes what it does not orthogonalise, else 0",
+        kind=float, low=0.0, below=1.0,
     )  # fmt: skip
 
 
@@ -182,7 +184,10 @@ class MuonSettings(Settings):
         "native the same on kernel height and width, as Ultralytics' optimizer has it",
         choices=("rms", "keller", "native"),
     )
-    muon_lr: float = setting(1.0, "learning rate of matrices as a multiple of the group's", low=0.0)
+    muon_lr: float | None = setting(
+        None, "learning rate of matrices as a multiple of the group's; None is 1 from scratch, 0.3 from a checkpoint",
+        kind=float, low=0.0,
+    )  # fmt: skip
     muon_share: float = setting(
         1.0, "Muon's share of a matrix' step; the rest, 1 - muon_share, is an SGD step on it", low=0.0, high=1.0
     )
@@ -207,6 +212,7 @@ class MuonSettings(Settings):
     muon_rest: str = setting(
         "sgd", "what updates the rest in MuonSGD: sgd, or musgd with its beta_t", choices=("sgd", "musgd")
     )
+    muon_adapt: bool = setting(False, "beta_t on the momentum of matrices too, see adapt_factor")
     muon_shard: bool = setting(True, "under DDP, each process orthogonalises its share of the matrices")
 
     @classmethod
@@ -219,6 +225,9 @@ class MuonSettings(Settings):
 class ExclusionSettings(Settings):
     """Which filters Muon leaves to the standard optimizer."""
 
+    orthogonalize: bool = setting(
+        True, "MuSGD: orthogonalised steps on filters; False is the article's rule, an SGD step on every parameter"
+    )
     muon_stem: bool = setting(False, "Muon on the input layer too")
     muon_head: bool = setting(False, "Muon on the head too")
     muon_depthwise: bool = setting(False, "Muon on depthwise filters too")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.arguments import new_folder, parse
+from yolo_musgd.optim.memory import state_bytes
 from yolo_musgd.settings import Settings, UserError, setting
 
 
@@ -118,6 +119,15 @@ def ultralytics_groups(model: nn.Module, lr: float = 0.01, momentum: float = 0.9
     ]
 
 
+def as_trained(name: str, model: nn.Module) -> Optimizer:
+    """The optimizer that ``yolo train optimizer=<name>`` makes from the plugin's defaults."""
+    from yolo_musgd.optim.registry import find
+
+    build = find(name).build
+    assert build is not None, f"{name} is the host's"
+    return build(ultralytics_groups(model), {}, model)
+
+
 def contenders() -> dict[str, Builder]:
     """Name -> function from a model to the optimizers whose steps make one step; what is not installed is left out."""
     from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
@@ -139,8 +149,9 @@ def contenders() -> dict[str, Builder]:
         "torch SGD fused": torch_optimizer(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, fused=True),
         "torch AdamW foreach": torch_optimizer(torch.optim.AdamW, lr=1e-3, foreach=True),
         "torch AdamW fused": torch_optimizer(torch.optim.AdamW, lr=1e-3, fused=True),
-        "MuSGD": lambda m: [MuSGD(ultralytics_groups(m))],
-        "MuSGD global": lambda m: [MuSGD(ultralytics_groups(m), norm_scope="global")],
+        "MuSGD": lambda m: [as_trained("MuSGD", m)],
+        "MuSGD article": lambda m: [MuSGD(ultralytics_groups(m))],
+        "MuSGD article global": lambda m: [MuSGD(ultralytics_groups(m), norm_scope="global")],
         "MuonSGD": lambda m: [MuonSGD(ultralytics_groups(m), exclude=muon_exclusions(m))],
         "MuonSGD all filters": lambda m: [MuonSGD(ultralytics_groups(m))],
         "MuonSGD + SGD branch": lambda m: [MuonSGD(ultralytics_groups(m), muon=MuonSettings.native())],
@@ -243,12 +254,6 @@ def measure(
         )
         for name, optimizers in runs.items()
     ]
-
-
-def state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of the tensors in an optimizer's state."""
-    tensors = (v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def transient_bytes(optimizers: list[Optimizer], device: str) -> int | None:

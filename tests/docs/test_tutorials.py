@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for tutorials, which pytest's 
 
 from tutorials import Block, blocks, shorten
 
+from yolo_musgd.data.shapes import generate
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
@@ -25,7 +27,11 @@ def test_blocks_are_found_and_shortened() -> None:
         shorten("train()", ["epochs=1"])
 
 
+FULL = os.environ.get("YOLO_MUSGD_DOCS") == "full"
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(36000 if FULL else 1500)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tutorial_runs_as_written(page: Path, tmp_path: Path) -> None:
     """The blocks of a page, one after another in one folder, by this environment's commands."""
@@ -38,11 +44,13 @@ def test_tutorial_runs_as_written(page: Path, tmp_path: Path) -> None:
         ["yolo", "settings", f"datasets_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}"],
         env=environment, cwd=tmp_path, capture_output=True, check=True, timeout=120,
     )  # fmt: skip
+    if not FULL:  # fewer pictures where shapes.yaml would draw 480
+        generate(tmp_path / "data" / "yolo-musgd-shapes", {"train": 32, "val": 16, "test": 4}, size=64)
     for block in found:
         program = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
         done = subprocess.run(
             [*program, block.code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-            timeout=3600 if os.environ.get("YOLO_MUSGD_DOCS") == "full" else 300,
+            timeout=3600 if FULL else 500,
         )  # fmt: skip
         where = f"{page.name}:{block.line}"
         assert done.returncode == 0, f"{where}\n{block.code}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"

@@ -25,6 +25,7 @@ def save_random(path: Path, task: str = "detect", yaml: str = "yolo26n.yaml") ->
     kind = SegmentationModel if task == "segment" else DetectionModel
     wrapper.model = kind(yaml, nc=3, verbose=False)
     wrapper.model.names = dict(NAMES)
+    wrapper.ckpt = {"train_args": {"task": task, "imgsz": 64}}
     wrapper.save(path)
     return path
 

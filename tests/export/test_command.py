@@ -165,3 +165,30 @@ def test_openvino_int8_with_our_calibration(random_checkpoint: Path, tiny_data: 
     weights = np.fromfile(built.folder / "model.bin", np.uint8)
     assert weights.size < 0.45 * random_checkpoint.stat().st_size  # FP16 in the checkpoint, INT8 here
     assert "stride: 32" in (built.folder / "metadata.yaml").read_text()
+
+
+def test_a_pruned_checkpoint_keeps_its_widths(random_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """Widths that no model YAML has: half of the second convolution's channels are cut out."""
+    import torch
+    from ultralytics import YOLO
+
+    wrapper = YOLO(str(random_checkpoint))
+    second, third = wrapper.model.model[1], wrapper.model.model[2].cv1
+    for norm in (second.bn.weight, second.bn.bias):
+        norm.data = norm.data[:16]
+    second.bn.running_mean, second.bn.running_var = second.bn.running_mean[:16], second.bn.running_var[:16]
+    second.conv.weight.data, third.conv.weight.data = second.conv.weight.data[:16], third.conv.weight.data[:, :16]
+    second.conv.out_channels = third.conv.in_channels = second.bn.num_features = 16
+    pruned = tmp_path / "pruned.pt"
+    wrapper.save(pruned)
+    settings = ExportSettings(
+        model=str(pruned), data=str(tiny_data), imgsz=64, precision="fp32", runtime="onnxruntime", val_images=2,
+        project=str(tmp_path / "out"),
+    )  # fmt: skip
+    built = export_model(settings).artifacts[0]
+    assert built.evidence["parity"]["max_score"] < 1e-3
+    import onnx
+
+    shapes = {i.name: list(i.dims) for i in onnx.load(str(built.folder / "model.onnx")).graph.initializer}
+    assert shapes["model.1.conv.weight"] == [16, 16, 3, 3]
+    assert torch.load(pruned, weights_only=False)["model"].model[1].conv.out_channels == 16

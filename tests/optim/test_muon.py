@@ -61,32 +61,48 @@ def quintic(m):
     return x.T if m.shape[0] > m.shape[1] else x
 
 
-def naive_muonsgd(groups, momenta, excluded, scale):
-    """One step, a tensor at a time, as the papers write it."""
+def naive_muonsgd(groups, momenta, excluded, scale, adapt_factor=0.0, squares=None):
+    """One step, a tensor at a time, as the papers write it; the past is shortened to beta_t where adapt_factor > 0.
+
+    With ``squares`` (one dictionary a run) what Muon leaves over is normalised by its root mean square.
+    """
     for group in groups:
         lr, mu = group["lr"], group["momentum"]
         for p in group["params"]:
             if p.grad is None:
                 continue
             m = momenta.setdefault(p, torch.zeros_like(p))
+            beta = mu / (1 + adapt_factor * float(p.grad.norm()) ** 2)
             if p.ndim == 4 and p not in excluded:
-                m.mul_(mu).add_(p.grad, alpha=1 - mu)
-                u = (mu * m + (1 - mu) * p.grad).flatten(1)
+                m.mul_(beta).add_(p.grad, alpha=1 - mu)
+                u = (beta * m + (1 - mu) * p.grad).flatten(1)
                 p.data.sub_(lr * scale(u.shape) * quintic(u).view_as(p))
             else:
-                g = p.grad + group["weight_decay"] * p.data
-                m.mul_(mu).add_(g)
-                p.data.sub_(lr * (g + mu * m))
+                g, rate = p.grad, lr
+                if squares is not None:
+                    count, mean = squares.get(p, (0, 0.0))
+                    squares[p] = count, mean = count + 1, 0.99 * mean + 0.01 * g**2
+                    g, rate = g / ((mean / (1 - 0.99**count)).sqrt() + 1e-8), 0.2 * lr * (1 - mu)
+                g = g + group["weight_decay"] * p.data
+                m.mul_(beta).add_(g)
+                p.data.sub_(rate * (g + beta * m))
 
 
-def test_muonsgd_is_the_naive_reference_over_100_steps(yolo):
+@pytest.mark.parametrize(("adapt_factor", "second"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.99)])
+def test_muonsgd_is_the_naive_reference_over_100_steps(yolo, adapt_factor, second):
     model = clone(yolo)
     for p in model.parameters():  # the naive loop takes too long on the largest
         if p.ndim == 4 and min(p.shape[0], p[0].numel()) > 96:
             p.grad = None
     mirror = clone(model)
-    ours = MuonSGD(ultralytics_groups(model), muon=FP32, exclude=muon_exclusions(model))
+    ours = MuonSGD(
+        ultralytics_groups(model),
+        muon=MuonSettings(muon_precision="float32", muon_adapt=adapt_factor > 0),
+        rest=MuSGDSettings(adapt_factor=adapt_factor, second_moment=second),
+        exclude=muon_exclusions(model),
+    )
     momenta, excluded, groups = {}, muon_exclusions(mirror), ultralytics_groups(mirror)
+    squares = {} if second else None
     start = [p.detach().clone() for p in model.parameters()]
     for step in range(100):
         vary(model, step)
@@ -94,7 +110,7 @@ def test_muonsgd_is_the_naive_reference_over_100_steps(yolo):
         for g in (*ours.param_groups, *groups):
             g["momentum"] = 0.8 + step / 1000  # the warm-up
         ours.step()
-        naive_muonsgd(groups, momenta, excluded, lambda shape: 0.2 * max(shape) ** 0.5)
+        naive_muonsgd(groups, momenta, excluded, lambda shape: 0.2 * max(shape) ** 0.5, adapt_factor, squares)
     assert relative(moved(model.parameters(), start), moved(mirror.parameters(), start)) < 1e-5
 
 
@@ -207,6 +223,66 @@ def test_adaptive_rest_is_musgd(yolo):
     betas = ours.report()["beta_t"]
     assert len(betas) == sum(1 for p in model.parameters() if p.ndim == 1 and p.grad is not None)
     assert float(betas.min()) < 0.9
+
+
+def test_musgd_by_name_is_the_hybrid_with_beta_t_on_every_momentum(yolo):
+    model = clone(yolo)
+    optimizer = find("MuSGD").build(ultralytics_groups(model), {"adapt_factor": 0.1}, model)
+    optimizer.step()
+    report = optimizer.report()
+    with_gradient = sum(p.grad is not None for p in model.parameters())
+    assert len(report["beta_t"]) == with_gradient  # matrices too
+    assert len(report["update_rms"]) > 50
+    assert optimizer.defaults["adapt_factor"] == 0.1
+
+
+def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
+    from yolo_musgd.optim.musgd import MuSGD
+
+    model, mirror = clone(yolo), clone(yolo)
+    ours = find("MuSGD").build(ultralytics_groups(model), {"orthogonalize": False, "adapt_factor": 0.0}, model)
+    assert type(ours) is MuSGD
+    theirs = torch.optim.SGD(ultralytics_groups(mirror), momentum=0.9, nesterov=True)
+    for step in range(3):
+        vary(model, step)
+        vary(mirror, step)
+        ours.step()
+        theirs.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), mirror.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("args", "rate"),
+    [
+        ({"model": "yolo26n.yaml", "pretrained": True}, 1.0),
+        ({"model": "yolo26n.pt", "pretrained": True}, 0.3),
+        ({"model": "yolo26n.yaml", "pretrained": "mine.pt"}, 0.3),
+        ({"model": "yolo26n.pt", "muon_lr": 0.7}, 0.7),
+    ],
+)
+@pytest.mark.parametrize("name", ["MuSGD", "MuonSGD", "MuonAdamW"])
+def test_pretrained_weights_take_shorter_steps_on_resume_too(name, args, rate):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+
+    def build(args):
+        groups = [{"params": list(model.parameters()), "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0}]
+        return find(name).build(groups, args, model)
+
+    optimizer = build(args)
+    weight = model[1].weight
+    before = weight.detach().clone()
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    # 0.2*sqrt(8) times a matrix with singular values near 1 has an RMS of about 0.2
+    assert float((weight - before).detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.01 * rate, rel=0.3)
+    resumed = build({"model": "last.pt"})
+    resumed.load_state_dict(optimizer.state_dict())
+    assert [g["muon_lr"] for g in resumed.param_groups] == [rate]
+    if name == "MuSGD":
+        second = 0.0 if args["model"] == "yolo26n.yaml" and args["pretrained"] is True else 0.99
+        assert optimizer.param_groups[0]["second_moment"] == resumed.param_groups[0]["second_moment"] == second
+        assert optimizer.normalizes is (second > 0)
 
 
 def test_rest_of_muonadamw_is_adamw():
@@ -353,7 +429,10 @@ def test_a_non_finite_gradient_skips_the_step(cls, value):
     assert not torch.equal(a, before[0])
 
 
-@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0)])
+ADAPTIVE = MuonSettings(muon_adapt=True)
+
+
+@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0), ADAPTIVE])
 def test_the_path_of_a_device_skips_without_looking(settings):
     """What a GPU does, on the CPU: the decision is a tensor that nobody reads."""
     torch.manual_seed(0)
@@ -365,7 +444,8 @@ def test_the_path_of_a_device_skips_without_looking(settings):
     @torch.no_grad()
     def step(grad, finite):
         steps.buffers(p, optimizer.state[p])
-        steps.step(group, [p], [grad], [optimizer.state[p]], torch.tensor(finite))
+        betas = torch.tensor([0.5]) if settings.muon_adapt else None
+        steps.step(group, [p], [grad], [optimizer.state[p]], torch.tensor(finite), betas)
 
     step(good, 1.0)
     before, state = p.detach().clone(), {k: v.clone() for k, v in optimizer.state[p].items()}
@@ -457,13 +537,11 @@ def test_plan_is_printable_and_made_once(yolo):
 
 
 @pytest.mark.parametrize("cls", [MuonSGD, MuonAdamW])
-@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0)])
-def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch):
+@pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0), ADAPTIVE])
+def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch, fake_gpu):
     """Fake CUDA tensors have no values: whoever asks for one gets an exception."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     monkeypatch.setattr("yolo_musgd.optim.plan.has_fast_bf16", lambda device: True)
-    with FakeTensorMode():
+    with fake_gpu():
         shapes = [(16, 8, 3, 3), (8, 16, 1, 1), (32, 16), (16, 8, 3, 3), (16,)]
         params = [nn.Parameter(torch.empty(s, device="cuda")) for s in shapes]
         for p in params:

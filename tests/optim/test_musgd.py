@@ -199,11 +199,11 @@ RULES = [
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_nothing_waits_for_a_gpu(rule):
+def test_nothing_waits_for_a_gpu(rule, fake_gpu):
     """Fake CUDA tensors have no values: whatever needed one on the host would raise."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+    from torch._subclasses.fake_tensor import DataDependentOutputException
 
-    with FakeTensorMode():
+    with fake_gpu():
         params = [torch.nn.Parameter(torch.empty(s, device="cuda")) for s in SHAPES[:7]]
         optimizer = MuSGD(params, weight_decay=0.01, **rule)
         for _ in range(3):
@@ -295,6 +295,20 @@ def test_other_precisions_follow_fp32(backend, dtype):
     tolerance = {torch.float64: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
     for p, q in zip(params, twin, strict=True):
         assert ((p.float() - q).norm() / q.norm()).item() < tolerance
+
+
+def test_a_fused_kernel_that_is_wrong_in_its_vector_loop_is_not_used(monkeypatch):
+    """As torch 2.4's in bf16: its first elements are right."""
+
+    def wrong(params, grads, buffers, **hyper):
+        for p, v in zip(params, buffers, strict=True):
+            v.fill_(1.5)
+            p.fill_(0.25)
+            v[8:] = 7.0
+
+    assert fused_available.__wrapped__("cpu", torch.float32)
+    monkeypatch.setattr(torch, "_fused_sgd_", wrong)
+    assert not fused_available.__wrapped__("cpu", torch.float32)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -78,10 +78,8 @@ def test_small_gradients_survive_a_checkpoint_and_bad_ones_do_not_enter():
     assert torch.equal(optimizer.state[params[0]]["square_avg"], before)
 
 
-def test_no_step_waits_for_a_gpu():
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
+def test_no_step_waits_for_a_gpu(fake_gpu):
+    with fake_gpu():
         params = [nn.Parameter(torch.empty(s, device="cuda")) for s in ((8, 4), (7,))]
         for p in params:
             p.grad = torch.empty_like(p)

@@ -35,6 +35,8 @@ def test_trains_and_resumes(name, tiny_data, tmp_path):
             device="cpu", amp=False, plots=False, project=str(tmp_path), name="run", warmup_epochs=0.0,
             **EXTRA.get(name, {}),
         )  # fmt: skip
+    # a normalised step as long as the warm-up's 0.1 would throw the biases away
+    assert model.trainer.args.warmup_bias_lr == (0.0 if name == "MuonAdamW" else 0.1)
     trained = list(model.trainer.model.parameters())
     assert all(torch.isfinite(p).all() for p in trained)
     assert sum(not torch.equal(p, q) for p, q in zip(trained, before, strict=True)) > 300

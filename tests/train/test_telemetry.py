@@ -236,11 +236,9 @@ def test_a_long_run_is_thinned(tmp_path):
     assert plot_steps(tmp_path, "MuSGD").stat().st_size < 1_000_000
 
 
-def test_recording_a_step_does_not_wait_for_a_gpu(tmp_path):
+def test_recording_a_step_does_not_wait_for_a_gpu(tmp_path, fake_gpu):
     """Fake CUDA tensors have no values: whatever needed one on the host would raise."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
+    with fake_gpu():
         model = torch.nn.Linear(4, 3, device="cuda")
         optimizer = MuSGD(model.parameters())
         monitor = Monitor(tmp_path, model, optimizer, layers=True)

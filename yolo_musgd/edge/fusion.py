@@ -77,3 +77,24 @@ def of_openvino(nodes: Iterable[Any]) -> Dict[str, int]:
             total[name] += 1
             total[name + "_int8"] += precision in _OPENVINO_INT8
     return total
+
+
+def of_ncnn(param: str) -> Dict[str, int]:
+    """Count the layers of an NCNN .param file, whose marks (8=1, 8=2) say what is computed in INT8; see ``count``."""
+    total = dict.fromkeys(("convolutions", "convolutions_int8", "operators", "operators_int8", "bridges"), 0)
+    with open(param, encoding="utf-8") as file:
+        lines = [line.split() for line in file.readlines()[2:]]
+    for words in lines:
+        if not words or words[0] in ("Input", "Split", "MemoryData"):
+            continue
+        int8 = any(word.startswith("8=") and word != "8=0" for word in words[4:])
+        weighted = words[0] in ("Convolution", "ConvolutionDepthWise")
+        total["operators"] += 1
+        total["convolutions"] += weighted
+        if words[0] in ("Quantize", "Dequantize", "Requantize"):
+            total["bridges"] += 1
+            total["operators"] -= 1
+        elif int8 and (weighted or words[0] == "InnerProduct"):
+            total["operators_int8"] += 1
+            total["convolutions_int8"] += weighted
+    return total

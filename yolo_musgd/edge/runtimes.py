@@ -214,7 +214,8 @@ class Ncnn(Runtime):
         self.version, self.threads = str(self._ncnn.__version__), threads
         self._feed = self._net.input_names()[0]
         self._fetch = sorted(self._net.output_names())[0]
-        switches = ("use_fp16_storage", "use_fp16_arithmetic", "use_vulkan_compute")
+        self._param = artifact.model
+        switches = ("use_fp16_storage", "use_fp16_arithmetic", "use_int8_inference", "use_vulkan_compute")
         self.detail = {switch: bool(getattr(self._net.opt, switch)) for switch in switches}
 
     def infer(self, blob: np.ndarray) -> np.ndarray:
@@ -225,6 +226,10 @@ class Ncnn(Runtime):
         if code != 0:
             raise EdgeError("NCNN failed on this input (code {})".format(code))
         return as_matrix(np.array(output))  # a copy: the extractor owns the memory
+
+    def graph(self) -> Optional[Dict[str, int]]:
+        """See Runtime.graph."""
+        return fusion.of_ncnn(self._param)
 
     def close(self) -> None:
         """See Runtime.close."""

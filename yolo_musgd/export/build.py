@@ -144,7 +144,7 @@ class Builder:
         work = self.work / f"{runtime}_tries"
         work.mkdir()
         judge = "openvino" if runtime == "openvino" else "onnxruntime"
-        guard = Guard(make, judge, work, self.val, self.expected, job.settings.max_drop, job.settings.threads)
+        guard = Guard(make, judge, work, self.val, self.expected, job.settings.max_drop, self.runtime)
         own = [name.strip() for name in (job.settings.float_layers or "").strip("[]").split(",") if name.strip()]
         unknown = sorted(set(own) - set(plan.candidates))
         if unknown:

@@ -60,9 +60,19 @@ def load_model(path: Path) -> Any:
             model = YOLO(str(path))
     except Exception as error:  # unpickling raises whatever the file makes it raise
         raise UserError(f"model={path} cannot be loaded as a checkpoint: {first_line(error)}") from error
+    if is_qat(model.model):
+        raise UserError(
+            f"model={path} was trained with quantize=8 (QAT), so its ranges are its own and are not calibrated again: "
+            "yolo export format=onnx writes its INT8 graph, which yolo-musgd val, bench and bundle take"
+        )
     if model.task != "detect":
         raise UserError(f"model={path} is a model for task={model.task}; only task=detect is exported here")
     return model
+
+
+def is_qat(module: Any) -> bool:
+    """Whether a network carries the fake quantizers of Ultralytics' quantization-aware training."""
+    return any(type(part).__name__ == "TensorQuantizer" for part in module.modules())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

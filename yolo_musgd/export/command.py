@@ -16,7 +16,7 @@ from yolo_musgd.arguments import new_folder, parse
 from yolo_musgd.edge.artifact import open_artifact
 from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.runtimes import open_runtime
-from yolo_musgd.export.build import Builder, Built, installed
+from yolo_musgd.export.build import SUFFIX, Builder, Built, installed
 from yolo_musgd.export.latency import race
 from yolo_musgd.export.options import ExportSettings, Job, check
 from yolo_musgd.export.report import draw_searches, to_markdown
@@ -83,15 +83,15 @@ def _export(job: Job, runtimes: list[str], staging: Path, project: Path) -> Resu
             if job.settings.runtime != "auto" or (runtime == runtimes[-1] and not artifacts):
                 raise
             log.warning("%s is left out: %s", runtime, error)
-            for half_made in ready.glob(f"*_{runtime}_model"):
+            for half_made in ready.glob(f"*_{SUFFIX[runtime]}"):
                 shutil.rmtree(half_made)
     latency = _race(builder, artifacts)
     fastest = _fastest(job, artifacts, latency)
     for built in artifacts:
         _add_latency(built, latency)
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
-    (ready / "report.md").write_text(to_markdown(job, artifacts, builder.expected, latency), encoding="utf-8")
-    draw_searches(job, artifacts, latency["onnxruntime fp32"], ready)
+    (ready / "report.md").write_text(to_markdown(job, artifacts, builder.expected, latency, fastest), encoding="utf-8")
+    draw_searches(job, artifacts, ready)
     folder = new_folder(str(project), job.settings.name)
     ready.replace(folder)  # an empty folder may be replaced
     moved = tuple(dataclasses.replace(built, folder=folder / built.folder.name) for built in artifacts)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.runtimes import open_runtime
+from yolo_musgd.edge.runtimes import Runtime, open_runtime
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy, evaluate
 from yolo_musgd.export.latency import race
@@ -48,7 +48,7 @@ class Guard:
         files: labelled val images; empty: nothing is judged.
         expected: accuracy of FP32 on them.
         max_drop: largest accepted drop of mAP50-95.
-        threads: CPU threads.
+        reference: FP32, loaded; its threads are the judge's.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Guard:
         files: Sequence[str],
         expected: Accuracy | None,
         max_drop: float,
-        threads: int,
+        reference: Runtime,
     ) -> None:
         self.make, self.runtime, self.work = make, runtime, work
-        self.files, self.expected, self.max_drop, self.threads = files, expected, max_drop, threads
+        self.files, self.expected, self.max_drop, self.reference = files, expected, max_drop, reference
         self._made: dict[tuple[str, ...], tuple[Path, Accuracy]] = {}
 
     def judge(self, layers: tuple[str, ...]) -> Accuracy:
@@ -70,7 +70,7 @@ class Guard:
         if layers not in self._made:
             model = self.make(layers, self.work / f"try{len(self._made)}")
             artifact = open_artifact(str(model))
-            runtime = open_runtime(artifact, self.runtime, self.threads)
+            runtime = open_runtime(artifact, self.runtime, self.reference.threads)
             try:
                 accuracy = evaluate(artifact, runtime, self.files, f"{self.runtime} INT8, {len(layers)} float layers")
             finally:
@@ -107,10 +107,14 @@ class Guard:
 
     def _timed(self, steps: Sequence[sensitivity.Step]) -> list[sensitivity.Step]:
         runtimes = {
-            str(k): open_runtime(open_artifact(str(self._made[step.float_layers][0])), self.runtime, self.threads)
+            str(k): open_runtime(
+                open_artifact(str(self._made[step.float_layers][0])), self.runtime, self.reference.threads
+            )
             for k, step in enumerate(steps)
         }
-        times = race(runtimes, seconds=1.0, desc="timing the steps")
+        times = race({"fp32": self.reference, **runtimes}, seconds=1.0, desc="timing the steps")
         for runtime in runtimes.values():
             runtime.close()
-        return [dataclasses.replace(step, latency_ms=times[str(k)]) for k, step in enumerate(steps)]
+        return [
+            dataclasses.replace(step, latency_ms=times[str(k)], fp32_ms=times["fp32"]) for k, step in enumerate(steps)
+        ]

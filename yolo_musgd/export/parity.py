@@ -14,7 +14,7 @@ from yolo_musgd.edge.boxes import decode
 from yolo_musgd.edge.images import read_image
 from yolo_musgd.edge.letterbox import Letterbox
 from yolo_musgd.edge.runtimes import Runtime
-from yolo_musgd.export.accuracy import Agreement, agreement
+from yolo_musgd.export.accuracy import Agreement, agreement, match
 from yolo_musgd.export.checkpoint import choose_head, load_model, quiet
 
 
@@ -29,7 +29,7 @@ class Parity:
         mean_box: its mean.
         detections: how far the detections agree.
 
-    Of the NMS-free head only rows above a low score are compared, sorted, since rows with equal scores change places.
+    Of the NMS-free head, rows that are the same object are compared, since rows with equal scores change places.
     """
 
     images: int
@@ -64,10 +64,11 @@ class TorchRuntime(Runtime):
         return result
 
 
-def _rows(found: np.ndarray) -> np.ndarray:
-    """NMS-free rows above a low score in an order that does not depend on ties: by class, then by place."""
-    kept = found[found[:, 4] > 0.05]
-    return kept[np.lexsort((kept[:, 1].round(), kept[:, 0].round(), kept[:, 5]))]
+def _paired_rows(reference: np.ndarray, other: np.ndarray) -> list[np.ndarray]:
+    """NMS-free rows above a low score that are the same object, in the same order; columns first."""
+    a, b = (rows[rows[:, 4] > 0.05] for rows in (reference, other))
+    pairs = match(a, b)
+    return [a[[i for i, _, _ in pairs], :5].T, b[[j for _, j, _ in pairs], :5].T]
 
 
 def measure_parity(artifact: Artifact, runtime: Runtime, reference: Runtime, files: Sequence[str]) -> Parity:
@@ -81,9 +82,7 @@ def measure_parity(artifact: Artifact, runtime: Runtime, reference: Runtime, fil
         for side, output in zip(found, raw, strict=True):
             side.append(decode(output, artifact.head, len(artifact.names), 0.01))
         if artifact.head == "nms_free":
-            raw = [_rows(output) for output in raw]
-            count = min(len(output) for output in raw)
-            raw = [output[:count, :5].T for output in raw]
+            raw = _paired_rows(raw[0], raw[1])
         difference = np.abs(raw[0] - raw[1])
         boxes.append(difference[:4].ravel() / max(artifact.imgsz))
         scores.append(difference[4:].ravel())

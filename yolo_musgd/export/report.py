@@ -18,7 +18,9 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def to_markdown(job: Job, artifacts: Sequence[Built], expected: Accuracy | None, latency: Mapping[str, float]) -> str:
+def to_markdown(
+    job: Job, artifacts: Sequence[Built], expected: Accuracy | None, latency: Mapping[str, float], fastest: str | None
+) -> str:
     """The table, one row an artifact, under a row of the FP32 graph."""
     base = latency["onnxruntime fp32"]
     lines = [
@@ -44,6 +46,8 @@ def to_markdown(job: Job, artifacts: Sequence[Built], expected: Accuracy | None,
             str(len(built.evidence.get("float_layers", []))) if "float_layers" in built.evidence else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if fastest and len(artifacts) > 1:
+        lines += ["", f"Fastest here: **{fastest}**."]
     lines += ["", *_notes(job, artifacts, expected)]
     for built in artifacts:
         lines += _search_table(built)
@@ -68,21 +72,21 @@ def _search_table(built: Built) -> list[str]:
     rows = [
         f"## Sensitivity search, {built.runtime}",
         "",
-        "| groups in float | layers in float | mAP50-95 | drop | ms here | last group added |",
+        "| groups in float | layers in float | mAP50-95 | drop | times FP32 | last group added |",
         "|---:|---:|---:|---:|---:|---|",
     ]
     for step in steps:
         last = step["groups"][-1] if step["groups"] else ""
         rows.append(
             f"| {len(step['groups'])} | {len(step['float_layers'])} | {step['map50_95']:.4f} | {step['drop']:.4f} | "
-            f"{_number(step['latency_ms'], 2)} | {last} |"
+            f"{_number(step['fp32_ms'] / step['latency_ms'], 2)} | {last} |"
         )
     return [*rows, ""]
 
 
-def draw_searches(job: Job, artifacts: Sequence[Built], fp32_ms: float, folder: Path) -> None:
+def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
     """Write ``search_<runtime>.png`` for each artifact whose layers were searched."""
     for built in artifacts:
         steps = [sensitivity.Step(**step) for step in built.evidence.get("search") or []]
         if steps:
-            sensitivity.draw(steps, job.settings.max_drop, fp32_ms, folder / f"search_{built.runtime}.png")
+            sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")

@@ -38,6 +38,7 @@ class Step:
         map50_95: of this graph.
         drop: mAP50-95 of FP32 minus this.
         latency_ms: p50 here, filled in afterwards for all steps together.
+        fp32_ms: the same of FP32, measured in turns with the steps.
     """
 
     groups: tuple[str, ...]
@@ -45,6 +46,7 @@ class Step:
     map50_95: float
     drop: float
     latency_ms: float | None = None
+    fp32_ms: float | None = None
 
 
 def rank_groups(
@@ -128,7 +130,7 @@ def answer(steps: Sequence[Step], max_drop: float) -> Step:
     return holding[0] if holding else min(steps, key=lambda step: step.drop)
 
 
-def draw(steps: Sequence[Step], max_drop: float, fp32_ms: float, path: Path) -> None:
+def draw(steps: Sequence[Step], max_drop: float, path: Path) -> None:
     """Picture of drop against latency, one point a step, with the number of groups in float beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -143,8 +145,10 @@ def draw(steps: Sequence[Step], max_drop: float, fp32_ms: float, path: Path) -> 
     points = [(step.latency_ms or 0.0, step.drop, len(step.groups)) for step in steps]
     axis.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o")
     for x, y, count in points:
-        axis.annotate(f"{count} groups", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
-    axis.plot([fp32_ms], [0.0], marker="s", linestyle="none", color="black", label="FP32")
+        axis.annotate(
+            f"{count} group{'s' * (count != 1)}", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8
+        )
+    axis.plot([steps[0].fp32_ms or 0.0], [0.0], marker="s", linestyle="none", color="black", label="FP32")
     axis.axhline(max_drop, color="grey", linestyle=":", label=f"max_drop={max_drop:g}")
     chosen = answer(steps, max_drop)
     axis.plot([chosen.latency_ms or 0.0], [chosen.drop], marker="o", markersize=14, fillstyle="none", color="C1",

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from yolo_musgd.optim.kernels import zero_unless
 from yolo_musgd.optim.muon_update import (
     Chunk,
     advance_momentum,
@@ -82,16 +83,19 @@ class MatrixSteps:
         grads: list[Tensor],
         states: list[dict[str, Any]],
         finite: Tensor | None,
+        betas: list[float] | Tensor | None = None,
     ) -> None:
         """Update the matrices of one param group.
 
         Args:
-            group: the param group; its ``muon_step`` counts the steps.
+            group: the param group with its ``lr`` and ``muon_lr``; its ``muon_step`` counts the steps.
             params: matrices and filters, changed in place.
             grads: their gradients, only read.
             states: their optimizer states.
             finite: None on a CPU; elsewhere a 0-d tensor, 0 to leave everything as it is.
+            betas: beta_t of each matrix, numbers or a (n,) or 0-d tensor; the constant momentum if None.
         """
+        own = list(betas.expand(len(params)).unbind()) if isinstance(betas, Tensor) else betas
         count = group["muon_step"] = int(group.get("muon_step", 0)) + 1
         mu = self.settings.muon_momentum or float(group["momentum"])
         ranks = dist.get_world_size() if self.settings.muon_shard and _distributed() else 1
@@ -103,11 +107,16 @@ class MatrixSteps:
             for part in chunk.parts:
                 g = [grads[i] for i in part.index]
                 buffers = [self.buffers(params[i], states[i]) for i in part.index]
-                if finite is not None:
+                past = None if own is None else [own[i] for i in part.index]
+                if finite is not None and past is None:  # m <- m to the last bit, whatever the gradient holds
                     g = [torch.where(finite > 0, a, b.to(a.dtype)) for a, b in zip(g, buffers, strict=True)]
-                momenta = advance_momentum(g, buffers, mu, self._generator(g[0].device))
+                elif finite is not None and past is not None:
+                    g = zero_unless(finite, g)
+                    past = [torch.where(finite > 0, beta, 1.0).to(g[0].dtype) for beta in past]
+                momenta = advance_momentum(g, buffers, mu, past, self._generator(g[0].device))
                 if due and mine:
-                    batches.append(gather(part, g, momenta, mu, self.settings.muon_nesterov, chunk.kernel.dtype))
+                    nesterov = self.settings.muon_nesterov
+                    batches.append(gather(part, g, momenta, mu, nesterov, chunk.kernel.dtype, past))
             if not due:
                 continue
             results = orthogonal_updates(batches, chunk.kernel, self.settings) if mine else None
@@ -129,7 +138,7 @@ class MatrixSteps:
     ) -> None:
         """Step the parameters of a chunk along the orthogonalised updates."""
         s = self.settings
-        lr = float(group["lr"]) * s.muon_lr * s.muon_every
+        lr = float(group["lr"]) * group["muon_lr"] * s.muon_every
         decay = lr * s.muon_decay * group["weight_decay"]
         for part, result in zip(chunk.parts, results, strict=True):
             targets = [params[i] for i in part.index]

@@ -18,7 +18,7 @@ from torch.optim.adamw import adamw
 from yolo_musgd.optim.checkpoint import protect, unprotect
 from yolo_musgd.optim.kernels import squared_norms
 from yolo_musgd.optim.matrix_steps import MOMENTUM, ROWS, SGD_MOMENTUM, MatrixSteps
-from yolo_musgd.optim.muon_update import describe
+from yolo_musgd.optim.muon_update import RMS, describe
 from yolo_musgd.optim.musgd import MuSGD, _Batch
 from yolo_musgd.optim.plan import Plan
 from yolo_musgd.settings import MuonSettings, MuSGDSettings, Settings, setting
@@ -31,12 +31,14 @@ class MuonSGD(MuSGD):
 
     Args:
         params: parameters or param groups; groups may differ in lr, momentum, weight_decay and nesterov.
-        lr: learning rate, >= 0; matrices use ``muon_lr`` times it.
+        lr: learning rate, >= 0; matrices use ``muon_lr`` times it (kept in the param groups, so that a resumed run has
+            the one it began with).
         momentum: of SGD, and of Muon unless ``muon_momentum`` is set; in [0, 1).
         weight_decay: coupled (L2) on what SGD updates; on matrices decoupled, ``muon_decay`` times it.
         nesterov: of SGD.
         muon: settings of Muon's part; the recipe for small YOLOs if None.
-        rest: settings of SGD's part; plain SGD (``adapt_factor=0``) if None.
+        rest: settings of SGD's part; plain SGD (``adapt_factor=0``) if None. With a second moment its steps are scaled
+            to Muon's RMS: ``p -= 0.2*lr*(1 - momentum)*v``.
         exclude: matrices that SGD updates all the same, see
             :func:`~yolo_musgd.optim.param_groups.muon_exclusions`.
 
@@ -62,6 +64,11 @@ class MuonSGD(MuSGD):
         self.matrices = MatrixSteps(muon or MuonSettings(), exclude)
         rule = (rest or MuSGDSettings(adapt_factor=0.0)).to_dict()
         super().__init__(params, lr, momentum, weight_decay, **{**rule, "nesterov": nesterov})
+        self.defaults["muon_lr"] = muon_rate(self.matrices.settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
+        super().add_param_group({"muon_lr": muon_rate(self.matrices.settings), **param_group})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "matrices": self.matrices}
@@ -77,6 +84,11 @@ class MuonSGD(MuSGD):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         super().load_state_dict(unprotect(state_dict))
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether every step's length is independent of the gradient's: no rate above lr is good for anything then."""
+        return any(g["second_moment"] for g in self.param_groups)
 
     def _reset(self) -> None:
         super()._reset()
@@ -124,25 +136,40 @@ class MuonSGD(MuSGD):
             known = self._splits[id(params)] = (_pick(params, [not m for m in ours]), _pick(params, ours))
         return known
 
-    def _update(self, batch: _Batch, betas: Any, finite: Tensor | None) -> None:
+    @staticmethod
+    def _rest_rate(group: dict[str, Any]) -> float:
+        """What SGD's part makes of the learning rate; with a second moment its steps are as long as Muon's.
+
+        A normalised gradient has RMS 1 and a velocity of them up to 1 / (1 - momentum): the factor brings the RMS of a
+        step to 0.2 lr at most (S4's alignment with AdamW).
+        """
+        return RMS * (1 - float(group["momentum"])) if group["second_moment"] else 1.0
+
+    def _update(self, batch: _Batch, betas: Any, finite: Tensor | None, rate: float = 1.0) -> None:
         group, params, grads, buffers = batch
         ours = [self.matrices.takes(p) for p in params]
         rest = [not m for m in ours]
         if any(rest):
             part = _Batch(group, *(_pick(t, rest) for t in (params, grads, buffers)))
-            super()._update(part, _select(betas, rest), finite)
+            super()._update(part, _select(betas, rest), finite, self._rest_rate(group))
         if not any(ours):
             return
-        if self.matrices.settings.muon_share == 1:  # Muon has no beta_t to report
+        s = self.matrices.settings
+        if s.muon_share == 1 and not s.muon_adapt:  # Muon has no beta_t to report
             self._betas[-1] = _select(betas, rest)
             self._beta_params[-1] = _pick(params, rest)
         chosen, slopes = _pick(params, ours), _pick(grads, ours)
-        self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite)
-        s = self.matrices.settings
+        own = _select(betas, ours) if s.muon_adapt else None
+        self.matrices.step(group, chosen, slopes, [self.state[p] for p in chosen], finite, own)
         if s.muon_share < 1:
-            beside = {**group, "lr": group["lr"] * s.muon_lr * (1 - s.muon_share)}
             velocities = [self.state[p][SGD_MOMENTUM] for p in chosen]
-            super()._update(_Batch(beside, chosen, slopes, velocities), _select(betas, ours), finite)
+            beside = _Batch({**group, "second_moment": 0.0}, chosen, slopes, velocities)
+            super()._update(beside, _select(betas, ours), finite, group["muon_lr"] * (1 - s.muon_share))
+
+
+def muon_rate(settings: MuonSettings) -> float:
+    """``muon_lr`` as a number; None is 1, since only the trainer knows where the weights come from."""
+    return 1.0 if settings.muon_lr is None else settings.muon_lr
 
 
 def _pick(items: list[Any], keep: list[bool]) -> list[Any]:
@@ -181,7 +208,8 @@ class MuonAdamW(Optimizer):
 
     Args:
         params: parameters or param groups; groups may differ in lr, momentum and weight_decay.
-        lr: learning rate, >= 0; matrices use ``muon_lr`` times it.
+        lr: learning rate, >= 0; matrices use ``muon_lr`` times it (kept in the param groups, so that a resumed run has
+            the one it began with).
         momentum: beta_1 of AdamW, and Muon's momentum unless ``muon_momentum`` is set; in [0, 1).
         beta2: decay of AdamW's mean square, in [0, 1).
         eps: added to AdamW's denominator, >= 0.
@@ -196,6 +224,7 @@ class MuonAdamW(Optimizer):
     """
 
     reports = ("update_rms",)
+    normalizes = True
 
     def __init__(
         self,
@@ -211,12 +240,13 @@ class MuonAdamW(Optimizer):
         self.matrices = MatrixSteps(muon or MuonSettings(), exclude)
         self._skipped: int | Tensor = 0
         defaults = {"lr": lr, "momentum": momentum, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        defaults["muon_lr"] = muon_rate(self.matrices.settings)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its values; see torch.optim.Optimizer.add_param_group."""
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
-        _AdamWRule.from_mapping(values)
+        _AdamWRule.from_mapping(values, ignore_unknown=True)
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,6 +4,11 @@ Per matrix (Keller Jordan; S2 to S4 of the sources), with mu the momentum and O 
 
     m <- mu m + (1 - mu) g        u = mu m + (1 - mu) g  (Nesterov), else m        W <- W - lr (scale O + decay W)
 
+With an adaptive momentum beta_t <= mu of its own for every matrix, the gradient keeps its weight and only the past is
+shortened, as in MuSGD's ``v = beta_t*v + g`` (whose velocity is m / (1 - mu)):
+
+    m <- beta_t m + (1 - mu) g    u = beta_t m + (1 - mu) g
+
 The work is cut into chunks of matrices of one shape. Momentum, orthogonalisation and step of a chunk follow each other
 while it is in the cache, so that the memory in use is that of a chunk and not that of the model.
 """
@@ -23,6 +28,9 @@ from yolo_musgd.optim.orthogonalize import Kernel, Step, newton_schulz, ns_coeff
 from yolo_musgd.optim.plan import CHUNK_ELEMENTS, Plan, choose_kernels, iteration_flops, make_plan
 from yolo_musgd.optim.rounding import stochastic_round
 from yolo_musgd.settings import MuonSettings
+
+RMS = 0.2
+"""Root mean square of AdamW's typical step at learning rate 1 (S4), which every scaled step here has."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def update_scale(shape: Sequence[int], scale: str) -> float:
     """
     rows, columns = flat_shape(shape)
     if scale == "rms":
-        return 0.2 * math.sqrt(max(rows, columns))
+        return RMS * math.sqrt(max(rows, columns))
     if scale == "native":
         rows, columns = shape[-2], shape[-1]
     return math.sqrt(max(1.0, rows / columns))
@@ -198,26 +206,52 @@ def normalize_rows(update: Tensor, mean_sq: Tensor, decay: float, step: int) -> 
 
 
 def advance_momentum(
-    grads: list[Tensor], buffers: list[Tensor], mu: float, generator: torch.Generator | None = None
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    mu: float,
+    betas: list[Any] | None = None,
+    generator: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """``m <- mu m + (1 - mu) g`` in place; returns the exact new momenta, which bf16 buffers hold only rounded."""
-    if buffers[0].dtype == grads[0].dtype:
-        torch._foreach_lerp_(buffers, grads, 1 - mu)
-        return buffers
-    exact = [b.to(g.dtype) for b, g in zip(buffers, grads, strict=True)]
-    torch._foreach_lerp_(exact, grads, 1 - mu)
-    torch._foreach_copy_(buffers, [stochastic_round(m, generator) for m in exact])
+    """``m <- mu m + (1 - mu) g`` in place; returns the exact new momenta, which bf16 buffers hold only rounded.
+
+    Args:
+        grads: gradients, only read.
+        buffers: momenta, changed in place.
+        mu: momentum coefficient; 1 - mu is the gradient's weight.
+        betas: coefficient of each old momentum, a number or a 0-d tensor on the device; ``mu`` if None.
+        generator: random bits of the rounding.
+    """
+    exact = buffers
+    if buffers[0].dtype != grads[0].dtype:
+        exact = [b.to(g.dtype) for b, g in zip(buffers, grads, strict=True)]
+    if betas is None:
+        torch._foreach_lerp_(exact, grads, 1 - mu)
+    else:
+        torch._foreach_mul_(exact, betas)
+        torch._foreach_add_(exact, grads, alpha=1 - mu)
+    if exact is not buffers:
+        torch._foreach_copy_(buffers, [stochastic_round(m, generator) for m in exact])
     return exact
 
 
 def gather(
-    part: Part, grads: list[Tensor], momenta: list[Tensor], mu: float, nesterov: bool, dtype: torch.dtype
+    part: Part,
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    mu: float,
+    nesterov: bool,
+    dtype: torch.dtype,
+    betas: list[Any] | None = None,
 ) -> Tensor:
     """The updates to orthogonalise, (count, rows, columns), in the precision of the kernel."""
     batch = torch.empty(len(grads), *part.matrix, dtype=dtype, device=grads[0].device)
     slots = list(part.slots(batch))
     if not nesterov:
         torch._foreach_copy_(slots, momenta)
+    elif betas is not None:
+        ahead = torch._foreach_mul(momenta, betas)
+        torch._foreach_add_(ahead, grads, alpha=1 - mu)
+        torch._foreach_copy_(slots, ahead)
     elif dtype == grads[0].dtype and batch.device.type == "cpu":
         for g, m, slot in zip(grads, momenta, slots, strict=True):
             torch.lerp(g, m, mu, out=slot)

@@ -318,12 +318,13 @@ class MuSGD(Optimizer):
         torch._foreach_add_(roots, 1e-8)
         return list(torch._foreach_div(grads, roots))
 
-    def _update(self, batch: _Batch, betas: Coefficients, finite: Tensor | None) -> None:
+    def _update(self, batch: _Batch, betas: Coefficients, finite: Tensor | None, rate: float = 1.0) -> None:
+        """Step the tensors of a batch at ``rate`` times the group's learning rate."""
         group, params, grads, buffers = batch
         if group["second_moment"]:
             grads = self._normalized(batch, finite)
         hyper = Hyper(
-            lr=float(group["lr"]),
+            lr=float(group["lr"]) * rate,
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
             lr_in_velocity=group["lr_in_velocity"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -42,32 +44,55 @@ class OptimizerInfo:
     build: Build | None = None
 
 
-def _musgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
-    return MuSGD(groups, **MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict())
-
-
 def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
     use = ExclusionSettings.from_mapping(args, ignore_unknown=True)
     return muon_exclusions(model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise)
 
 
+FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}
+SCRATCH = {"muon_lr": 1.0, "second_moment": 0.0}
+"""What ``None`` stands for in these settings. A Muon step that suits random weights undoes what pretrained ones know,
+and the new head beside those learns faster from normalised gradients, which cost accuracy from scratch. The runs behind
+this are in docs/research.md."""
+
+
+def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a run with settings that depend on where its weights come from filled in."""
+    pretrained = isinstance(args.get("pretrained"), (str, Path)) or str(args.get("model")).endswith(".pt")
+    chosen = FINE_TUNING if pretrained else SCRATCH
+    return {**args, **{k: v for k, v in chosen.items() if args.get(k) is None}}
+
+
+def _muon(args: Mapping[str, Any]) -> MuonSettings:
+    return MuonSettings.from_mapping(_resolved(args), ignore_unknown=True)
+
+
+def _musgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+    """beta_t on every momentum; filters take Muon's step unless ``orthogonalize=False`` asks for the article's rule."""
+    if not ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize:
+        return MuSGD(groups, **MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict())
+    rule = MuSGDSettings.from_mapping(_resolved(args), ignore_unknown=True)
+    muon = dataclasses.replace(_muon(args), muon_adapt=True)
+    return MuonSGD(groups, muon=muon, rest=rule, exclude=_excluded(args, model))
+
+
 def _muonsgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
-    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
-    rest = MuSGDSettings.from_mapping(args, ignore_unknown=True) if muon.muon_rest == "musgd" else None
+    muon = _muon(args)
+    adaptive = muon.muon_adapt or muon.muon_rest == "musgd"
+    rest = MuSGDSettings.from_mapping(args, ignore_unknown=True) if adaptive else None
     return MuonSGD(groups, muon=muon, rest=rest, exclude=_excluded(args, model))
 
 
 def _muonadamw(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
-    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
-    return MuonAdamW(groups, muon=muon, exclude=_excluded(args, model))
+    return MuonAdamW(groups, muon=_muon(args), exclude=_excluded(args, model))
 
 
 _HOST = "Ultralytics / torch.optim"
 _ZOO = "pytorch_optimizer (extra zoo)"
 _ENTRIES = (
     OptimizerInfo(
-        "MuSGD", "momentum-adaptive SGD: beta_t falls where the gradient is large",
-        "article 'MuSGD optimizer', 2026-02-12", "1x", 0.01, build=_musgd,
+        "MuSGD", "beta_t falls where the gradient is large; orthogonalised steps on filters",
+        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, build=_musgd,
     ),
     OptimizerInfo(
         "MuSGD-native", "Ultralytics' own MuSGD: Muon + SGD on the same filters", "Ultralytics 8.4", "2x", 0.01, "MuSGD"
@@ -77,7 +102,7 @@ _ENTRIES = (
         "Keller Jordan's Muon; S4's RMS alignment", "1x", 0.01, build=_muonsgd,
     ),
     OptimizerInfo(
-        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest; use warmup_bias_lr=0",
+        "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
         "Keller Jordan's Muon; S4's RMS alignment", "1.1x", 0.002, build=_muonadamw,
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),

@@ -15,7 +15,7 @@ _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#8a8f98"
 MAX_POINTS = 1500  # more than a picture of this width can show
 
 
-def _thin(values: Any, bins: Any) -> Any:
+def medians(values: Any, bins: Any) -> Any:
     """Median of the values in each bin, NaN where a bin has none."""
     out = np.full(len(bins) - 1, np.nan)
     for i, (a, b) in enumerate(pairwise(bins)):
@@ -48,7 +48,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
     axes = figure.subplots(2 if has_beta else 1, 1, sharex=True, squeeze=False)[:, 0]
 
     top = axes[0]
-    norms = [_thin(steps[c], bins) for c in ("grad_norm", "grad_norm_clipped")]
+    norms = [medians(steps[c], bins) for c in ("grad_norm", "grad_norm_clipped")]
     raw, clipped = (np.where(n > 0, n, np.nan) for n in norms)  # a log axis has no zero
     if not np.isfinite(raw).any():
         top.text(0.5, 0.5, "no step had a finite gradient", transform=top.transAxes, ha="center", color=_GREY)
@@ -64,14 +64,14 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
     if has_beta:
         low = axes[1]
         low.fill_between(
-            x, _thin(steps["beta_t_min"], bins), _thin(steps["beta_t_max"], bins), color=_BLUE, alpha=0.12, lw=0,
+            x, medians(steps["beta_t_min"], bins), medians(steps["beta_t_max"], bins), color=_BLUE, alpha=0.12, lw=0,
             label="min to max over tensors",
         )  # fmt: skip
         low.fill_between(
-            x, _thin(steps["beta_t_p10"], bins), _thin(steps["beta_t_p90"], bins), color=_BLUE, alpha=0.3, lw=0,
+            x, medians(steps["beta_t_p10"], bins), medians(steps["beta_t_p90"], bins), color=_BLUE, alpha=0.3, lw=0,
             label="10th to 90th percentile",
         )  # fmt: skip
-        low.plot(x, _thin(steps["beta_t"], bins), color=_BLUE, lw=1.4, label="mean")
+        low.plot(x, medians(steps["beta_t"], bins), color=_BLUE, lw=1.4, label="mean")
         low.set_ylim(0, 1)
         low.set_ylabel(r"momentum $\beta_t$")
         low.legend(loc="lower right", frameon=False, ncols=3)

@@ -89,6 +89,7 @@ class MuSGDTrainerMixin:
                 host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
             groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
             optimizer = entry.build(groups, vars(self.args), unwrap_model(model))  # type: ignore[attr-defined]
+            self._spare_biases(optimizer)
         self._announce(entry, optimizer)
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
@@ -149,6 +150,12 @@ class MuSGDTrainerMixin:
                 f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
             )
 
+    def _spare_biases(self, optimizer: Optimizer) -> None:
+        """Warm biases up from 0 instead of Ultralytics' 0.1 where that is too much, as it does for its own AdamW."""
+        args = self.args  # type: ignore[attr-defined]
+        if getattr(optimizer, "normalizes", False) and args.warmup_bias_lr == DEFAULT_CFG.warmup_bias_lr:
+            args.warmup_bias_lr = 0.0
+
     def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
         """One line that says whose optimizer runs, where there could be a doubt, and how to get the other."""
         native = type(optimizer).__module__.startswith("ultralytics")
@@ -165,7 +172,8 @@ class MuSGDTrainerMixin:
         if entry.name not in ("MuSGD", "MuonSGD", "MuonAdamW"):
             self._warn_of_idle_arguments(optimizer)
         if native or entry.build is not None:
-            LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__}{note}")
+            name = type(optimizer).__name__ if native else entry.name
+            LOGGER.info(f"{colorstr('optimizer:')} {name}{note}")
 
     def _warn_of_idle_arguments(self, optimizer: Optimizer) -> None:
         """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""

@@ -1,0 +1,122 @@
+"""Budgets: hours cut the epochs, a drop that is too large undoes pruning; both without training anything."""
+
+import dataclasses
+import json
+
+import pytest
+
+from yolo_musgd.pipeline import command, graph
+from yolo_musgd.pipeline.dataset import DataSet, digest, read_data
+from yolo_musgd.pipeline.runner import Runner
+from yolo_musgd.pipeline.settings import PipelineSettings
+from yolo_musgd.settings import UserError
+
+DATA = DataSet("d.yaml", {"train": ["x.jpg"] * 256, "val": ["y.jpg"]}, ["thing"])
+
+
+def settings(**arguments):
+    return PipelineSettings(data="d.yaml", target="raspberry-pi-5", imgsz=64, **arguments)
+
+
+@pytest.fixture
+def probed(tmp_path):
+    """A runner whose probe took two seconds for half of the images."""
+    folder = tmp_path / "steps" / "probe" / "run"
+    folder.mkdir(parents=True)
+    (folder / "results.csv").write_text("epoch,time\n1,2.0\n")
+    return Runner(tmp_path, {})
+
+
+def seconds(plan):
+    """What a plan should take by the probe's epoch of 4 s."""
+    share = 0.4 + 0.6 * (1 + plan.cut)
+    training = 4.0 * command.OVERHEAD * (plan.epochs + plan.finetune_epochs * share)
+    return training + sum(s.seconds for s in graph.road(plan) if not s.epochs)
+
+
+@pytest.mark.parametrize("hours", [0.15, 0.2, 0.5])
+def test_hours_are_kept(probed, hours):
+    plan = command._plan(settings(max_hours=hours, epochs=1000, finetune_epochs=300), DATA, None, probed)
+    assert seconds(plan) <= hours * 3600
+    assert (
+        seconds(dataclasses.replace(plan, epochs=plan.epochs + 4, finetune_epochs=plan.finetune_epochs + 4))
+        > hours * 3600
+    )
+    assert plan.finetune_epochs == pytest.approx(0.3 * plan.epochs, abs=1.5)
+
+
+def test_hours_to_spare_change_nothing(probed):
+    plan = command._plan(settings(max_hours=100.0), DATA, None, probed)
+    assert (plan.epochs, plan.finetune_epochs) == (100, 30)
+
+
+def test_too_few_hours_say_how_many(probed):
+    with pytest.raises(
+        UserError, match=r"max_hours=0\.01 is too little: an epoch takes 5 s here.*at least max_hours=0\.\d+"
+    ):
+        command._plan(settings(max_hours=0.01), DATA, None, probed)
+
+
+class Imagined(Runner):
+    """Steps that only write the manifest in which an export notes its accuracy."""
+
+    def __init__(self, folder):
+        super().__init__(folder, {})
+        self.names = []
+
+    def run(self, steps, offset=0, total=None):
+        for step in steps:
+            self.names.append(step.name)
+            if step.name.startswith("export-"):
+                folder = self.place(step.name) / "export" / "best_model"
+                folder.mkdir(parents=True, exist_ok=True)
+                accuracy = {"export-final": 0.30, "export-final-20": 0.36, "export-final-0": 0.39}.get(step.name, 0.40)
+                (folder / "manifest.json").write_text(json.dumps({"map50_95": {"fp32": 0.4, "int8": accuracy}}))
+
+
+@pytest.mark.parametrize(
+    ("limit", "cut", "last"),
+    [
+        (None, -0.4, "bundle"),
+        (0.2, -0.4, "bundle"),
+        (0.05, -0.2, "bundle-20"),
+        (0.02, 0.0, "bundle-0"),
+        (0.0, 0.0, "bundle-0"),
+    ],
+)
+def test_a_drop_that_is_too_large_prunes_less(tmp_path, limit, cut, last):
+    runner = Imagined(tmp_path)
+    plan = command._plan(settings(max_drop=limit), DATA, None, runner)
+    kept = command._walk(runner, plan)
+    assert kept.cut == pytest.approx(cut)
+    assert runner.names[-1] == last
+    assert sum(name.startswith("bundle") for name in runner.names) == 1
+    assert ("prune-0" in runner.names) is False
+    if limit == 0.0:
+        assert "more than max_drop=0" in runner.notes[-1]  # kept all the same, and the report says so
+
+
+def test_steps_come_after_what_they_need(tmp_path):
+    for chosen in ({}, {"flops": 0.0}, {"finetune_epochs": 0}, {"precision": "fp32"}):
+        plan = command._plan(settings(**chosen), DATA, None, Runner(tmp_path, {}))
+        seen = set()
+        for step in graph.road(plan):
+            assert set(step.needs) <= seen
+            named = {w for word in step.words for w in _places(word)} - {"out", "data", "model", "images", "stem"}
+            assert named <= set(step.needs), step.name
+            seen.add(step.name)
+
+
+def _places(word):
+    return [part.split("}")[0] for part in word.split("{")[1:]]
+
+
+def test_the_digest_follows_the_files(tiny_data, tmp_path):
+    data, cache = read_data(str(tiny_data)), tmp_path / "cache.json"
+    first = digest(data, cache)
+    assert digest(data, cache) == first == digest(data, None)
+    assert data.judged == "test"
+    fewer = dataclasses.replace(data, images={**data.images, "val": data.images["val"][1:]})
+    assert digest(fewer, None) != first
+    cached = json.loads(cache.read_text())
+    assert set(data.images["train"]) < set(cached)

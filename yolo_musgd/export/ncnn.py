@@ -1,0 +1,320 @@
+"""INT8 for NCNN: reads an exported folder, measures its activations, writes the same network with 8-bit convolutions.
+
+NCNN's own quantizer (ncnn2table, ncnn2int8) is a C++ program outside its Python package; the package's runtime has the
+INT8 kernels. The two files are simple (ncnn, docs/developer-guide/param-and-model-file-structure.md and
+src/modelbin.cpp): ``.param`` lists one layer a line, ``.bin`` holds their weights in the same order. A convolution in
+INT8 is marked ``8=2`` (``8=1`` when depthwise); its weights are int8 under the tag 0x000D4B38, and after the bias
+follow one scale for each output channel (each group when depthwise) and one for the input: ``int8 = round(x * scale)``.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from yolo_musgd.arguments import parse
+from yolo_musgd.edge.artifact import open_artifact
+from yolo_musgd.edge.errors import EdgeError
+from yolo_musgd.edge.images import list_images, read_image
+from yolo_musgd.edge.letterbox import Letterbox
+from yolo_musgd.settings import Settings, UserError, setting
+
+TAG_FLOAT, TAG_HALF, TAG_INT8 = 0, 0x01306B47, 0x000D4B38
+CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+_MAGIC = "7767517"
+# Parameter numbers of NCNN's layers.
+_OUTPUTS, _BIAS, _WEIGHTS, _GROUPS, _INT8, _ACTIVATION = 0, 5, 6, 7, 8, 9
+
+
+class Layer(NamedTuple):
+    """One line of the .param file, and its weights and bias where it has some."""
+
+    kind: str
+    name: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    params: dict[int, str]
+    line: str
+    weights: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+    def number(self, key: int, default: int = 0) -> int:
+        """An integer parameter."""
+        return int(self.params.get(key, default))
+
+
+@dataclass(frozen=True)
+class NcnnSettings(Settings):
+    """Arguments of ``yolo-musgd quantize-ncnn``."""
+
+    model: str | None = setting(None, "folder that yolo export format=ncnn made (required)", kind=str)
+    source: str | None = setting(None, "folder of training images to measure the activations on (required)", kind=str)
+    images: int = setting(64, "how many of them", low=1)
+    percentile: float = setting(
+        99.99, "of the absolute activations, the value that 127 stands for; 100 is the largest", low=50.0, high=100.0
+    )
+    name: str | None = setting(None, "folder to write; default: the model's with _int8 before _ncnn_model", kind=str)
+
+
+class _Reader:
+    """Takes weights out of a .bin file in order."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def floats(self, count: int) -> np.ndarray:
+        values = np.frombuffer(self.data, "<f4", count, self.at)
+        self.at += 4 * count
+        return values
+
+    def tagged(self, count: int) -> np.ndarray:
+        (tag,) = struct.unpack_from("<I", self.data, self.at)
+        self.at += 4
+        if tag == TAG_FLOAT:
+            return self.floats(count)
+        if tag != TAG_HALF:
+            raise ValueError(f"weights of an unknown kind (tag {tag:#x}); is it quantized already?")
+        values = np.frombuffer(self.data, "<f2", count, self.at).astype(np.float32)
+        self.at += (2 * count + 3) // 4 * 4  # padded to four bytes
+        return values
+
+
+def read_network(folder: Path) -> list[Layer]:
+    """Read ``model.ncnn.param`` and ``model.ncnn.bin``.
+
+    Raises:
+        UserError: not an NCNN folder, damaged, quantized already, or with weights in layers that no YOLO has.
+    """
+    try:
+        lines = (folder / "model.ncnn.param").read_text(encoding="utf-8").splitlines()
+        reader = _Reader((folder / "model.ncnn.bin").read_bytes())
+    except OSError as error:
+        raise UserError(f"model={folder} is not a folder that yolo export format=ncnn made: {error}") from error
+    layers = []
+    try:
+        if lines[0].strip() != _MAGIC:
+            raise ValueError(f"the first line is {lines[0]!r}, not {_MAGIC}")
+        for line in filter(None, map(str.strip, lines[2:])):
+            layer = _with_weights(_parse(line), reader)
+            if layer.kind in CONVOLUTIONS and layer.number(_INT8):
+                raise ValueError(f"{layer.name} is quantized already")
+            layers.append(layer)
+        if reader.at != len(reader.data):
+            raise ValueError(f"{len(reader.data) - reader.at} bytes of the weights belong to no layer")
+    except (ValueError, IndexError, struct.error) as error:
+        raise UserError(
+            f"model={folder} cannot be quantized: {error}; export it again: yolo export format=ncnn"
+        ) from error
+    return layers
+
+
+def _parse(line: str) -> Layer:
+    words = line.split()
+    inputs, outputs = int(words[2]), int(words[3])
+    blobs, pairs = words[4 : 4 + inputs + outputs], words[4 + inputs + outputs :]
+    params = {int(key): value for key, _, value in (pair.partition("=") for pair in pairs)}
+    return Layer(words[0], words[1], tuple(blobs[:inputs]), tuple(blobs[inputs:]), params, line)
+
+
+def _with_weights(layer: Layer, reader: _Reader) -> Layer:
+    """Take what belongs to a layer out of the .bin file; each kind that has weights must be known here."""
+    if layer.kind in CONVOLUTIONS:
+        weights = reader.tagged(layer.number(_WEIGHTS))
+        return layer._replace(
+            weights=weights, bias=reader.floats(layer.number(_OUTPUTS)) if layer.number(_BIAS) else None
+        )
+    if layer.kind == "MemoryData" and layer.number(21, 1) == 1:
+        sides = [layer.number(key) for key in (0, 1, 11, 2)]
+        return layer._replace(bias=reader.floats(int(np.prod([side or 1 for side in sides]))))
+    if layer.kind in (
+        "InnerProduct",
+        "Deconvolution",
+        "BatchNorm",
+        "Scale",
+        "Gemm",
+        "PReLU",
+        "MemoryData",
+        "LayerNorm",
+    ):
+        raise ValueError(f"layer {layer.name} ({layer.kind}) has weights that are not read here")
+    return layer
+
+
+def _is_expectation(layer: Layer) -> bool:
+    """Whether a convolution is the head's fixed sum over box bins (weights 0, 1, 2, ...) and not a learnt layer."""
+    weights = layer.weights
+    return weights is not None and weights.size > 1 and bool((weights == np.arange(weights.size)).all())
+
+
+def last_convolutions(layers: Sequence[Layer]) -> set[str]:
+    """Names of the convolutions that stay in float: after them no learnt one comes that could even out their errors."""
+    readers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for blob in layer.bottoms:
+            readers.setdefault(blob, []).append(layer)
+    last = set()
+    for start in layers:
+        if start.kind not in CONVOLUTIONS:
+            continue
+        queue, seen, found = deque(start.tops), set(start.tops), False
+        while queue and not found:
+            for layer in readers.get(queue.popleft(), []):
+                found = found or (layer.kind in CONVOLUTIONS and not _is_expectation(layer))
+                queue.extend(set(layer.tops) - seen)
+                seen |= set(layer.tops)
+        if not found:
+            last.add(start.name)
+    return last
+
+
+def measure(
+    folder: Path, blobs: Sequence[str], images: Sequence[str], size: tuple[int, int], percentile: float
+) -> dict[str, float]:
+    """Run the float network and return for each blob the largest, over the images, of the ``percentile`` of its values.
+
+    Args:
+        folder: The exported folder.
+        blobs: Names of the convolutions' inputs.
+        images: Paths.
+        size: (height, width) of the network's input in pixels.
+        percentile: Of the absolute values, in [50, 100].
+
+    Raises:
+        UserError: the package ncnn is missing, or it cannot run the network.
+    """
+    try:
+        import ncnn
+    except ImportError as error:
+        raise UserError("ncnn is not installed: pip install ncnn") from error
+    from ultralytics.utils import TQDM
+
+    net = ncnn.Net()
+    net.opt.num_threads = 1  # several wait for each other by spinning: on a busy machine that takes minutes an image
+    net.opt.lightmode = False  # blobs are kept, so that each is computed once
+    for switch in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+        setattr(net.opt, switch, False)
+    if net.load_param(str(folder / "model.ncnn.param")) or net.load_model(str(folder / "model.ncnn.bin")):
+        raise UserError(f"model={folder}: NCNN cannot load it; export it again: yolo export format=ncnn")
+    letterbox, highest = Letterbox(size), dict.fromkeys(blobs, 0.0)
+    for path in TQDM(images, desc="activations"):
+        extractor = net.create_extractor()
+        extractor.set_light_mode(False)
+        extractor.input(net.input_names()[0], ncnn.Mat(letterbox(read_image(path))[0][0]))
+        for blob in blobs:
+            code, values = extractor.extract(blob)
+            if code:
+                raise UserError(f"model={folder}: NCNN fails at {blob} (code {code})")
+            highest[blob] = max(highest[blob], float(np.percentile(np.abs(np.array(values)), percentile)))
+    return highest
+
+
+def quantize_weights(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric INT8 of a convolution's weights, one scale for each output channel (each group when depthwise).
+
+    Returns:
+        int8 of the weights' shape, and float32 scales with ``int8 = round(weight * scale)`` in [-127, 127].
+    """
+    assert layer.weights is not None
+    rows = layer.weights.reshape(layer.number(_GROUPS if layer.kind == CONVOLUTIONS[1] else _OUTPUTS), -1)
+    scales = (127 / np.maximum(np.abs(rows).max(axis=1), 1e-12)).astype(np.float32)
+    return np.clip(np.rint(rows * scales[:, None]), -127, 127).astype(np.int8).reshape(-1), scales
+
+
+def _packed(layer: Layer, highest: dict[str, float], keep: set[str]) -> tuple[str, bytes]:
+    """A layer's line and bytes in the quantized network."""
+    bias = b"" if layer.bias is None else layer.bias.tobytes()
+    if layer.kind not in CONVOLUTIONS or layer.weights is None:
+        return layer.line, bias
+    if layer.name in keep:
+        return layer.line, struct.pack("<I", TAG_FLOAT) + layer.weights.tobytes() + bias
+    values, scales = quantize_weights(layer)
+    packed = values.tobytes() + b"\0" * (-values.size % 4)
+    around = np.float32(127 / max(highest[layer.bottoms[0]], 1e-12)).tobytes()
+    mark = f" {_INT8}={1 if layer.kind == CONVOLUTIONS[1] else 2}"
+    return layer.line + mark, struct.pack("<I", TAG_INT8) + packed + bias + scales.tobytes() + around
+
+
+def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile: float = 99.99) -> dict[str, Any]:
+    """Write ``source`` with INT8 convolutions, the head's last ones kept in float, as the new folder ``target``.
+
+    Args:
+        source: Folder that ``yolo export format=ncnn`` made.
+        target: Folder to make; it appears whole or not at all.
+        images: Training images that the activations are measured on.
+        percentile: See ``measure``.
+
+    Returns:
+        ``convolutions``, ``convolutions_int8``, ``float_layers`` (names), ``images``, ``bytes`` of the new weights.
+
+    Raises:
+        UserError: see ``read_network`` and ``measure``; or the target is there already.
+    """
+    if target.exists():
+        raise UserError(f"{target} is there already: remove it or give another name=")
+    if (source / "manifest.json").exists():
+        raise UserError(f"model={source} is a finished artifact, its hashes are fixed: quantize the exported folder")
+    layers = read_network(source)
+    keep = last_convolutions(layers)
+    every = [layer for layer in layers if layer.kind in CONVOLUTIONS]
+    blobs = list(dict.fromkeys(layer.bottoms[0] for layer in every if layer.name not in keep))
+    try:
+        size = open_artifact(str(source)).imgsz
+    except EdgeError as error:
+        raise UserError(str(error)) from error
+    highest = measure(source, blobs, images, size, percentile)
+    lines, parts = zip(*(_packed(layer, highest, keep) for layer in layers), strict=True)
+    head = (source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        shutil.copytree(source, part)
+        (part / "model.ncnn.param").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
+        (part / "model.ncnn.bin").write_bytes(b"".join(parts))
+        note = part / "metadata.yaml"
+        text = re.sub(r"^precision:.*\n", "", note.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        note.write_text(f"{text.rstrip()}\nprecision: int8\n", encoding="utf-8")
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {
+        "convolutions": len(every),
+        "convolutions_int8": len(every) - len(keep),
+        "float_layers": sorted(keep),
+        "images": len(images),
+        "bytes": sum(map(len, parts)),
+    }
+
+
+def main(args: dict[str, str]) -> int:
+    """Run ``yolo-musgd quantize-ncnn model= source=``; 0 done.
+
+    Raises:
+        UserError: bad input, see ``quantize_ncnn``.
+    """
+    settings = parse(NcnnSettings, args)
+    if settings.model is None or settings.source is None:
+        raise UserError("quantize-ncnn needs model=<folder of yolo export format=ncnn> and source=<training images>")
+    source = Path(settings.model)
+    stem = source.name.removesuffix("_ncnn_model")
+    target = Path(settings.name) if settings.name else source.with_name(f"{stem}_int8_ncnn_model")
+    try:
+        images = list_images(settings.source)
+    except EdgeError as error:
+        raise UserError(str(error)) from error
+    step = max(len(images) // settings.images, 1)  # spread over the folder, not its beginning
+    done = quantize_ncnn(source, target, images[::step][: settings.images], settings.percentile)
+    before = (source / "model.ncnn.bin").stat().st_size
+    print(
+        f"{done['convolutions_int8']} of {done['convolutions']} convolutions in INT8, {before / 1e6:.1f} -> "
+        f"{done['bytes'] / 1e6:.1f} MB, measured on {done['images']} images -> {target}\n"
+        f"Judge it where it will run: yolo-musgd val {target} source=<validation images>"
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""The lab: optimizers compared over data sets, starts and seeds, with every run on record."""

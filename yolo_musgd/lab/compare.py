@@ -1,0 +1,184 @@
+"""``yolo-musgd compare``: optimizers on the same data, starts and seeds, with a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics.utils import LOGGER
+
+from yolo_musgd import plugin
+from yolo_musgd.arguments import parse
+from yolo_musgd.lab.parsing import load, numbers, parse_protocol
+from yolo_musgd.lab.plan import Arm, arms
+from yolo_musgd.lab.protocol import Protocol
+from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
+from yolo_musgd.lab.store import Store
+from yolo_musgd.settings import Settings, UserError, setting
+
+PROTOCOL_FILE = "protocol.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Arguments of ``yolo-musgd compare``."""
+
+    cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity", kind=str)
+    data: str | None = setting(None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]", kind=str)
+    starts: str | None = setting(
+        None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str
+    )
+    optimizers: str | None = setting(
+        None, "names, or YAML as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'; [SGD,MuSGD] unless given", kind=str
+    )
+    seeds: str | None = setting(None, "how many seeds, or a list such as [0,1,2]; 3 unless given", kind=str)
+    epochs: int | None = setting(None, "epochs of every run; 30 unless given", kind=int, low=1)
+    baseline: str | None = setting(
+        None, "what the others are measured against; the first optimizer unless given", kind=str
+    )
+    target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
+    tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
+    train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
+    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
+    threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1)
+    ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
+    keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
+    imports: str | None = setting(None, "folders with finished runs of yolo train or another store", kind=str)
+    dry_run: bool = setting(False, "show what is finished and what is missing; train nothing")
+    project: str = setting("runs/compare", "parent folder of comparisons")
+    name: str | None = setting(None, "folder of this comparison; None takes the protocol's name", kind=str)
+    store: str | None = setting(None, "folder of the runs, shared by comparisons; None: project/store", kind=str)
+
+
+_OVERRIDES = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "target", "tune", "train")
+_STRUCTURED = ("data", "starts", "optimizers", "seeds", "tune", "train")
+
+
+def read_protocol(settings: CompareSettings) -> tuple[str, Protocol]:
+    """Name and protocol that the arguments describe: the file's, with what was given beside it.
+
+    Raises:
+        UserError: something in it cannot be.
+    """
+    name, content = load(settings.cfg) if settings.cfg else ("exp", {})
+    for key in _OVERRIDES:
+        value: Any = getattr(settings, key)
+        if value is None:
+            continue
+        if key in _STRUCTURED:
+            value = _flow(key, value)
+        if key == "train" and isinstance(value, dict):
+            value = {**(content.get("train") or {}), **value}
+        content[key] = value
+    return settings.name or name, parse_protocol(content)
+
+
+def _flow(key: str, text: str) -> Any:
+    try:
+        value = numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text} is not YAML: {' '.join(str(error).split())}") from None
+    return text if isinstance(value, str) else value
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Run the command with its ``key=value`` arguments.
+
+    Returns:
+        0; the report and its figures are in project/name.
+
+    Raises:
+        UserError: bad arguments or protocol, or a run that failed.
+    """
+    plugin.register()
+    settings = parse(CompareSettings, args)
+    name, protocol = read_protocol(settings)
+    folder = Path(settings.project) / name
+    _check_folder(folder, protocol)
+    imports = [x.strip() for x in (settings.imports or "").strip("[]").split(",") if x.strip()]
+    plan = arms(protocol)
+    store = Store(Path(settings.store or Path(settings.project) / "store").resolve(), imports)
+    LOGGER.info(overview(plan, store))
+    outcome = Outcome()
+    if not settings.dry_run:
+        executor = _executor(settings, plan[0].spec({}, 0).resolved["device"])
+        _prepare_folder(folder, protocol, settings)
+        try:
+            outcome = do_runs(plan, store, executor)
+        except KeyboardInterrupt:
+            LOGGER.info("finished runs are kept: the same command goes on from here")
+            raise
+    if any(arm.finished(store.find) for arm in plan):
+        from yolo_musgd.lab.report import write_report
+
+        _prepare_folder(folder, protocol, settings)
+        for file in write_report(plan, store, folder, name, outcome.failures):
+            LOGGER.info(f"wrote {file}")
+    if outcome.failures:
+        raise UserError(
+            f"{len(outcome.failures)} of {sum(a.total_runs() for a in plan)} runs failed, the report lacks them; "
+            f"each has its log in {store.folder}/<run>/log.txt, and the same command tries them again"
+        )
+    return 0
+
+
+def _check_folder(folder: Path, protocol: Protocol) -> None:
+    """Refuse a folder that holds another comparison.
+
+    Raises:
+        UserError: its protocol differs; the message names the first difference.
+    """
+    file = folder / PROTOCOL_FILE
+    if not file.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} holds something else than a comparison; choose another name=")
+        return
+    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), protocol.to_dict()
+    changed = [k for k in now if not isinstance(before, dict) or before.get(k) != now[k]]
+    if changed:
+        raise UserError(
+            f"{folder} holds the comparison of another protocol ({', '.join(changed)} differ); choose another name=: "
+            "finished runs are found again all the same"
+        )
+
+
+def _prepare_folder(folder: Path, protocol: Protocol, settings: CompareSettings) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in ((PROTOCOL_FILE, protocol.to_dict()), ("args.yaml", settings.to_dict())):
+        part = folder / f"{file}.part"
+        part.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        part.replace(folder / file)
+
+
+def _executor(settings: CompareSettings, device: str) -> Executor:
+    if settings.ray:
+        from yolo_musgd.lab.cluster import RayExecutor
+
+        gpus = float(device == "cuda")
+        return RayExecutor(settings.ray, settings.jobs, settings.threads or 1, settings.keep_weights, gpus)
+    jobs = settings.jobs or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LocalExecutor(jobs, settings.threads or max(1, cores // jobs), settings.keep_weights)
+
+
+def overview(plan: list[Arm], store: Store) -> str:
+    """A table of what is finished and what is missing."""
+    width = max(len(a.label) for a in plan)
+    lines = [f"{'':{width}}  epochs  runs  finished"]
+    for arm in plan:
+        done = len(arm.finished(store.find))
+        lines.append(f"{arm.label:{width}}  {arm.epochs:6d}  {arm.total_runs():4d}  {done:8d}")
+    finished = [s for a in plan for s in a.finished(store.find)]
+    seconds = [r.facts["seconds"] / s.epochs for s in finished if (r := store.find(s)) and r.facts.get("seconds")]
+    missing = sum(a.total_epochs() for a in plan) - sum(s.epochs for s in finished)
+    lines.append(f"{missing} epochs to train" + (_estimate(missing, seconds) if missing and seconds else ""))
+    return "\n".join(lines)
+
+
+def _estimate(epochs: int, seconds: list[float]) -> str:
+    hours = epochs * sum(seconds) / len(seconds) / 3600
+    return f", about {hours:.1f} h of one process" if hours >= 1 else f", about {hours * 60:.0f} min of one process"

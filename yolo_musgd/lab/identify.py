@@ -1,0 +1,106 @@
+"""Fingerprints of data sets and initial models, so that a finished run is recognised wherever its files lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd.plugin import quiet_host
+from yolo_musgd.settings import UserError
+
+
+def locate(file: str) -> str:
+    """The absolute path of a file that is there, else the name as it stands (Ultralytics and the plugin know some)."""
+    path = Path(file).expanduser()
+    return str(path.resolve()) if path.exists() else file
+
+
+@cache
+def data_id(file: str) -> str:
+    """Fingerprint of a data set: class names, and names and sizes of the images and labels of train and val.
+
+    Downloads or draws the data set if its YAML says how, and lets Ultralytics write its label cache, which parallel
+    runs would otherwise all write at once.
+
+    Raises:
+        UserError: no such data set, or one that Ultralytics cannot read.
+    """
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+
+    try:
+        content = check_det_dataset(file)
+        with quiet_host():
+            sets = {s: YOLODataset(img_path=content[s], data=content, augment=False) for s in ("train", "val")}
+    except UserError:
+        raise
+    except Exception as error:  # Ultralytics raises anything from AssertionError to SyntaxError here
+        raise UserError(f"data={file}: {_short(error)}") from None
+    digest = hashlib.sha256(json.dumps(list(content["names"].values())).encode())
+    for split, data in sets.items():
+        rows = [
+            (Path(image).name, _size(image), _size(label))
+            for image, label in zip(data.im_files, data.label_files, strict=True)
+        ]
+        digest.update(json.dumps([split, sorted(rows)]).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def model_id(file: str) -> str:
+    """Fingerprint of an initial model: the content of its YAML with its scale, or the bytes of a checkpoint.
+
+    Raises:
+        UserError: no such model.
+    """
+    if Path(file).suffix.lower() in (".yaml", ".yml"):
+        from ultralytics.nn.tasks import yaml_model_load
+
+        try:
+            content: dict[str, Any] = yaml_model_load(file)
+        except Exception as error:
+            raise UserError(f"model={file}: {_short(error)}") from None
+        kept = {k: v for k, v in content.items() if k != "yaml_file"}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    try:
+        found = Path(file) if Path(file).is_file() else Path(attempt_download_asset(file))
+    except Exception as error:
+        raise UserError(f"model={file}: {_short(error)}") from None
+    if not found.is_file():
+        raise UserError(f"model={file} does not exist; give a checkpoint's path or a model such as yolo26n.yaml")
+    with found.open("rb") as stream:
+        return _digest(stream)
+
+
+def _digest(stream: Any) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: stream.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _size(file: str) -> int:
+    path = Path(file)
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error of the host, or of what caused it."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split())[:300] or type(cause).__name__
+
+
+@cache
+def code_id() -> str:
+    """Fingerprint of the optimizers' source, so that a report can tell runs of different code apart."""
+    import yolo_musgd.optim
+
+    digest = hashlib.sha256()
+    for file in sorted(Path(yolo_musgd.optim.__file__).parent.glob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]

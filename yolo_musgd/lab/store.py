@@ -1,0 +1,186 @@
+"""Finished runs on disk: each in its own folder, found again by what was trained, not by its name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics.utils import LOGGER
+
+from yolo_musgd.lab import identify
+from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
+from yolo_musgd.lab.runs import RunSpec, resolve
+from yolo_musgd.settings import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        folder: where its files are.
+        identity: data, model, resolved arguments and versions, as :class:`RunSpec` has them.
+        facts: everything else in run.json: status, machine, seconds, memory, times; None for what was not measured.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def columns(self) -> dict[str, list[float]]:
+        """results.csv: column -> values; an epoch that was repeated after a NaN counts once, the last."""
+        return read_results(self.folder / RESULTS)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended in NaN for good."""
+        return self.facts.get("status") == "diverged"
+
+    @property
+    def cpu_seconds(self) -> list[float]:
+        """CPU time of the process since training began, after each epoch; empty if not on record."""
+        return [e["cpu_s"] for e in self.facts.get("epochs", ()) if "cpu_s" in e]
+
+    def curve(self, metric: str) -> list[float]:
+        """The metric after each epoch, 0 where it is not a number."""
+        return [v if math.isfinite(v) else 0.0 for v in self.columns.get(metric, [])]
+
+    def final(self, metric: str) -> float:
+        """The metric after the last epoch; 0 for a run that diverged."""
+        curve = self.curve(metric)
+        return 0.0 if self.diverged or not curve else curve[-1]
+
+
+def read_results(file: Path) -> dict[str, list[float]]:
+    """Columns of a results.csv, by epoch; empty without the file."""
+    if not file.is_file():
+        return {}
+    rows: dict[int, dict[str, float]] = {}
+    with file.open(encoding="utf-8", newline="") as text:
+        for row in csv.DictReader(text):
+            values = {k.strip(): _number(v) for k, v in row.items() if k}
+            if math.isfinite(values.get("epoch", math.nan)):
+                rows[int(values["epoch"])] = values
+    names = dict.fromkeys(k for row in rows.values() for k in row)
+    return {k: [rows[e].get(k, math.nan) for e in sorted(rows)] for k in names}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+class Store:
+    """The folder of finished runs, shared by comparisons.
+
+    Args:
+        folder: one sub-folder a run.
+        imports: folders to look in for further finished runs: other stores, or run folders of plain ``yolo train``;
+            what fits is copied into the store.
+
+    Raises:
+        UserError: a folder to import from does not exist.
+    """
+
+    def __init__(self, folder: Path, imports: Sequence[str] = ()):
+        self.folder = folder
+        self._records = [r for r in _stored(folder) if r is not None]
+        for name in imports:
+            if not Path(name).is_dir():
+                raise UserError(f"imports={name} is not a folder")
+        self._known: dict[str, Record | None] = {}  # by the run's key: what was looked for once
+        self._foreign = [r for name in imports for r in _foreign(Path(name))]
+
+    def place(self, spec: RunSpec) -> Path:
+        """The folder of a run."""
+        return self.folder / spec.key
+
+    def find(self, spec: RunSpec) -> Record | None:
+        """The finished run that is this one, or None; one that is to be imported is copied first."""
+        if spec.key not in self._known:
+            mine = next((r for r in self._records if spec.matches(r.identity)), None)
+            foreign = None if mine else next((r for r in self._foreign if spec.matches(r.identity)), None)
+            self._known[spec.key] = self._adopt(foreign, spec) if foreign else mine
+        return self._known[spec.key]
+
+    def add(self, spec: RunSpec) -> Record:
+        """Take note of a run that has just been finished."""
+        record = read_record(self.place(spec))
+        if record is None:
+            raise FileNotFoundError(self.place(spec) / RECORD)
+        self._known[spec.key] = record
+        return record
+
+    def _adopt(self, record: Record, spec: RunSpec) -> Record:
+        target = self.place(spec)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in KEPT[1:]:
+            if (record.folder / name).is_file():
+                shutil.copy2(record.folder / name, target / name)
+        facts = {**record.facts, "imported_from": str(record.folder.resolve())}
+        write_json(target / RECORD, {"identity": record.identity, **facts})
+        LOGGER.info(f"imported {record.folder}")
+        return self.add(spec)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The finished run in a folder, or None."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        identity = content.pop("identity")
+        return Record(folder, {k: identity[k] for k in ("data", "model", "args", "versions")}, content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
+        return None
+
+
+def _stored(folder: Path) -> Iterator[Record | None]:
+    if folder.is_dir():
+        for place in sorted(folder.iterdir()):
+            yield read_record(place)
+
+
+def _foreign(folder: Path) -> Iterator[Record]:
+    """Finished runs below a folder: ours with their record, others by args.yaml and a complete results.csv."""
+    for results in sorted(folder.rglob(RESULTS)):
+        place = results.parent
+        record = read_record(place) or _plain_run(place)
+        if record is not None:
+            yield record
+
+
+def _plain_run(place: Path) -> Record | None:
+    """A finished run of plain ``yolo train``; None where it was cut short or its data cannot be found."""
+    try:
+        args = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
+        epochs = read_results(place / RESULTS).get("epoch", [])
+        if not isinstance(args, dict) or len(epochs) != args["epochs"] or args.get("mode") != "train":
+            return None
+        identity = {
+            "data": identify.data_id(identify.locate(str(args["data"]))),
+            "model": identify.model_id(identify.locate(str(args["model"]))),
+            "args": resolve(args),
+            "versions": {"ultralytics": None, "torch": None},
+        }
+    except (OSError, KeyError, UserError, yaml.YAMLError) as error:
+        LOGGER.warning(f"imports: {place} is left out: {error}")
+        return None
+    return Record(place, identity, {"status": "done"})

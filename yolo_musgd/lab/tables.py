@@ -1,0 +1,204 @@
+"""The figures of a comparison as the text of tables, which the HTML page and the Markdown file lay out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+RATIOS = ("epochs_ratio", "seconds_ratio", "cpu_ratio")
+
+
+def metric_name(column: str) -> str:
+    """``mAP50-95`` for ``metrics/mAP50-95(B)``."""
+    return column.removeprefix("metrics/").removesuffix("(B)")
+
+
+def view(figures: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """The figures as the text of tables, which both templates lay out."""
+    return {
+        "name": figures["name"],
+        "metric": metric,
+        "runs": figures["runs"],
+        "failures": figures["failures"],
+        "warnings": figures["conditions"]["warnings"],
+        "conditions": {k: ", ".join(v) for k, v in figures["conditions"]["values"].items() if v},
+        "protocol": figures["protocol"],
+        "groups": [_group_view(g, metric) for g in figures["groups"]],
+    }
+
+
+def _group_view(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    arms = group["arms"]
+    tables = [_accuracy(group, metric), _speed(group, metric)] if any(a["curve"] for a in arms) else []
+    tables += [_tuning(arms, metric), _costs(arms), _maps(group["maps"], metric)]
+    return {
+        "title": f"{group['data']}, {group['start']}",
+        "headline": headline(group),
+        "tables": [t for t in tables if t["rows"]],
+    }
+
+
+def headline(group: Mapping[str, Any]) -> list[str]:
+    """What a hurried reader should take away, one line an optimizer."""
+    lines = []
+    for arm in group["arms"]:
+        ratio, difference, reach = arm["reach"]["epochs_ratio"], arm["difference"], arm["reach"]
+        if arm["label"] == group["baseline"] or ratio is None or difference["value"] is None:
+            continue
+        target = f"{group['baseline']}'s final accuracy" if group["own_target"] else "the target"
+        if not reach["reached"]:
+            speed = f"never reached {target} in its {arm['epochs']} epochs"
+        elif reach["reached"] < reach["of"]:
+            speed = (
+                f"reached {target} with {reach['reached']} of {reach['of']} seeds, in {_ratio(ratio)} times its epochs"
+            )
+        else:
+            speed = f"reached {target} in {_ratio(ratio)} times its epochs"
+        low, high = difference["t_low"], difference["t_high"]
+        sure = low is not None and (low > 0 or high < 0)
+        end = f"ended {abs(difference['value']):.3f} {'higher' if difference['value'] >= 0 else 'lower'}"
+        lines.append(f"{arm['label']} {speed} and {end}" + ("." if sure else ", which may be chance."))
+    return lines
+
+
+def _table(title: str, note: str, head: list[str], rows: list[list[str]]) -> dict[str, Any]:
+    return {"title": title, "note": note, "head": head, "rows": rows}
+
+
+def _accuracy(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    rows, base = [], group["baseline"]
+    for a in group["arms"]:
+        remarks = [f"{a['missing']} missing"] * bool(a["missing"]) + [f"{a['diverged']} diverged"] * bool(a["diverged"])
+        rows.append(
+            [
+                a["label"],
+                _settings(a),
+                str(a["epochs"]),
+                ", ".join([str(len(a["seeds"])), *remarks]),
+                _interval(a["final"], 3),
+                _number(a["best"]["value"], 3),
+                "" if a["label"] == base else _interval(a["difference"], 3, sign=True),
+            ]
+        )
+    note = (
+        "Mean and 95 % t interval over seeds, after the last epoch; best: mean of each run's best epoch. Differences "
+        "are paired by seed, with a 95 % bootstrap interval, which is too narrow for three seeds or fewer; what may be "
+        "chance is judged by the paired t interval in report.json. A run that diverged counts as 0."
+    )
+    head = ["optimizer", "settings", "epochs", "seeds", f"final {metric}", "best", f"final - {base}"]
+    return _table("Final accuracy", note, head, rows)
+
+
+def _speed(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    rows, base = [], group["baseline"]
+    for a in group["arms"]:
+        reach = a["reach"]
+        if reach["of"]:
+            rows.append(
+                [
+                    a["label"],
+                    ", ".join(reach["seeds"].values()),
+                    _number(reach["mean_epochs"], 1),
+                    _number(reach["median_epochs"], 1) or "not reached",
+                    _percent(reach["budget_share"]),
+                    *("1" if a["label"] == base and reach[k] else _ratio(reach[k]) for k in RATIOS),
+                ]
+            )
+    targets = ", ".join(dict.fromkeys(f"{t:.4f}" for t in group["targets"].values()))
+    whose = f"{base}'s own final {metric} of the same seed" if group["own_target"] else "set by the protocol"
+    note = (
+        f"Target: {targets} ({whose}). >30: not reached in 30 epochs; such a run enters the mean with its whole "
+        "budget, and a ratio is then a bound (≥). The median is Kaplan and Meier's. Ratios: mean over mean, with a "
+        "95 % bootstrap interval over pairs of the same seed. Time is the clock's, validation included, and suffers "
+        "from whatever else the machine was doing; CPU time less so."
+    )
+    head = ["optimizer", "epochs to target", "mean", "median", f"mean / {base}'s budget", f"epochs / {base}",
+            f"time / {base}", f"CPU time / {base}"]  # fmt: skip
+    return _table("Speed", note, head, rows)
+
+
+def _settings(arm: Mapping[str, Any]) -> str:
+    chosen = (arm["tuning"] or {}).get("chosen") or {}
+    text = [f"{k}={v}" for k, v in arm["settings"].items()] + [f"{k}={v} (tuned)" for k, v in chosen.items()]
+    return ", ".join(text) or "defaults"
+
+
+def _tuning(arms: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    rows = []
+    for a in arms:
+        t = a["tuning"]
+        if t is None:
+            continue
+        trials = "; ".join(
+            ", ".join(f"{k}={v}" for k, v in x.items() if k != "value")
+            + f": {'failed' if x['value'] is None else format(x['value'], '.3f')}"
+            for x in t["trials"]
+        )
+        edge = f"{', '.join(t['at_the_edge'])} at the edge of the search" if t["at_the_edge"] else ""
+        chosen = ", ".join(f"{k}={v}" for k, v in (t["chosen"] or {}).items()) or f"{t['missing']} trials missing"
+        rows.append([a["label"], trials, chosen, edge])
+    note = f"Final {metric} of each trial, on a seed of its own that no evaluation uses; the same number for each."
+    return _table("Tuning", note, ["optimizer", "trials", "chosen", "remark"], rows)
+
+
+def _costs(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rows = []
+    for a in arms:
+        c = a["cost"]
+        cells = [
+            _number(c["step_ms"], 2),
+            _number(c["step_cpu_ms"], 2),
+            _number(c["iteration_ms"], 0),
+            _number(c["state_bytes"], 2, 2**20),
+            _number(c["state_per_parameter"], 2),
+            _number(c["peak_rss_bytes"], 2, 2**30),
+            _number(c["cuda_peak_bytes"], 2, 2**30),
+            _number(c["seconds"], 1, 60),
+        ]
+        if any(cells):
+            rows.append([a["label"], *cells])
+    head = ["optimizer", "step, ms", "step, CPU ms", "iteration, ms", "state, MiB", "state / parameters",
+            "peak RSS, GiB", "peak GPU, GiB", "run, min"]  # fmt: skip
+    note = (
+        "Medians over seeds. step: optimizer.step() alone; iteration: a whole training step with data loading. Times "
+        "are comparable only where the machine was equally busy; `yolo-musgd steptime` measures steps side by side."
+    )
+    return _table("Time and memory", note, head, rows)
+
+
+def _maps(maps: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    rows = []
+    for m in maps:
+        finite = [p for p in m["points"] if p["value"] is not None]
+        top = max(finite, key=lambda p: p["value"]) if finite else None
+        at = ", ".join(f"{k}={v}" for k, v in top["at"].items()) if top else ""
+        rows.append(
+            [m["label"], " x ".join(f"{k} ({len(v)})" for k, v in m["axes"].items()), _number(m["best"], 3), at,
+             _percent(m["near_own_best"]), _percent(m["near_overall_best"]), str(m["missing"] or "")]
+        )  # fmt: skip
+    note = f"Share of the grid points whose final {metric} is at least 90 % of the best; missing points are left out."
+    head = ["optimizer", "grid", "best", "at", "near its own best", "near the best of all", "missing"]
+    return _table("Sensitivity", note, head, rows)
+
+
+def _number(value: float | None, digits: int, unit: float = 1.0) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _interval(x: Mapping[str, Any], digits: int, sign: bool = False) -> str:
+    form = f"{'+' if sign else ''}.{digits}f"
+    if x["value"] is None:
+        return ""
+    text = format(x["value"], form)
+    return text if x["low"] is None else f"{text} [{format(x['low'], form)}, {format(x['high'], form)}]"
+
+
+def _ratio(x: Mapping[str, Any] | None) -> str:
+    if x is None or x["value"] is None:
+        return ""
+    bound = {">=": "≥ ", "<=": "≤ ", "~": "~ "}.get(x["bound"], "")
+    return bound + _interval(x, 2)

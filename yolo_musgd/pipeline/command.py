@@ -1,0 +1,257 @@
+"""``yolo-musgd pipeline``: plans the road, walks what is left of it, and writes the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from yolo_musgd import plugin
+from yolo_musgd.edge.artifact import MANIFEST, sha256_of
+from yolo_musgd.edge.results import write_whole
+from yolo_musgd.export.targets import load_target
+from yolo_musgd.lab.store import read_results
+from yolo_musgd.pipeline import graph
+from yolo_musgd.pipeline.choose import Choice, choose
+from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder, read_data
+from yolo_musgd.pipeline.progress import in_words
+from yolo_musgd.pipeline.report import Road, write_report
+from yolo_musgd.pipeline.runner import Runner
+from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
+from yolo_musgd.pipeline.step import Outside, Step
+from yolo_musgd.settings import UserError
+
+OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
+CACHE = ".files.json"
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Run the command with its ``key=value`` arguments.
+
+    Returns:
+        0. The results are in ``project/name``: report.html, report.json, steps/ and the bundle in steps/bundle.
+
+    Raises:
+        UserError: bad arguments, or a step failed; what is finished is kept, and the same command goes on.
+    """
+    settings, recipe = read_settings(args)
+    _require_packages(settings)
+    plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
+    load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
+    data = read_data(str(settings.data))
+    choice = choose(settings) if settings.target_fps else None
+    folder, model = settings.folder, choice.model if choice else settings.model
+    _check_model(settings, model)
+    if settings.dry_run:
+        cache = folder / CACHE if folder.is_dir() else None
+        runner = Runner(folder, _outside(settings, data, model, cache), settings.resume_after)
+        print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
+        return 0
+    with _alone(folder):
+        runner = Runner(
+            folder, _outside(settings, data, model, folder / CACHE), settings.resume_after, settings.verbose
+        )
+        write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
+        print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
+        try:
+            if settings.max_hours is not None:
+                runner.run([graph.probe(_first_plan(settings, data, choice))])
+            plan = _plan(settings, data, choice, runner)
+            print(_to_do(runner, plan), flush=True)
+            plan = _walk(runner, plan)
+        except KeyboardInterrupt:
+            print("interrupted; what is finished is kept, and the same command goes on from here", flush=True)
+            raise
+        road = Road(settings, recipe, plan, data, choice, runner)
+        print("\n" + write_report(road))
+    print(f"results: {folder / 'report.html'}, bundle: {runner.place(graph.Names(plan).bundle)}")
+    return 0
+
+
+def _require_packages(settings: PipelineSettings) -> None:
+    needed = {"onnx": "export", "onnxruntime": "export", "onnxslim": "export"}
+    if settings.flops:
+        needed["torch_pruning"] = "prune"
+    for module, extra in needed.items():
+        if find_spec(module) is None:
+            raise UserError(f"{module.replace('_', '-')} is not installed: pip install 'yolo-musgd[{extra}]'")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder; a second pipeline in it would take the first one's files for its own.
+
+    Raises:
+        UserError: another one holds it, or the folder belongs to something else.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "args.yaml").is_file():
+        raise UserError(f"{folder} holds something else than a pipeline; choose another name=")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another pipeline is at work in {folder}; wait for it, or choose another name=") from None
+
+
+def _check_model(settings: PipelineSettings, model: str) -> None:
+    """Refuse a model that is not there.
+
+    Raises:
+        UserError: with what can be given.
+    """
+    file = Path(model)
+    if settings.epochs == 0 and (file.suffix != ".pt" or not file.is_file()):
+        raise UserError(f"epochs=0 takes a trained model as it is, and model={model} is no .pt file here")
+    if file.suffix not in (".pt", ".yaml", ".yml") or ("/" in model and not file.is_file()):
+        raise UserError(f"model={model} must be a .pt checkpoint that is there, or a model such as yolo26n.yaml")
+
+
+def _outside(settings: PipelineSettings, data: DataSet, model: str, cache: Path | None) -> dict[str, Outside]:
+    """What comes from outside the road, with its content's digest."""
+    file = Path(model)
+    found = {
+        "data": Outside(data.yaml, digest(data, cache)),
+        "model": Outside(str(file.absolute()), sha256_of(model)) if file.is_file() else Outside(model, _of_text(model)),
+    }
+    if settings.images:
+        found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
+    return found
+
+
+def _of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _precision(settings: PipelineSettings) -> str:
+    return settings.precision or load_target(settings.target).precision
+
+
+def _first_plan(settings: PipelineSettings, data: DataSet, choice: Choice | None) -> graph.Plan:
+    imgsz = choice.imgsz if choice else settings.imgsz or 640
+    return graph.Plan(
+        settings, imgsz, _precision(settings), settings.epochs, settings.finetune_epochs, settings.flops,
+        len(data.images["train"]), data.judged,
+    )  # fmt: skip
+
+
+def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runner: Runner) -> graph.Plan:
+    """The plan with its epochs cut to ``max_hours``, once an epoch has been timed.
+
+    Raises:
+        UserError: not even one epoch fits.
+    """
+    plan = _first_plan(settings, data, choice)
+    seconds = read_results(runner.place("probe") / "run" / "results.csv").get("time")
+    if settings.max_hours is None or not seconds:
+        return plan
+    used = min(plan.train_images, graph.PROBE_IMAGES)
+    epoch = seconds[0] * plan.train_images / used * OVERHEAD
+    rest = sum(s.seconds for s in graph.road(plan) if not s.epochs)
+    share = 0.4 + 0.6 * (1 + plan.cut)  # a pruned model's epoch; data loading does not shrink with it
+    wanted = plan.epochs + (plan.finetune_epochs * share if plan.cut else 0)
+    scale = min(1.0, (settings.max_hours * 3600 - rest) / (epoch * wanted)) if wanted else 1.0
+    if scale <= 0 or plan.epochs * scale < 1:
+        least = math.ceil((epoch * wanted / max(plan.epochs, 1) + rest) / 36) / 100
+        raise UserError(
+            f"max_hours={settings.max_hours:g} is too little: an epoch takes {in_words(epoch)} here and the steps that "
+            f"do not train about {in_words(rest)}; give at least max_hours={least:g}"
+        )
+    return dataclasses.replace(
+        plan, epochs=int(plan.epochs * scale),
+        finetune_epochs=max(1, int(plan.finetune_epochs * scale)) if plan.finetune_epochs else 0,
+    )  # fmt: skip
+
+
+def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
+    """Walk the road; with ``max_drop``, again with a gentler cut where the final model lost too much.
+
+    Returns:
+        The plan that was kept.
+    """
+    limit = plan.settings.max_drop
+    cuts = [plan.cut] if limit is None or not plan.cut else [plan.cut, plan.cut / 2, 0.0]
+    for cut in cuts:
+        plan = dataclasses.replace(plan, cut=cut)
+        steps = graph.road(plan)
+        judged = [s.name for s in steps].index(graph.Names(plan).measure)
+        runner.run(steps[:judged], total=len(steps))
+        drop = drop_on_val(runner, plan)
+        if limit is not None and drop is not None and drop > limit:
+            what = f"{-cut:.0%} fewer FLOPs and {plan.precision}" if cut else f"{plan.precision} without pruning"
+            note = f"{what} cost {drop:.4f} mAP50-95 on val, more than max_drop={limit:g}"
+            runner.notes.append(note)
+            print(f"    {note}", flush=True)
+            if cut != cuts[-1]:
+                continue
+        runner.run(steps[judged:], judged, len(steps))
+        return plan
+    raise AssertionError("the last cut is always kept")
+
+
+def _to_do(runner: Runner, plan: graph.Plan) -> str:
+    states = runner.states(graph.road(plan))
+    left = [s.seconds for s in states if s.reason]
+    if not left:
+        return "everything is done; the report is written anew"
+    return f"{len(left)} of {len(states)} steps to do, about {in_words(sum(left))} (a first guess)"
+
+
+def drop_on_val(runner: Runner, plan: graph.Plan) -> float | None:
+    """MAP50-95 on val of the FP32 base minus that of the final model; None where it was not measured."""
+    names = graph.Names(plan)
+    base, final = (_map_on_val(runner.place(n)) for n in ("export-base", names.final))
+    if base is None or final is None:
+        return None
+    return base["fp32"] - final[plan.precision]
+
+
+def _map_on_val(step: Path) -> dict[str, float] | None:
+    file = next(step.glob(f"export/*_model/{MANIFEST}"))
+    found: dict[str, float] | None = json.loads(file.read_text(encoding="utf-8"))["map50_95"]
+    return found
+
+
+def _in_a_line(choice: Choice) -> str:
+    return (
+        f"; {choice.model} at {choice.imgsz} px, estimated {choice.estimated_fps:.0f} FPS on the board "
+        f"(by FLOPs from {choice.anchor.model} at {choice.anchor.imgsz} px in {choice.anchor.ms:g} ms: "
+        f"{choice.anchor.how})"
+    )
+
+
+def _overview(
+    runner: Runner, plan: graph.Plan, settings: PipelineSettings, recipe: str | None, choice: Choice | None
+) -> str:
+    """What is done and what is to do, with the commands."""
+    steps: Sequence[Step] = graph.road(plan)
+    probed = settings.max_hours is not None
+    if probed:
+        steps = [graph.probe(plan), *steps]
+    states = runner.states(steps)
+    width = max(len(s.name) for s in steps)
+    lines = [
+        f"{settings.folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else "")
+    ]
+    for state in states:
+        todo = f"to do, about {in_words(state.seconds)} ({state.reason})" if state.reason else "done"
+        lines += [f"{state.step.name:{width}}  {todo}", f"{'':{width}}    {' '.join(state.step.words)}"]
+    left = sum(s.seconds for s in states if s.reason)
+    lines.append(f"to do in all: about {in_words(left)}, a first guess" if left else "everything is done")
+    if probed and states[0].reason:
+        lines.append("the epochs above are the most; max_hours= cuts them to fit once an epoch has been timed")
+    if settings.max_drop is not None and plan.cut:
+        lines.append(
+            f"where the drop exceeds max_drop={settings.max_drop:g}: again with half the pruning, then without"
+        )
+    places = ", ".join(f"{{{name}}} is {thing.path}" for name, thing in runner.outside.items())
+    return "\n".join([*lines, f"{places}; {{step}} is the folder of a step, {{out}} the step's own"])

@@ -1,0 +1,107 @@
+"""The data set: its images by split, and a digest that changes when one of its files does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd import resources
+from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.edge.evaluate import label_path
+from yolo_musgd.edge.results import write_whole
+from yolo_musgd.edge.runtimes import first_line
+from yolo_musgd.export.images import list_split
+from yolo_musgd.settings import UserError
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as the road uses it.
+
+    Attributes:
+        yaml: path of its YAML.
+        images: split -> image files, of train, val and test as far as they are there.
+        names: classes.
+    """
+
+    yaml: str
+    images: dict[str, list[str]]
+    names: list[str]
+
+    @property
+    def judged(self) -> str:
+        """The split of the final table: test, which picked nothing, else val."""
+        return "test" if self.images.get("test") else "val"
+
+
+def read_data(data: str) -> DataSet:
+    """Find a data set; Ultralytics downloads or draws it where its YAML says how.
+
+    Raises:
+        UserError: not there, broken, or without images to train on and to validate with.
+    """
+    from ultralytics.data.utils import check_det_dataset
+
+    file = str(resources.find(data) or Path(data).absolute())
+    try:
+        content: dict[str, Any] = check_det_dataset(file)
+    except Exception as error:  # whatever a broken file makes the host raise
+        raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
+    splits = {s: list_split(content[s]) for s in ("train", "val", "test") if content.get(s)}
+    for split in ("train", "val"):
+        if not splits.get(split):
+            raise UserError(f"data={data}: its {split} split holds no images")
+    names = content["names"]
+    return DataSet(file, splits, [str(names[k]) for k in sorted(names)])
+
+
+def digest(data: DataSet, cache: Path | None) -> str:
+    """SHA-256 over every image, label and class name.
+
+    Args:
+        data: the data set.
+        cache: JSON file that keeps the digests of files whose size and time of change are the same; None keeps none.
+    """
+    known = _read(cache)
+    fresh: dict[str, list[Any]] = {}
+    total = hashlib.sha256(json.dumps(data.names).encode())
+    for split, images in data.images.items():
+        for image in images:
+            total.update(f"{split}/{Path(image).name}".encode())
+            for file in (image, label_path(image)):
+                total.update(_digest(file, known, fresh).encode())
+    if cache is not None and fresh != known:
+        write_whole(str(cache), json.dumps(fresh))
+    return total.hexdigest()
+
+
+def digest_folder(path: Path) -> str:
+    """SHA-256 over the names and contents of the files in a folder, or of one file."""
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode() + sha256_of(str(file)).encode())
+    return total.hexdigest()
+
+
+def _digest(file: str, known: dict[str, list[Any]], fresh: dict[str, list[Any]]) -> str:
+    try:
+        facts = Path(file).stat()
+    except FileNotFoundError:
+        return "none"  # an image without a label file is background
+    old = known.get(file)
+    same = old is not None and old[:2] == [facts.st_size, facts.st_mtime_ns]
+    value = str(old[2]) if old is not None and same else sha256_of(file)
+    fresh[file] = [facts.st_size, facts.st_mtime_ns, value]
+    return value
+
+
+def _read(cache: Path | None) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(cache.read_text(encoding="utf-8")) if cache else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

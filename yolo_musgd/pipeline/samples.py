@@ -1,0 +1,50 @@
+"""Copies the pictures that the report shows: ``python -m yolo_musgd.pipeline.samples data=... out=...``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolo_musgd.arguments import parse
+from yolo_musgd.edge.errors import EdgeError
+from yolo_musgd.edge.images import list_images
+from yolo_musgd.export.images import spread
+from yolo_musgd.pipeline.dataset import read_data
+from yolo_musgd.settings import Settings, UserError, setting
+
+MOST = 6
+
+
+@dataclass(frozen=True)
+class SampleSettings(Settings):
+    """Arguments."""
+
+    data: str = setting("shapes.yaml", "data YAML")
+    split: str = setting("val", "split whose images are taken without source=", choices=("train", "val", "test"))
+    source: str | None = setting(None, "folder of photos", kind=str)
+    out: str = setting("samples", "folder to fill")
+
+
+def main(words: Sequence[str]) -> int:
+    """Copy at most :data:`MOST` pictures, evenly spaced.
+
+    Raises:
+        UserError: no images.
+    """
+    chosen = parse(SampleSettings, dict(w.split("=", 1) for w in words))
+    try:
+        files = list_images(chosen.source) if chosen.source else read_data(chosen.data).images[chosen.split]
+    except EdgeError as error:
+        raise UserError(str(error)) from error
+    folder = Path(chosen.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, file in enumerate(spread(files, MOST)):
+        shutil.copyfile(file, folder / f"{number}_{Path(file).name.replace(' ', '_')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Arguments of ``yolo-musgd pipeline``, and the recipes that hold some of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_musgd import resources
+from yolo_musgd.arguments import parse
+from yolo_musgd.export.targets import NAMES, PRECISIONS
+from yolo_musgd.settings import Settings, SettingsError, UserError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings(Settings):
+    """Arguments of ``yolo-musgd pipeline``."""
+
+    data: str | None = setting(None, "data set: shapes.yaml, or a data YAML of yours", kind=str)
+    target: str = setting("x86", "board: " + ", ".join(NAMES), choices=NAMES)
+    recipe: str | None = setting(
+        None, "YAML with some of these arguments; by default the shipped one named as the data set, if there is one; "
+        "arguments on the command line win", kind=str,
+    )  # fmt: skip
+    model: str = setting("yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none")
+    imgsz: int | None = setting(
+        None, "side of the input, pixels; by default 640, or what target_fps= allows", kind=int, low=32
+    )
+    epochs: int = setting(100, "epochs of training; 0 takes model= as it is", low=0)
+    finetune_epochs: int = setting(30, "epochs of fine-tuning after pruning", low=0)
+    cfg: str = setting("musgd.yaml", "training recipe")
+    finetune_cfg: str = setting("muon-finetune.yaml", "training recipe of the fine-tuning")
+    flops: float = setting(-0.4, "change of the FLOPs by pruning; 0 prunes nothing", low=-0.95, high=0.0)
+    precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
+    target_fps: float | None = setting(
+        None, "frames a second wanted on the board: chooses imgsz and the model's width by an estimate", kind=float,
+        low=0.1,
+    )  # fmt: skip
+    anchor: str | None = setting(
+        None, "[model,imgsz,milliseconds] you measured on your board, for target_fps; by default a published figure",
+        kind=str,
+    )  # fmt: skip
+    max_drop: float | None = setting(
+        None, "largest drop of mAP50-95 on val from the FP32 base to the final model; prunes less, or not, where it is "
+        "exceeded", kind=float, low=0.0, high=1.0,
+    )  # fmt: skip
+    max_hours: float | None = setting(
+        None, "hours that the whole may take here: epochs are cut to fit, after one has been timed", kind=float, low=0.0
+    )
+    images: str | None = setting(
+        None, "folder of your own photos for the detections before and after; by default images of the data set",
+        kind=str,
+    )  # fmt: skip
+    batch: int = setting(16, "images a batch", low=1)
+    seed: int = setting(0, "of the training", low=0)
+    workers: int = setting(0, "processes that load images", low=0)
+    device: str = setting("cpu", "where to train: cpu, 0, [0,1], as Ultralytics has it")
+    threads: int = setting(1, "CPU threads of the timings here", low=1)
+    resume_after: float = setting(
+        10.0, "an interrupted training with more than so many minutes behind it goes on from its last epoch, which is "
+        "near to the uninterrupted result; a shorter one starts anew, which is equal to it", low=0.0,
+    )  # fmt: skip
+    dry_run: bool = setting(False, "print the plan: what is done, what is to do and why; no step is done")
+    verbose: bool = setting(False, "show the output of the steps, which goes to logs/ otherwise")
+    project: str = setting("runs/pipeline", "parent folder of the results")
+    name: str | None = setting(
+        None, "folder of the results, by default <data>-<target>; it is taken up again, not counted up", kind=str
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return Path(self.project) / (self.name or f"{self.data_name}-{self.target}")
+
+    @property
+    def data_name(self) -> str:
+        """The data set in a word: the name of its YAML, or of the folder around a mere ``data.yaml``."""
+        file = Path(str(self.data))
+        return file.absolute().parent.name if file.stem in ("data", "dataset") else file.stem
+
+
+def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None]:
+    """Settings from the command line and a recipe.
+
+    Returns:
+        The settings, and the recipe's file, None without one.
+
+    Raises:
+        UserError: unknown or impossible arguments, or no such recipe.
+    """
+    given = parse(PipelineSettings, args)
+    if given.data is None:
+        raise SettingsError("data= is required, for example data=shapes.yaml, which is drawn on your machine")
+    file = _recipe_file(given)
+    content = _read_recipe(file) if file else {}
+    settings = PipelineSettings.from_mapping({**content, **{k: getattr(given, k) for k in args}})
+    if settings.target_fps and "imgsz" not in args:
+        settings = dataclasses.replace(settings, imgsz=None)  # a recipe's size does not outrank a wish of the user's
+    if settings.anchor and not settings.target_fps:
+        raise SettingsError("anchor= is for a goal of speed: add target_fps=30")
+    if settings.imgsz and settings.imgsz % 32:
+        raise SettingsError(f"imgsz must be a multiple of 32, got {settings.imgsz}")
+    if settings.flops < 0 and settings.flops > -0.05:
+        raise SettingsError(f"flops must be 0 or in [-0.95, -0.05], got {settings.flops:g}")
+    if settings.images and not Path(settings.images).exists():
+        raise UserError(f"images={settings.images} does not exist; give a folder of photos")
+    return settings, str(file) if file else None
+
+
+def _recipe_file(given: PipelineSettings) -> Path | None:
+    shipped = resources.folder("cfg") / "pipeline"
+    if given.recipe is None:
+        file = shipped / Path(str(given.data)).name
+        return file if file.is_file() and not Path(str(given.data)).exists() else None
+    for file in (Path(given.recipe), shipped / given.recipe):
+        if file.is_file():
+            return file
+    known = ", ".join(sorted(p.name for p in shipped.glob("*.yaml") if p.name != "boards.yaml"))
+    raise UserError(f"recipe={given.recipe} does not exist; shipped recipes: {known}")
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe={file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"recipe={file} must hold name: value lines")
+    return content

@@ -1,0 +1,150 @@
+"""A step of the road: one command, what it needs, what it makes, and how to know whether that is still true.
+
+A step is done when its folder holds ``step.json`` with the key of today's inputs, and its outputs are the files they
+were. The key covers the command's words, the content of every file that goes in, and the versions of what computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.export import artifact
+
+MARKER = "step.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: of its folder.
+        title: for people: what it does.
+        words: the command; ``{out}`` stands for the step's own folder, ``{train}`` for that of the step train, and
+            ``{data}`` and so on for what comes from outside.
+        needs: steps before it.
+        outside: names of what comes from outside, without braces.
+        outputs: patterns of the files that later steps read, below the folder; each must match.
+        seconds: a first guess of how long it takes.
+        epochs: of a training, else 0.
+    """
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    seconds: float = 20.0
+    epochs: int = 0
+
+    def command(self, places: Mapping[str, str]) -> list[str]:
+        """The words with every place filled in."""
+        filled = []
+        for word in self.words:
+            for name, path in places.items():
+                word = word.replace(f"{{{name}}}", path)
+            filled.append(word)
+        return filled
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Something from outside the road: its path and the SHA-256 of its content."""
+
+    path: str
+    digest: str
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that compute, as far as they are installed."""
+    found = artifact.versions()
+    with suppress(PackageNotFoundError):
+        found["torch-pruning"] = version("torch-pruning")
+    return found
+
+
+def inputs_of(step: Step, outside: Mapping[str, Outside], before: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides what a step makes.
+
+    Args:
+        step: the step.
+        outside: name -> what comes from outside.
+        before: name -> digest of the outputs of each step that is needed.
+    """
+    return {
+        "words": list(step.words),
+        "outside": {name: outside[name].digest for name in step.outside},
+        "before": {name: before[name] for name in step.needs},
+        "versions": versions(),
+    }
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of something that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def hash_outputs(step: Step, folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of the files a step made.
+
+    Raises:
+        FileNotFoundError: a pattern that no file matches.
+    """
+    found: dict[str, str] = {}
+    for pattern in step.outputs:
+        files = sorted(f for f in folder.glob(pattern) if f.is_file())
+        if not files:
+            raise FileNotFoundError(pattern)
+        found.update({f.relative_to(folder).as_posix(): sha256_of(str(f)) for f in files})
+    return found
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """The record of a finished step, None where there is none."""
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and {"inputs", "outputs"} <= content.keys() else None
+
+
+def why_not_done(inputs: Mapping[str, Any], folder: Path) -> str | None:
+    """Why a step is to do, in a few words; None if it is done."""
+    record = read_marker(folder)
+    if record is None:
+        return "not done yet"
+    for name, digest in record["outputs"].items():
+        file = folder / name
+        if not file.is_file() or sha256_of(str(file)) != digest:
+            return f"{name} was {'changed' if file.is_file() else 'removed'}"
+    return _difference(record["inputs"], inputs)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    if old.get("words") != new["words"]:
+        return _changed_words(old.get("words") or [], new["words"])
+    for part, text in (("outside", "{} changed"), ("before", "{} was redone")):
+        for name, digest in new[part].items():
+            if (old.get(part) or {}).get(name) != digest:
+                return text.format(name)
+    for name in {**(old.get("versions") or {}), **new["versions"]}:
+        was, now = (old.get("versions") or {}).get(name), new["versions"].get(name)
+        if was != now:
+            return f"{name} {was or 'was missing'} -> {now or 'missing'}"
+    return None
+
+
+def _changed_words(old: Sequence[str], new: Sequence[str]) -> str:
+    gone, come = [w for w in old if w not in new], [w for w in new if w not in old]
+    return f"{' '.join(gone) or 'nothing'} -> {' '.join(come) or 'nothing'}"

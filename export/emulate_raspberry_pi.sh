@@ -49,24 +49,26 @@ if [ ! -d "$root" ]; then
   mv "$new" "$root"
 fi
 
-rm -rf "$root/root/bundle"
-cp -r "$bundle" "$root/root/bundle"
-rm -rf "$root/root/bundle/results"
+inside=$root/opt/bundle
+rm -rf "$inside"
+mkdir -p "$root/opt"
+cp -r "$bundle" "$inside"
+rm -rf "$inside/results"
 pi_python=$(mktemp)
 here=$(mktemp -d)
 trap 'rm -rf "$pi_python" "$here"' EXIT
 cat >"$pi_python" <<PI
 #!/bin/sh
-exec unshare --root="$root" --wd=/root/bundle \\
+exec unshare --root="$root" --wd=/opt/bundle \\
   /usr/bin/qemu-aarch64-static -cpu cortex-a76 /usr/bin/python3 "\$@"
 PI
 chmod +x "$pi_python"
 
-PYTHON=$pi_python sh "$root/root/bundle/run.sh" "$@"
+PYTHON=$pi_python sh "$inside/run.sh" "$@"
 
 # The same detections on the PC: close to equal in FP32; in INT8 the kernels round differently, boxes may come and go.
 "$python" "$bundle/edge.pyz" detect "$bundle/model" "source=$bundle/samples" "project=$here" runtime=onnxruntime >/dev/null
-"$python" - "$here/detect/detections.json" "$root/root/bundle/results/detect/detections.json" <<'PY'
+"$python" - "$here/detect/detections.json" "$inside/results/detect/detections.json" <<'PY'
 import json
 import sys
 from pathlib import Path
@@ -76,4 +78,4 @@ for one, other in zip(here, pi):
     boxes = [sorted((d["name"], round(d["score"], 2)) for d in entry["detections"]) for entry in (one, other)]
     print(Path(one["image"]).name, "PC:", boxes[0], "emulated Pi:", boxes[1], sep="\n  ")
 PY
-echo "results: $root/root/bundle/results"
+echo "results: $inside/results"

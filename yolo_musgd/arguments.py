@@ -1,4 +1,4 @@
-"""What the commands share: ``key=value`` strings into settings, and result folders that count up."""
+"""What the commands share: ``key=value`` strings into settings, recipes, and result folders that count up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolo_musgd.settings import Settings, SettingsError, nearest
+from yolo_musgd.settings import Settings, SettingsError, UserError, nearest
 
 S = TypeVar("S", bound=Settings)
 
@@ -30,6 +30,25 @@ def parse(cls: type[S], args: Mapping[str, str]) -> S:
             raise SettingsError(f"unknown argument {name!r}" + (f"; did you mean {guess}?" if guess else ""))
         values[name] = _convert(name, text, fields[name].metadata["kind"], fields[name].default)
     return cls(**values)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file of a user's holds.
+
+    Raises:
+        UserError: not readable, not YAML, or something else than ``key: value`` lines.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold key: value lines")
+    return content
 
 
 def _convert(name: str, text: str, kind: type, default: Any) -> Any:

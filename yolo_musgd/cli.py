@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -184,32 +184,41 @@ def _run(name: str, words: Sequence[str]) -> int:
     return int(_load(command.main)(arguments))
 
 
+def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
+    """What ``work`` returns; 2 for bad input and 130 for Ctrl-C, with one line in place of a traceback."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    name = words[0].lstrip("-") if words else "help"
+    if name in ("version", "V"):
+        print(__version__)
+        return 0
+    if name in ("help", "h"):
+        topic = words[1] if len(words) > 1 else ""
+        if topic and topic not in COMMANDS:
+            raise _unknown(topic)
+        print(help_of(topic) if topic else usage())
+        return 0
+    if name not in COMMANDS:
+        raise _unknown(name)
+    if any(w in ("-h", "--help", "help") for w in words[1:]):
+        print(help_of(name))
+        return 0
+    return _run(name, words[1:])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0 done, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    name = words[0].lstrip("-") if words else "help"
-    try:
-        if name in ("version", "V"):
-            print(__version__)
-            return 0
-        if name in ("help", "h"):
-            topic = words[1] if len(words) > 1 else ""
-            if topic and topic not in COMMANDS:
-                raise _unknown(topic)
-            print(help_of(topic) if topic else usage())
-            return 0
-        if name not in COMMANDS:
-            raise _unknown(name)
-        if any(w in ("-h", "--help", "help") for w in words[1:]):
-            print(help_of(name))
-            return 0
-        return _run(name, words[1:])
-    except UserError as error:
-        print(f"yolo-musgd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("yolo-musgd: interrupted", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _dispatch(words))
 
 
 if __name__ == "__main__":

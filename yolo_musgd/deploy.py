@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo_musgd.arguments import parse
 from yolo_musgd.bundle import make_archive, make_bundle
-from yolo_musgd.cli import parse_pairs
+from yolo_musgd.cli import exit_code, help_of, parse_pairs
 from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.export.command import export_model
 from yolo_musgd.export.options import ExportSettings
@@ -48,17 +48,12 @@ def deploy(target: str, words: Sequence[str]) -> list[Path]:
 def main(target: str, words: Sequence[str]) -> int:
     """Run :func:`deploy` as a script; 0 done, 2 bad input, 130 interrupted."""
     if not words or words[0] in ("-h", "--help", "help"):
-        from yolo_musgd.cli import help_of
-
         print(f"export and bundle for target={target}; samples=FOLDER takes images along\n{help_of('export')}")
         return 0
-    try:
+
+    def work() -> int:
         for archive in deploy(target, words):
             print(f"-> {archive}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return exit_code(work, "error")

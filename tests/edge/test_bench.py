@@ -87,7 +87,7 @@ def test_bench_on_a_fake_nano(board: FakeBoard, random_models: dict[str, Path], 
         assert total["min"] <= total["p50"] <= total["p99"] <= total["max"]
         assert total["max"] == pytest.approx(max(run["series"]["total_ms"]), abs=2e-3)
         assert run["fps"]["end_to_end"] <= run["fps"]["inference_only"]
-        assert 0 < run["own_overhead_ms"] < 100  # other programs are in it; its limit is held by the test below
+        assert run["own_overhead_ms"] < 0.2
         graph = run["runtime"]["graph"]
         assert (graph["convolutions"], graph["convolutions_int8"], graph["bridges"]) == (102, 0, 0)
     text = (tmp_path / "out" / "bench" / "bench.md").read_text()
@@ -283,15 +283,12 @@ def test_own_overhead_and_floors() -> None:
         def read(self) -> tuple[str, None]:
             return "x", None
 
-    overhead = []
-    for _ in range(3):  # the quietest of three: other programs may take the processor away meanwhile
-        timings = measure.Timings()
-        measure.measure(Clockwork(), Endless(), measure.Floors(500, 0.05), timings)  # type: ignore[arg-type]
-        assert len(timings) >= 500
-        figures = measure.summarize_timings(timings, live=False)
-        assert figures["seconds"] >= 0.05
-        overhead.append(figures["own_overhead_ms"])
-    assert min(overhead) < 0.2
+    timings = measure.Timings()
+    measure.measure(Clockwork(), Endless(), measure.Floors(500, 0.05), timings)  # type: ignore[arg-type]
+    assert len(timings) >= 500
+    figures = measure.summarize_timings(timings, live=False)
+    assert figures["seconds"] >= 0.05
+    assert figures["own_overhead_ms"] < 0.2
 
 
 def test_picture_without_runs(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_bad_arguments(arguments, message):
         read_settings(arguments)
 
 
-@pytest.mark.parametrize(("content", "message"), [("a: [", "is not YAML"), ("- 1", "must hold name: value")])
+@pytest.mark.parametrize(("content", "message"), [("a: [", "is not YAML"), ("- 1", "must hold key: value")])
 def test_bad_recipes(tmp_path, content, message):
     (tmp_path / "r.yaml").write_text(content)
     with pytest.raises(UserError, match=message):

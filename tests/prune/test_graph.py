@@ -57,7 +57,8 @@ def test_a_cut_of_40_percent_works_in_train_and_eval_and_costs_what_ultralytics_
     after = fused(pruned)
     if get_flops(before, 128):
         assert get_flops(after, 128) / get_flops(before, 128) == pytest.approx(0.6, abs=0.01)
-        assert get_flops(after, 128) == pytest.approx(cost.flops / 1e9, rel=1e-3)  # it counts pooling
+        pooling = 1e-3 if "cls" in name else 1e-6  # Ultralytics counts the classifier's average pooling too
+        assert get_flops(after, 128) == pytest.approx(cost.flops / 1e9, rel=pooling)
     assert sum(p.numel() for p in after.parameters()) == cost.params
     x = torch.rand(2, 3, 128, 128)
     raw = pruned.train()(x)

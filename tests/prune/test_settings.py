@@ -56,5 +56,5 @@ def test_a_recipe_of_ones_own(tmp_path):
     with pytest.raises(SettingsError, match="did you mean params"):
         read_settings({"recipe": str(file)})
     file.write_text("- 1\n")
-    with pytest.raises(UserError, match="name: value"):
+    with pytest.raises(UserError, match="key: value"):
         read_settings({"recipe": str(file)})

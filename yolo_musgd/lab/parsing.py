@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
+from yolo_musgd.arguments import read_recipe
 from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
 from yolo_musgd.lab.search import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
@@ -26,8 +27,6 @@ def load(name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: no such file, or not a YAML mapping.
     """
-    import yaml
-
     shipped = resources.folder("cfg") / "lab"
     path = Path(name)
     if not path.is_file():
@@ -35,13 +34,7 @@ def load(name: str) -> tuple[str, dict[str, Any]]:
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
         raise UserError(f"cfg={name} is no protocol; give a YAML file or one of {names}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold key: value lines; see docs/compare.md")
-    return path.stem, content
+    return path.stem, read_recipe(path)
 
 
 def parse_protocol(given: Mapping[str, Any]) -> Protocol:

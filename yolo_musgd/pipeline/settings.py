@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from yolo_musgd import resources
-from yolo_musgd.arguments import parse
+from yolo_musgd.arguments import parse, read_recipe
 from yolo_musgd.export.targets import NAMES, PRECISIONS
 from yolo_musgd.settings import Settings, SettingsError, UserError, setting
 
@@ -95,7 +92,7 @@ def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None
     if given.data is None:
         raise SettingsError("data= is required, for example data=shapes.yaml, which is drawn on your machine")
     file = _recipe_file(given)
-    content = _read_recipe(file) if file else {}
+    content = read_recipe(file) if file else {}
     settings = PipelineSettings.from_mapping({**content, **{k: getattr(given, k) for k in args}})
     if settings.target_fps and "imgsz" not in args:
         settings = dataclasses.replace(settings, imgsz=None)  # a recipe's size does not outrank a wish of the user's
@@ -120,13 +117,3 @@ def _recipe_file(given: PipelineSettings) -> Path | None:
             return file
     known = ", ".join(sorted(p.name for p in shipped.glob("*.yaml") if p.name != "boards.yaml"))
     raise UserError(f"recipe={given.recipe} does not exist; shipped recipes: {known}")
-
-
-def _read_recipe(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe={file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe={file} must hold name: value lines")
-    return content

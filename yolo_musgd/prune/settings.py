@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from yolo_musgd import resources
-from yolo_musgd.arguments import parse
+from yolo_musgd.arguments import parse, read_recipe
 from yolo_musgd.settings import Settings, SettingsError, UserError, setting
 
 KINDS = ("taylor", "magnitude", "bn", "random")
@@ -105,7 +102,7 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         UserError: unknown or impossible arguments, no such recipe, or more than one target.
     """
     given = parse(PruneSettings, args)  # checks the words themselves
-    from_recipe = _read_recipe(given.recipe) if given.recipe else {}
+    from_recipe = read_recipe(_recipe_file(given.recipe)) if given.recipe else {}
     targets = ("flops", "params", "latency")
     if any(name in args for name in targets):
         from_recipe = {k: v for k, v in from_recipe.items() if k not in targets}
@@ -125,18 +122,11 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
     return settings
 
 
-def _read_recipe(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if not path.exists():
-        shipped = resources.folder("cfg") / "prune" / path.name
-        if path.name != name or not shipped.is_file():
-            known = ", ".join(sorted(p.name for p in (resources.folder("cfg") / "prune").glob("*.yaml")))
-            raise UserError(f"recipe={name} does not exist; shipped recipes: {known}")
-        path = shipped
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe={name} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"recipe={name} must hold name: value lines")
-    return content
+def _recipe_file(name: str) -> Path:
+    path, shipped = Path(name), resources.folder("cfg") / "prune"
+    if path.exists():
+        return path
+    if path.name == name and (shipped / name).is_file():
+        return shipped / name
+    known = ", ".join(sorted(p.name for p in shipped.glob("*.yaml")))
+    raise UserError(f"recipe={name} does not exist; shipped recipes: {known}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -184,8 +186,17 @@ def _run(name: str, words: Sequence[str]) -> int:
     return int(_load(command.main)(arguments))
 
 
+def _on_terminate(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
-    """What ``work`` returns; 2 for bad input and 130 for Ctrl-C, with one line in place of a traceback."""
+    """What ``work`` returns; 2 for bad input and 130 for Ctrl-C, with one line in place of a traceback.
+
+    SIGTERM counts as Ctrl-C, so that a service manager's or a scheduler's stop leaves no half-written folder either.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    previous = signal.signal(signal.SIGTERM, _on_terminate) if in_main_thread else None
     try:
         return work()
     except UserError as error:
@@ -194,6 +205,9 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _dispatch(words: Sequence[str]) -> int:

@@ -119,7 +119,10 @@ def test_a_full_disk_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_interrupted_export_leaves_nothing(random_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_export_leaves_nothing(
+    random_checkpoint: Path, tiny_data: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
     words = [f"model={random_checkpoint}", f"data={tiny_data}", "imgsz=64", f"project={tmp_path / 'out'}"]
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -130,7 +133,7 @@ def test_interrupted_export_leaves_nothing(random_checkpoint: Path, tiny_data: P
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob(".export-*/work/fp32")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     output = process.communicate(timeout=120)[0].decode()
     assert process.returncode == 130, output
     assert not [p for p in (tmp_path / "out").iterdir() if p.name != ".calibration"]

@@ -70,3 +70,12 @@ def test_the_changelog_knows_this_version():
     assert newest[1] == yolo_musgd.__version__
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == yolo_musgd.__version__
+
+
+def test_doctor_names_the_extra_that_has_the_package():
+    from yolo_musgd.doctor import OPTIONAL
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for module, extra in OPTIONAL.items():
+        names = [re.split(r"[<>=;\[ ]", line)[0].replace("-", "_") for line in extras[extra]]
+        assert module in names, f"doctor sends people who lack {module} to the extra {extra}"

@@ -15,17 +15,18 @@ from yolo_musgd import __version__
 from yolo_musgd.settings import plugin_keys
 
 OK, WARN, BAD = "ok", "!!", "XX"
-_OPTIONAL = {
+OPTIONAL = {
     "onnx": "export",
     "onnxruntime": "export",
-    "openvino": "export",
     "ncnn": "export",
-    "tensorrt": "export",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
     "torch_pruning": "prune",
     "pytorch_optimizer": "zoo",
     "ray": "ray",
     "tensorboard": "dev",
 }
+"""Package that some command uses -> the extra that brings it."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _torch() -> list[Finding]:
 
 def _extras() -> list[Finding]:
     found = []
-    for module, extra in _OPTIONAL.items():
+    for module, extra in OPTIONAL.items():
         version = _version(module.replace("_", "-")) or _version(module)
         if version:
             found.append(Finding(OK, module, version))

@@ -48,7 +48,9 @@ class CompareSettings(Settings):
     ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
     keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
     imports: str | None = setting(None, "folders with finished runs of yolo train or another store", kind=str)
-    dry_run: bool = setting(False, "show what is finished and what is missing; train nothing")
+    dry_run: bool = setting(
+        False, "train nothing: show what is finished and what is missing, and report on what is finished"
+    )
     project: str = setting("runs/compare", "parent folder of comparisons")
     name: str | None = setting(None, "folder of this comparison; None takes the protocol's name", kind=str)
     store: str | None = setting(None, "folder of the runs, shared by comparisons; None: project/store", kind=str)

@@ -58,6 +58,19 @@ def test_everything_is_drawn_and_told(filled, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_trial_that_failed_hides_nothing(bench, make):
+    (arm,) = make.arms(optimizers=[{"optimizer": "SGD", "tune": {"lr0": [0.1, 0.2]}}])
+    bench.write(arm.trial_spec({"lr0": 0.1}), [0.1] * 4)
+    for seed in (0, 1):
+        bench.add(arm, seed, BASE, {"lr0": 0.1})
+    failures = {arm.trial_spec({"lr0": 0.2}).key: "out of memory"}
+    figures = analyse([arm], bench.store(), "x", failures)
+    row = figures["groups"][0]["arms"][0]
+    assert (row["seeds"], row["missing"], row["tuning"]["chosen"]) == ([0, 1], 0, {"lr0": 0.1})
+    assert figures["runs"]["finished"] == 3
+    assert analyse([arm], bench.store(), "x", {})["groups"][0]["arms"][0]["seeds"] == []  # it may yet turn out best
+
+
 def test_the_headline(filled):
     arms, store = filled
     lines = headline(analyse(arms, store, "x", {})["groups"][0])

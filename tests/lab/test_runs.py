@@ -155,6 +155,37 @@ def test_an_unfinished_run_is_not_imported(tmp_path, tiny_data, plain_run):
     assert Store(tmp_path / "store", [str(tmp_path)]).find(asked(tiny_data)) is None
 
 
+def test_musgd_of_a_run_without_the_plugin_is_ultralytics_own(tmp_path, tiny_data, plain_run):
+    args = yaml.safe_load((plain_run / "args.yaml").read_text())
+    (plain_run / "args.yaml").write_text(yaml.safe_dump({**args, "optimizer": "MuSGD"}))
+    store = Store(tmp_path / "store", [str(tmp_path / "runs")])
+    assert store.find(asked(tiny_data, optimizer="MuSGD")) is None
+    assert store.find(asked(tiny_data, optimizer="MuSGD-native")).facts["imported_from"] == str(plain_run)
+    (plain_run / "args.yaml").write_text(yaml.safe_dump({**args, "optimizer": "MuSGD", "adapt_factor": 0.01}))
+    store = Store(tmp_path / "other", [str(tmp_path / "runs")])
+    assert store.find(asked(tiny_data, optimizer="MuSGD-native")) is None
+    assert store.find(asked(tiny_data, optimizer="MuSGD")).facts["imported_from"] == str(plain_run)
+
+
+def test_an_import_fetches_no_data(tmp_path, tiny_data, plain_run):
+    """The images of an old run are gone and its YAML would fetch them: only the protocol's own data may be fetched."""
+    gone = tmp_path / "gone.yaml"
+    (tmp_path / "fetch.sh").write_text(f"touch '{tmp_path}/fetched'\n")
+    gone.write_text(f"path: {tmp_path}/none\ntrain: train\nval: val\nnames: [a]\ndownload: bash {tmp_path}/fetch.sh\n")
+    args = yaml.safe_load((plain_run / "args.yaml").read_text())
+    (plain_run / "args.yaml").write_text(yaml.safe_dump({**args, "data": str(gone)}))
+    assert Store(tmp_path / "store", [str(tmp_path / "runs")]).find(asked(tiny_data)) is None
+    assert not (tmp_path / "fetched").exists()
+    with pytest.raises(UserError):
+        identify.data_id(str(gone))
+    assert (tmp_path / "fetched").exists()  # so this YAML does fetch
+
+
+def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
+    (tmp_path / "results.csv").write_text("epoch,time\n1,10\n2,20\n3,5\n4,15\n5,4\n")
+    assert read_results(tmp_path / "results.csv")["time"] == [10, 20, 25, 35, 39]
+
+
 def test_a_folder_to_import_from_must_exist(tmp_path):
     with pytest.raises(UserError, match=r"imports=.*nowhere is not a folder"):
         Store(tmp_path, [str(tmp_path / "nowhere")])
@@ -168,7 +199,11 @@ def test_fingerprints_follow_the_content(tmp_path, tiny_data):
     label = next((copy / "labels" / "val").glob("*.txt"))
     label.write_text(label.read_text() + "0 0.5 0.5 0.1 0.1\n")
     identify.data_id.cache_clear()
-    assert identify.data_id(str(copy / "data.yaml")) != identify.data_id(str(tiny_data))
+    changed = identify.data_id(str(copy / "data.yaml"))
+    assert changed != identify.data_id(str(tiny_data))
+    label.write_text(label.read_text().replace("0.1 0.1\n", "0.1 0.2\n"))  # corrected, of the same size
+    identify.data_id.cache_clear()
+    assert identify.data_id(str(copy / "data.yaml")) not in (changed, identify.data_id(str(tiny_data)))
 
 
 def test_models_are_told_apart(tmp_path):

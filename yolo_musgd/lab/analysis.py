@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.lab.plan import Arm
+from yolo_musgd.lab.plan import Arm, Failed
 from yolo_musgd.lab.protocol import Protocol
+from yolo_musgd.lab.runs import RunSpec
 from yolo_musgd.lab.search import Point
 from yolo_musgd.lab.stats import (
     Interval,
@@ -40,9 +41,13 @@ def analyse(plan: Sequence[Arm], store: Store, name: str, failures: Mapping[str,
         failures: key of a run -> why it has no result.
     """
     protocol = plan[0].protocol
+
+    def failed(spec: RunSpec) -> bool:
+        return spec.key in failures
+
     places = list(dict.fromkeys((a.data.label, a.start.label) for a in plan))
-    groups = [_group([a for a in plan if (a.data.label, a.start.label) == p], store) for p in places]
-    records = [r for a in plan for s in a.finished(store.find) if (r := store.find(s)) is not None]
+    groups = [_group([a for a in plan if (a.data.label, a.start.label) == p], store, failed) for p in places]
+    records = [r for a in plan for s in a.finished(store.find, failed) if (r := store.find(s)) is not None]
     return {
         "name": name,
         "protocol": protocol.to_dict(),
@@ -53,17 +58,17 @@ def analyse(plan: Sequence[Arm], store: Store, name: str, failures: Mapping[str,
     }
 
 
-def _group(arms: Sequence[Arm], store: Store) -> dict[str, Any]:
+def _group(arms: Sequence[Arm], store: Store, failed: Failed) -> dict[str, Any]:
     """All that happened on one data set from one start."""
     first, protocol = arms[0], arms[0].protocol
-    runs = {id(a): _runs(a, store) for a in arms if not a.contender.grid}
+    runs = {id(a): _runs(a, store, failed) for a in arms if not a.contender.grid}
     baseline = next((a for a in arms if id(a) in runs and a.contender.label == protocol.baseline), None)
     base = runs[id(baseline)] if baseline else {}
     if protocol.target:
         targets = dict.fromkeys(protocol.seeds, protocol.target)
     else:  # a baseline that learnt nothing sets no target
         targets = {s: final for s, r in base.items() if (final := r.final(protocol.metric)) > 0}
-    rows = [_row(a, runs[id(a)], base, targets, store) for a in arms if id(a) in runs]
+    rows = [_row(a, runs[id(a)], base, targets, _tuning(a, store, failed)) for a in arms if id(a) in runs]
     return {
         "data": first.data.label,
         "start": first.start.label,
@@ -72,24 +77,22 @@ def _group(arms: Sequence[Arm], store: Store) -> dict[str, Any]:
         "own_target": protocol.target is None,
         "target_mean": float(np.mean(list(targets.values()))) if targets else None,
         "arms": rows,
-        "maps": _maps([a for a in arms if a.contender.grid], store),
+        "maps": _maps([a for a in arms if a.contender.grid], store, failed),
     }
 
 
-def _never(spec: Any) -> bool:
-    return False
-
-
-def _runs(arm: Arm, store: Store, point: Point | None = None) -> Runs:
+def _runs(arm: Arm, store: Store, failed: Failed, point: Point | None = None) -> Runs:
     """Finished evaluation runs by seed."""
-    chosen = arm.chosen(store.find, _never)
+    chosen = arm.chosen(store.find, failed)
     if chosen is None:
         return {}
     found = {s: store.find(arm.spec({**(point or {}), **chosen}, s)) for s in arm.protocol.seeds}
     return {s: r for s, r in found.items() if r is not None and r.curve(arm.protocol.metric)}
 
 
-def _row(arm: Arm, runs: Runs, base: Runs, targets: Mapping[int, float], store: Store) -> dict[str, Any]:
+def _row(
+    arm: Arm, runs: Runs, base: Runs, targets: Mapping[int, float], tuning: dict[str, Any] | None
+) -> dict[str, Any]:
     """One optimizer on one data set from one start."""
     protocol, metric = arm.protocol, arm.protocol.metric
     finals = {s: r.final(metric) for s, r in runs.items()}
@@ -103,7 +106,7 @@ def _row(arm: Arm, runs: Runs, base: Runs, targets: Mapping[int, float], store: 
         "missing": len(protocol.seeds) - len(runs),
         "diverged": sum(r.diverged for r in runs.values()),
         "imported": sum("imported_from" in r.facts for r in runs.values()),
-        "tuning": _tuning(arm, store),
+        "tuning": tuning,
         "curve": [dataclasses.asdict(i) for i in mean_curve(curves)],
         "curves": {s: r.curve(metric) for s, r in runs.items()},
         "final": {"seeds": finals, **_interval(t_interval(list(finals.values())))},
@@ -124,12 +127,12 @@ def _interval(interval: Interval | None) -> dict[str, float | None]:
     return dataclasses.asdict(interval)
 
 
-def _tuning(arm: Arm, store: Store) -> dict[str, Any] | None:
+def _tuning(arm: Arm, store: Store, failed: Failed) -> dict[str, Any] | None:
     tune = arm.contender.tune
     if tune is None:
         return None
-    done, missing = arm.trials(store.find, _never)
-    chosen = arm.chosen(store.find, _never)
+    done, missing = arm.trials(store.find, failed)
+    chosen = arm.chosen(store.find, failed)
     return {
         "seed": tune.seed,
         "epochs": tune.epochs or arm.epochs,
@@ -219,13 +222,13 @@ def _trace(runs: Runs, column: str) -> list[float | None]:
     return means if any(m is not None for m in means) else []
 
 
-def _maps(arms: Sequence[Arm], store: Store) -> list[dict[str, Any]]:
+def _maps(arms: Sequence[Arm], store: Store, failed: Failed) -> list[dict[str, Any]]:
     """Final metric over each arm's grid, and the share of it near the best."""
     maps: list[dict[str, Any]] = []
     for arm in arms:
         points = []
         for point in arm.points():
-            finals = {s: r.final(arm.protocol.metric) for s, r in _runs(arm, store, point).items()}
+            finals = {s: r.final(arm.protocol.metric) for s, r in _runs(arm, store, failed, point).items()}
             points.append({"at": point, "seeds": finals, **_interval(t_interval(list(finals.values())))})
         maps.append({"label": arm.contender.label, "axes": {k: list(v) for k, v in arm.contender.grid.items()},
                      "points": points})  # fmt: skip

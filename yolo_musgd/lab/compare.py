@@ -14,7 +14,7 @@ from ultralytics.utils import LOGGER
 from yolo_musgd import plugin
 from yolo_musgd.arguments import parse
 from yolo_musgd.lab.parsing import load, numbers, parse_protocol
-from yolo_musgd.lab.plan import Arm, arms
+from yolo_musgd.lab.plan import Arm, arms, none_failed
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
 from yolo_musgd.lab.store import Store
@@ -114,7 +114,7 @@ def main(args: Mapping[str, str]) -> int:
         except KeyboardInterrupt:
             LOGGER.info("finished runs are kept: the same command goes on from here")
             raise
-    if any(arm.finished(store.find) for arm in plan):
+    if any(arm.finished(store.find, outcome.failed) for arm in plan):
         from yolo_musgd.lab.report import write_report
 
         _prepare_folder(folder, protocol, settings)
@@ -172,9 +172,9 @@ def overview(plan: list[Arm], store: Store) -> str:
     width = max(len(a.label) for a in plan)
     lines = [f"{'':{width}}  epochs  runs  finished"]
     for arm in plan:
-        done = len(arm.finished(store.find))
+        done = len(arm.finished(store.find, none_failed))
         lines.append(f"{arm.label:{width}}  {arm.epochs:6d}  {arm.total_runs():4d}  {done:8d}")
-    finished = [s for a in plan for s in a.finished(store.find)]
+    finished = [s for a in plan for s in a.finished(store.find, none_failed)]
     seconds = [r.facts["seconds"] / s.epochs for s in finished if (r := store.find(s)) and r.facts.get("seconds")]
     missing = sum(a.total_epochs() for a in plan) - sum(s.epochs for s in finished)
     lines.append(f"{missing} epochs to train" + (_estimate(missing, seconds) if missing and seconds else ""))

@@ -19,11 +19,14 @@ def locate(file: str) -> str:
 
 
 @cache
-def data_id(file: str) -> str:
-    """Fingerprint of a data set: class names, and names and sizes of the images and labels of train and val.
+def data_id(file: str, fetch: bool = True) -> str:
+    """Fingerprint of a data set: class names, and of train and val the images' names and sizes and the labels' content.
 
-    Downloads or draws the data set if its YAML says how, and lets Ultralytics write its label cache, which parallel
-    runs would otherwise all write at once.
+    Lets Ultralytics write its label cache, which parallel runs would otherwise all write at once.
+
+    Args:
+        file: data YAML.
+        fetch: download or draw the data set if it is absent and its YAML says how.
 
     Raises:
         UserError: no such data set, or one that Ultralytics cannot read.
@@ -32,7 +35,7 @@ def data_id(file: str) -> str:
     from ultralytics.data.utils import check_det_dataset
 
     try:
-        content = check_det_dataset(file)
+        content = check_det_dataset(file, autodownload=fetch)
         with quiet_host():
             sets = {s: YOLODataset(img_path=content[s], data=content, augment=False) for s in ("train", "val")}
     except UserError:
@@ -42,7 +45,7 @@ def data_id(file: str) -> str:
     digest = hashlib.sha256(json.dumps(list(content["names"].values())).encode())
     for split, data in sets.items():
         rows = [
-            (Path(image).name, _size(image), _size(label))
+            (Path(image).name, Path(image).stat().st_size, _content(label))
             for image, label in zip(data.im_files, data.label_files, strict=True)
         ]
         digest.update(json.dumps([split, sorted(rows)]).encode())
@@ -84,9 +87,10 @@ def _digest(stream: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _size(file: str) -> int:
-    path = Path(file)
-    return path.stat().st_size if path.is_file() else 0
+def _content(label: str) -> str | None:
+    """Of a label file: one that was corrected often keeps its size. None without a file (no object in the image)."""
+    path = Path(label)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
 
 
 def _short(error: Exception) -> str:

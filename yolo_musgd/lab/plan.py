@@ -18,6 +18,11 @@ Find = Callable[[RunSpec], "Record | None"]
 Failed = Callable[[RunSpec], bool]
 
 
+def none_failed(spec: RunSpec) -> bool:
+    """For who asks before any run was tried."""
+    return False
+
+
 @dataclass(frozen=True)
 class Arm:
     """One optimizer on one data set from one start: its tuning trials, then a run for each seed.
@@ -110,15 +115,11 @@ class Arm:
         specs = [] if chosen is None else self.evaluations(chosen)
         return [s for s in specs if find(s) is None and not failed(s)]
 
-    def finished(self, find: Find) -> list[RunSpec]:
+    def finished(self, find: Find, failed: Failed) -> list[RunSpec]:
         """Its runs that are finished: trials, then evaluations."""
-
-        def never(spec: RunSpec) -> bool:
-            return False
-
-        trials = [self.trial_spec(p) for p, _ in self.trials(find, never)[0]]
-        chosen = self.chosen(find, never)
-        return trials + [s for s in (self.evaluations(chosen) if chosen is not None else []) if find(s)]
+        trials = [self.trial_spec(p) for p, _ in self.trials(find, failed)[0]]
+        chosen = self.chosen(find, failed)
+        return [s for s in trials + (self.evaluations(chosen) if chosen is not None else []) if find(s)]
 
     def total_epochs(self) -> int:
         """Epochs of all its runs together."""

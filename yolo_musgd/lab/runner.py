@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from yolo_musgd.lab.plan import Arm
+from yolo_musgd.lab.plan import Arm, none_failed
 from yolo_musgd.lab.process import RESULTS, Processes, RunError, Task, train_in_process
 from yolo_musgd.lab.runs import RunSpec, versions
 from yolo_musgd.lab.store import Record, Store
@@ -67,6 +67,10 @@ class Outcome:
     trained: list[Record] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def failed(self, spec: RunSpec) -> bool:
+        """Whether this call tried the run in vain."""
+        return spec.key in self.failures
+
 
 def do_runs(arms: Sequence[Arm], store: Store, executor: Executor) -> Outcome:
     """Do every run that is missing; one that fails is noted and the others go on.
@@ -78,10 +82,10 @@ def do_runs(arms: Sequence[Arm], store: Store, executor: Executor) -> Outcome:
     """
     outcome = Outcome()
     running: dict[futures.Future[None], RunSpec] = {}
-    if not any(arm.next_runs(store.find, lambda s: False) for arm in arms):
+    if not any(arm.next_runs(store.find, none_failed) for arm in arms):
         executor.close()
         return outcome
-    bar = _Bar(arms, store)
+    bar = _Bar(arms, store, outcome)
     try:
         _start_more(arms, store, executor, outcome, running)
         while running:
@@ -108,7 +112,7 @@ def _start_more(
     for arm in arms:
         if len(running) >= executor.slots:
             return
-        for spec in arm.next_runs(store.find, lambda s: s.key in outcome.failures):
+        for spec in arm.next_runs(store.find, outcome.failed):
             if len(running) >= executor.slots:
                 return
             if spec.key not in under_way:
@@ -133,10 +137,10 @@ def _conclude(future: futures.Future[None], spec: RunSpec, store: Store, outcome
 class _Bar:
     """Epochs done, of all that the protocol asks for."""
 
-    def __init__(self, arms: Sequence[Arm], store: Store):
+    def __init__(self, arms: Sequence[Arm], store: Store, outcome: Outcome):
         from tqdm import tqdm
 
-        self._arms, self._store = arms, store
+        self._arms, self._store, self._outcome = arms, store, outcome
         self._finished = self._count()
         self._bar = tqdm(
             total=sum(a.total_epochs() for a in arms), initial=self._finished, desc="comparing", unit="epoch",
@@ -144,7 +148,8 @@ class _Bar:
         )  # fmt: skip
 
     def _count(self) -> int:
-        return sum(spec.epochs for arm in self._arms for spec in arm.finished(self._store.find))
+        find, failed = self._store.find, self._outcome.failed
+        return sum(spec.epochs for arm in self._arms for spec in arm.finished(find, failed))
 
     def show(self, running: Iterable[RunSpec]) -> None:
         """Count the epochs of the runs under way."""

@@ -136,8 +136,12 @@ class RunSpec:
             return False
         if any(v is not None and v != mine["versions"].get(k) for k, v in identity["versions"].items()):
             return False
+        return self.fits(identity["args"])
+
+    def fits(self, args: Mapping[str, Any]) -> bool:
+        """Whether arguments of ``yolo train`` mean this run, on whatever data and model."""
         try:
-            return _same(resolve(identity["args"]), mine["args"])
+            return _same(resolve(args), self.resolved)
         except UserError:  # an optimizer that this release does not have any more
             return False
 

@@ -19,7 +19,7 @@ from ultralytics.utils import LOGGER
 from yolo_musgd.lab import identify
 from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
 from yolo_musgd.lab.runs import RunSpec, resolve
-from yolo_musgd.settings import UserError
+from yolo_musgd.settings import UserError, plugin_keys
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Record:
         """CPU time of the process since training began, after each epoch; empty if not on record."""
         return [e["cpu_s"] for e in self.facts.get("epochs", ()) if "cpu_s" in e]
 
+    def is_for(self, spec: RunSpec) -> bool:
+        """Whether this is that run."""
+        return spec.matches(self.identity)
+
     def curve(self, metric: str) -> list[float]:
         """The metric after each epoch, 0 where it is not a number."""
         return [v if math.isfinite(v) else 0.0 for v in self.columns.get(metric, [])]
@@ -62,7 +66,7 @@ class Record:
 
 
 def read_results(file: Path) -> dict[str, list[float]]:
-    """Columns of a results.csv, by epoch; empty without the file."""
+    """Columns of a results.csv, by epoch; empty without the file. ``time`` goes on where a resumed run began at 0."""
     if not file.is_file():
         return {}
     rows: dict[int, dict[str, float]] = {}
@@ -72,7 +76,20 @@ def read_results(file: Path) -> dict[str, list[float]]:
             if math.isfinite(values.get("epoch", math.nan)):
                 rows[int(values["epoch"])] = values
     names = dict.fromkeys(k for row in rows.values() for k in row)
-    return {k: [rows[e].get(k, math.nan) for e in sorted(rows)] for k in names}
+    columns = {k: [rows[e].get(k, math.nan) for e in sorted(rows)] for k in names}
+    if "time" in columns:
+        columns["time"] = _on_and_on(columns["time"])
+    return columns
+
+
+def _on_and_on(times: Sequence[float]) -> list[float]:
+    """Seconds since training began, from a clock that was set back to 0 at each resume."""
+    before, last, whole = 0.0, 0.0, []
+    for now in times:
+        before += last if now < last else 0.0
+        last = now
+        whole.append(before + now)
+    return whole
 
 
 def _number(text: str | None) -> float:
@@ -118,7 +135,7 @@ class Store:
         """The finished run that is this one, or None; one that is to be imported is copied first."""
         if spec.key not in self._known:
             mine = next((r for r in self._records if spec.matches(r.identity)), None)
-            foreign = None if mine else next((r for r in self._foreign if spec.matches(r.identity)), None)
+            foreign = None if mine else next((r for r in self._foreign if r.is_for(spec)), None)
             self._known[spec.key] = self._adopt(foreign, spec) if foreign else mine
         return self._known[spec.key]
 
@@ -130,7 +147,7 @@ class Store:
         self._known[spec.key] = record
         return record
 
-    def _adopt(self, record: Record, spec: RunSpec) -> Record:
+    def _adopt(self, record: Record | PlainRun, spec: RunSpec) -> Record:
         target = self.place(spec)
         target.mkdir(parents=True, exist_ok=True)
         for name in KEPT[1:]:
@@ -158,7 +175,44 @@ def _stored(folder: Path) -> Iterator[Record | None]:
             yield read_record(place)
 
 
-def _foreign(folder: Path) -> Iterator[Record]:
+@dataclass(frozen=True)
+class PlainRun:
+    """A finished run of plain ``yolo train``, which says what it was given but not what data and model were then.
+
+    Attributes:
+        folder: where its files are.
+        args: content of its args.yaml.
+        facts: as a record's.
+    """
+
+    folder: Path
+    args: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=lambda: {"status": "done"})
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """As a record's, of the data and the model as they are now.
+
+        Raises:
+            UserError: they are not there any more.
+        """
+        return {
+            "data": identify.data_id(identify.locate(str(self.args["data"])), fetch=False),
+            "model": identify.model_id(identify.locate(str(self.args["model"]))),
+            "args": resolve(self.args),
+            "versions": {"ultralytics": None, "torch": None},
+        }
+
+    def is_for(self, spec: RunSpec) -> bool:
+        """Whether this is that run; data and model are only looked at where everything else fits."""
+        try:
+            return spec.fits(self.args) and spec.matches(self.identity)
+        except UserError as error:
+            LOGGER.warning(f"imports: {self.folder} is left out: {error}")
+            return False
+
+
+def _foreign(folder: Path) -> Iterator[Record | PlainRun]:
     """Finished runs below a folder: ours with their record, others by args.yaml and a complete results.csv."""
     for results in sorted(folder.rglob(RESULTS)):
         place = results.parent
@@ -167,20 +221,18 @@ def _foreign(folder: Path) -> Iterator[Record]:
             yield record
 
 
-def _plain_run(place: Path) -> Record | None:
-    """A finished run of plain ``yolo train``; None where it was cut short or its data cannot be found."""
+def _plain_run(place: Path) -> PlainRun | None:
+    """A finished run of plain ``yolo train``; None where it was cut short."""
     try:
         args = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
         epochs = read_results(place / RESULTS).get("epoch", [])
         if not isinstance(args, dict) or len(epochs) != args["epochs"] or args.get("mode") != "train":
             return None
-        identity = {
-            "data": identify.data_id(identify.locate(str(args["data"]))),
-            "model": identify.model_id(identify.locate(str(args["model"]))),
-            "args": resolve(args),
-            "versions": {"ultralytics": None, "torch": None},
-        }
-    except (OSError, KeyError, UserError, yaml.YAMLError) as error:
+        if not args["data"] or not args["model"]:
+            return None
+    except (OSError, KeyError, yaml.YAMLError) as error:
         LOGGER.warning(f"imports: {place} is left out: {error}")
         return None
-    return Record(place, identity, {"status": "done"})
+    if str(args.get("optimizer")).lower() == "musgd" and not plugin_keys().keys() & args.keys():
+        args["optimizer"] = "MuSGD-native"  # without the plugin, Ultralytics' own has that name
+    return PlainRun(place, args)

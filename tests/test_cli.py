@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from yolo_musgd import cli
@@ -101,3 +103,28 @@ def test_ctrl_c_exits_130(monkeypatch, capsys):
     monkeypatch.setattr("yolo_musgd.doctor.main", interrupted)
     assert cli.main(["doctor"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "x"), PermissionError(13, "Denied", "x")])
+def test_a_full_or_closed_disk_is_one_line(error, capsys):
+    def work():
+        raise error
+
+    assert cli.exit_code(work) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    def work():
+        raise FileNotFoundError(2, "a file that we should have written")
+
+    with pytest.raises(FileNotFoundError):
+        cli.exit_code(work)
+
+
+@pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if command.settings])
+def test_help_names_every_value_that_a_setting_takes(name):
+    shown = cli.help_of(name).splitlines()
+    for field in dataclasses.fields(cli._load(cli.COMMANDS[name].settings)):
+        line = next(x for x in shown if x.strip().startswith(f"{field.name}="))
+        assert all(choice in line for choice in field.metadata["choices"] or ()), line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from yolo_musgd import __version__
+from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.settings import UserError, nearest
 
 
@@ -151,8 +153,14 @@ def help_of(name: str) -> str:
         return f"{lines[0]}\n{describe(_load(command.options or ''))}"
     fields = dataclasses.fields(_load(command.settings))
     width = max((len(f.name) for f in fields), default=0)
-    lines += [f"  {(f.name + '=').ljust(width + 1)} {f.metadata['help']} (default {f.default!r})" for f in fields]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {(f.name + '=').ljust(width + 1)} {_help_of(f)}" for f in fields)])
+
+
+def _help_of(field: dataclasses.Field[Any]) -> str:
+    """What a setting means, the values it takes where the text does not name them all, and its default."""
+    text, choices = field.metadata["help"], field.metadata["choices"] or ()
+    unnamed = "" if all(word in text for word in choices) else f": {', '.join(choices)}"
+    return f"{text}{unnamed} (default {field.default!r})"
 
 
 def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
@@ -186,6 +194,9 @@ def _run(name: str, words: Sequence[str]) -> int:
     return int(_load(command.main)(arguments))
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def _on_terminate(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -199,7 +210,12 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     previous = signal.signal(signal.SIGTERM, _on_terminate) if in_main_thread else None
     try:
         return work()
-    except UserError as error:
+    except (UserError, EdgeError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if not isinstance(error, (PermissionError, NotADirectoryError)) and error.errno not in _NO_ROOM:
+            raise  # nothing that the user can put right
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

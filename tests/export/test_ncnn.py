@@ -170,3 +170,19 @@ def test_command(exported: Path, images: list[str], capsys: pytest.CaptureFixtur
     assert quantizer.main(words) == 0
     assert "measured on 2 images" in capsys.readouterr().out
     assert (tmp_path / "out_ncnn_model" / "model.ncnn.bin").is_file()
+
+
+def test_calibration_images_come_from_the_whole_folder(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[str]] = []
+
+    def note(source: Path, target: Path, images: list[str], percentile: float) -> dict[str, int]:
+        taken.append(images)
+        return {"convolutions_int8": 1, "convolutions": 1, "bytes": 1, "images": len(images)}
+
+    monkeypatch.setattr(quantizer, "quantize_ncnn", note)
+    for k in range(7):
+        write_image(str(tmp_path / f"{k}.png"), synthetic_frame(8, 8))
+    assert quantizer.main({"model": str(exported), "source": str(tmp_path), "images": "4"}) == 0
+    assert [Path(file).stem for file in taken[0]] == ["0", "1", "3", "5"]

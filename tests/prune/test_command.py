@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -137,7 +138,9 @@ def test_resume_of_the_command_does_only_what_is_left(pruned_run, run, tmp_path)
     for name in ("best.pt", "report.md"):
         (folder / name).unlink()
     content = yaml.safe_load((folder / "args.yaml").read_text())
-    (folder / "args.yaml").write_text(yaml.safe_dump({**content, "control": True}))
+    assert Path(content["data"]).is_absolute()
+    content |= {"control": True, "model": "moved-away.pt"}
+    (folder / "args.yaml").write_text(yaml.safe_dump(content))
     record = json.loads((folder / "prune.json").read_text())
     record["latency_ms"] = {"onnx-fp32": {"base": 2.0, "pruned": 1.0}}
     (folder / "prune.json").write_text(json.dumps(record))
@@ -150,6 +153,35 @@ def test_resume_of_the_command_does_only_what_is_left(pruned_run, run, tmp_path)
     assert "control: base, fine-tuned as long" in (folder / "report.md").read_text()
     record = json.loads((folder / "prune.json").read_text())
     assert {k: len(v) for k, v in record["curves"].items()} == {"finetune": 1, "control": 1}
-    done = run("yolo-musgd", "prune", f"resume={tmp_path}")
-    assert done.returncode == 2
-    assert "no pruned model to go on with" in done.stderr
+    (folder / "prune.json").unlink()  # killed between the pruned model and its record
+    for nothing in (tmp_path, folder):
+        done = run("yolo-musgd", "prune", f"resume={nothing}")
+        assert done.returncode == 2
+        assert "no pruned model to go on with" in done.stderr
+
+
+def test_a_test_split_that_cannot_judge_is_left_alone(trained, tiny_data, tmp_path):
+    """A folder that was never downloaded, or labels that are kept secret: val judges."""
+    from yolo_musgd.prune.run import Run
+    from yolo_musgd.prune.settings import PruneSettings
+
+    settings = {"model": str(trained), "images": 16, "bench": "none"}
+    assert Run(PruneSettings(data=str(tiny_data), **settings)).split == "test"
+    absent = tmp_path / "absent.yaml"
+    absent.write_text(tiny_data.read_text().replace("images/test", "images/nowhere"))
+    assert Run(PruneSettings(data=str(absent), **settings)).split == "val"
+
+
+def test_a_ladder_that_fails_leaves_no_folder(trained, tiny_data, tmp_path, monkeypatch):
+    pytest.importorskip("onnx", reason="extra export is not installed")
+    from yolo_musgd.prune import command, ladder
+    from yolo_musgd.settings import UserError
+
+    def full(*args):
+        raise UserError("the third model cannot be met")
+
+    monkeypatch.setattr(ladder, "by_arithmetic", full)
+    words = {"model": str(trained), "data": str(tiny_data), "images": "16", "ladder": "True"}
+    with pytest.raises(UserError, match="cannot be met"):
+        command.main({**words, "project": str(tmp_path / "out")})
+    assert not list((tmp_path / "out").iterdir())

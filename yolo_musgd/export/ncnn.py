@@ -24,6 +24,7 @@ from yolo_musgd.edge.artifact import open_artifact
 from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.images import list_images, read_image
 from yolo_musgd.edge.letterbox import Letterbox
+from yolo_musgd.export.images import spread
 from yolo_musgd.export.ncnn_files import CONVOLUTIONS, GROUPS, INT8, OUTPUTS, TAG_FLOAT, TAG_INT8, Layer, read_network
 from yolo_musgd.settings import Settings, UserError, setting
 
@@ -202,8 +203,7 @@ def main(args: dict[str, str]) -> int:
         images = list_images(settings.source)
     except EdgeError as error:
         raise UserError(str(error)) from error
-    step = max(len(images) // settings.images, 1)  # spread over the folder, not its beginning
-    done = quantize_ncnn(source, target, images[::step][: settings.images], settings.percentile)
+    done = quantize_ncnn(source, target, spread(images, settings.images), settings.percentile)
     before = (source / "model.ncnn.bin").stat().st_size
     print(
         f"{done['convolutions_int8']} of {done['convolutions']} convolutions in INT8, {before / 1e6:.1f} -> "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,18 @@ def main(args: Mapping[str, str]) -> int:
     if settings.ladder:
         from yolo_musgd.prune.ladder import write_ladder
 
-        print(f"results: {write_ladder(run, new_folder(settings.project, settings.name))}")
+        folder = new_folder(settings.project, settings.name)
+        with _removed_on_failure(folder):
+            print(f"results: {write_ladder(run, folder)}")
         return 0
     if folder is None:
         plan = run.choose()  # may fail on a target that cannot be met: before anything is written
         folder = new_folder(settings.project, settings.name)
         content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
-        content["model"] = str(Path(settings.model).resolve()) if Path(settings.model).exists() else settings.model
-        (folder / "args.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        try:
+        content |= {"model": _absolute(settings.model), "data": _absolute(str(run.data_name))}
+        with _removed_on_failure(folder):
+            (folder / "args.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             run.cut(plan, folder)
-        except BaseException:  # nothing to go on with: leave no half of a run
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
     try:
         run.finish(folder)
     except KeyboardInterrupt:
@@ -57,11 +57,27 @@ def main(args: Mapping[str, str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """What fails or is interrupted here leaves nothing to go on with: leave no half of a run."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _absolute(name: str) -> str:
+    """A file's path for a resume from another folder; the name of what Ultralytics fetches stays as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def _resumed(args: Mapping[str, str]) -> tuple[PruneSettings, Path]:
     folder = Path(args["resume"])
     if len(args) > 1:
         raise UserError(f"resume= goes on with the arguments in {folder}/args.yaml: give no others")
-    if not (folder / "args.yaml").is_file() or not (folder / "pruned.pt").is_file():
+    if not all((folder / name).is_file() for name in ("args.yaml", "base.pt", "pruned.pt", "prune.json")):
         raise UserError(f"resume={folder} holds no pruned model to go on with; start anew")
     content: dict[str, Any] = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
-    return PruneSettings.from_mapping(content), folder
+    # the model as it was: the file that model= names may have been moved, or written by another training meanwhile
+    return PruneSettings.from_mapping({**content, "model": str(folder / "base.pt")}), folder

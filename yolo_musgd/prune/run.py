@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
 from yolo_musgd.edge.results import write_whole
+from yolo_musgd.export.images import judging_split
 from yolo_musgd.prune import checkpoint, latency, report, sparse, tuning
 from yolo_musgd.prune.data import Images, check_classes, read_data, recalibrate
 from yolo_musgd.prune.graph import Cost, PruneGraph
@@ -67,7 +68,9 @@ class Run:
         self.images = Images(self.data, self.model.task, self.imgsz, settings.images, settings.batch, settings.seed)
         self.arguments = tuning.training_arguments(settings, str(self.data_name), self.imgsz)
         self.runtimes = self._runtimes()
-        self.split = "test" if self.data.get("test") else "val"
+        # classification has folders in place of label files
+        has_test = self.data.get("test") if self.model.task == "classify" else judging_split(self.data) == "test"
+        self.split = "test" if has_test else "val"
 
     def _runtimes(self) -> list[str]:
         """Runtimes to time before and after."""

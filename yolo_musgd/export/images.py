@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from yolo_musgd.edge.artifact import sha256_of
 from yolo_musgd.edge.evaluate import label_path
@@ -45,6 +46,20 @@ def list_split(entry: object) -> list[str]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         return sorted(str(path.parent / line) for line in lines if line)
     return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def judging_split(content: Mapping[str, Any]) -> str:
+    """Which split judges a finished model: ``test``, which picked nothing, else ``val``.
+
+    A data YAML may name a test split that was never downloaded, or one whose labels are kept secret (COCO's test-dev);
+    such a split judges nothing, so at least one of its images must have a label file.
+
+    Args:
+        content: a data YAML as ``check_det_dataset`` of Ultralytics returns it.
+    """
+    entry = content.get("test")
+    files = list_split(entry) if entry else []
+    return "test" if any(Path(label_path(file)).is_file() for file in files) else "val"
 
 
 def read_splits(data: str) -> Splits:

@@ -173,6 +173,16 @@ def test_only_a_long_training_is_resumed(runner, epochs, seconds, expected):
     assert (runner.part("train") / "run").exists() == (expected is not None)
 
 
+@pytest.mark.parametrize(("times", "expected"), [((400, 500, 300, 350), 4), ((200, 300, 100, 150), None)])
+def test_time_before_an_earlier_interruption_counts(runner, times, expected):
+    """Ultralytics' clock starts at zero again in every training that it resumes."""
+    step = Step("train", "train", ("yolo", "train"), epochs=9)
+    interrupted(runner, step, len(times), 0.0)
+    rows = "".join(f"{e + 1},{t}\n" for e, t in enumerate(times))
+    (runner.part("train") / "run" / "results.csv").write_text("epoch,time\n" + rows)
+    assert runner._prepare(step, runner._inputs(step)) == expected
+
+
 def test_a_training_with_other_arguments_is_not_resumed(runner):
     step = Step("train", "train", ("yolo", "train", "lr0=0.01"), epochs=5)
     interrupted(runner, step, 3, 700.0)

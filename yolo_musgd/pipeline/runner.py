@@ -170,8 +170,8 @@ class Runner:
             same = False
         if same and step.epochs and (part / "run" / "weights" / "last.pt").is_file():
             rows = read_results(part / "run" / "results.csv")
-            epochs, seconds = rows.get("epoch", []), rows.get("time", [0.0])
-            if epochs and epochs[-1] < step.epochs and seconds[-1] > 60 * self.resume_after:
+            epochs, seconds = rows.get("epoch", []), _trained(rows.get("time", []))
+            if epochs and epochs[-1] < step.epochs and seconds > 60 * self.resume_after:
                 return int(epochs[-1])
         self._clear(step, inputs)
         return None
@@ -217,6 +217,11 @@ class Runner:
         if process.returncode == 0:
             return
         raise UserError(_failure(step, process.returncode, log))
+
+
+def _trained(times: Sequence[float]) -> float:
+    """Seconds behind a ``time`` column, which falls where the training was resumed: its clock begins anew."""
+    return sum(now for now, following in zip(times, [*times[1:], 0.0], strict=True) if following <= now)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

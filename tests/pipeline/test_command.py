@@ -120,3 +120,34 @@ def test_the_digest_follows_the_files(tiny_data, tmp_path):
     assert digest(fewer, None) != first
     cached = json.loads(cache.read_text())
     assert set(data.images["train"]) < set(cached)
+
+
+def splits(folder, **labels):
+    """A data set with one image a split, and label files where they are asked for."""
+    for split, labelled in labels.items():
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        (folder / "images" / split / "a.jpg").write_bytes(b"picture")
+        if labelled:
+            (folder / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    file = folder / "data.yaml"
+    rows = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
+    file.write_text(f"path: {folder}\n{rows}names: [thing]\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "judged"),
+    [({"test": True}, "test"), ({"test": False}, "val"), ({}, "val")],
+    ids=["labels", "no labels", "not there"],
+)
+def test_only_a_split_with_labels_judges(tmp_path, labels, judged):
+    """Roboflow names a test split that was not downloaded; COCO's test-dev has no labels."""
+    data = read_data(splits(tmp_path, train=True, val=True, **labels))
+    assert data.judged == judged
+    assert set(data.images) == {"train", "val", judged}
+
+
+def test_a_data_set_that_cannot_judge_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no image of its val split has a label file"):
+        read_data(splits(tmp_path, train=True, val=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,18 +13,18 @@ from pathlib import Path
 import yaml
 
 from yolo_musgd import plugin
-from yolo_musgd.edge.artifact import MANIFEST, sha256_of
+from yolo_musgd.edge.artifact import MANIFEST
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results
-from yolo_musgd.pipeline import graph
+from yolo_musgd.pipeline import graph, outside
 from yolo_musgd.pipeline.choose import Choice, choose
-from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder, read_data
+from yolo_musgd.pipeline.dataset import DataSet, read_data
 from yolo_musgd.pipeline.progress import in_words
 from yolo_musgd.pipeline.report import Road, write_report
 from yolo_musgd.pipeline.runner import Runner
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
-from yolo_musgd.pipeline.step import Outside, Step
+from yolo_musgd.pipeline.step import Step
 from yolo_musgd.settings import UserError
 
 OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
@@ -48,16 +47,19 @@ def main(args: Mapping[str, str]) -> int:
     data = read_data(str(settings.data))
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
-    _check_model(settings, model)
+    outside.check_model(settings, model)
+    file = outside.find_model(model, fetch=not settings.dry_run)
+    source = outside.of_model(model, file)
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None
-        runner = Runner(folder, _outside(settings, data, model, cache), settings.resume_after)
+        runner = Runner(folder, outside.collect(settings, data, source, cache), settings.resume_after)
         print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
+        if file is None and outside.published(model):
+            print(f"model={model} is not here yet; it is downloaded when the steps are done")
         return 0
     with _alone(folder):
-        runner = Runner(
-            folder, _outside(settings, data, model, folder / CACHE), settings.resume_after, settings.verbose
-        )
+        things = outside.collect(settings, data, source, folder / CACHE)
+        runner = Runner(folder, things, settings.resume_after, settings.verbose)
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
         try:
@@ -101,35 +103,6 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError(f"another pipeline is at work in {folder}; wait for it, or choose another name=") from None
-
-
-def _check_model(settings: PipelineSettings, model: str) -> None:
-    """Refuse a model that is not there.
-
-    Raises:
-        UserError: with what can be given.
-    """
-    file = Path(model)
-    if settings.epochs == 0 and (file.suffix != ".pt" or not file.is_file()):
-        raise UserError(f"epochs=0 takes a trained model as it is, and model={model} is no .pt file here")
-    if file.suffix not in (".pt", ".yaml", ".yml") or ("/" in model and not file.is_file()):
-        raise UserError(f"model={model} must be a .pt checkpoint that is there, or a model such as yolo26n.yaml")
-
-
-def _outside(settings: PipelineSettings, data: DataSet, model: str, cache: Path | None) -> dict[str, Outside]:
-    """What comes from outside the road, with its content's digest."""
-    file = Path(model)
-    found = {
-        "data": Outside(data.yaml, digest(data, cache)),
-        "model": Outside(str(file.absolute()), sha256_of(model)) if file.is_file() else Outside(model, _of_text(model)),
-    }
-    if settings.images:
-        found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
-    return found
-
-
-def _of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _precision(settings: PipelineSettings) -> str:

@@ -1,0 +1,87 @@
+"""What comes from outside the road: it is found before anything is computed, and known by its content."""
+
+import pytest
+import ultralytics.utils.downloads as downloads
+from ultralytics.utils import SETTINGS
+
+from yolo_musgd import cli
+from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.pipeline import outside
+from yolo_musgd.settings import UserError
+
+NAME = "yolo26n.pt"
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A working folder and a weights folder without the weights, and a network whose downloads are counted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SETTINGS, "weights_dir", str(tmp_path / "weights"))
+    fetched = []
+
+    def download(url, file, **_):
+        fetched.append(url)
+        file.write_bytes(b"weights")
+
+    monkeypatch.setattr(downloads, "safe_download", download)
+    return fetched
+
+
+def test_published_weights_are_known_by_their_content_from_the_first_run_on(nowhere, tmp_path):
+    first = outside.of_model(NAME, outside.find_model(NAME))
+    assert len(nowhere) == 1
+    assert first.path == str(tmp_path / NAME)
+    assert first.digest == sha256_of(first.path)
+    assert outside.of_model(NAME, outside.find_model(NAME)) == first
+    assert len(nowhere) == 1
+
+
+def test_weights_in_ultralytics_own_folder_are_taken(nowhere, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / NAME).write_bytes(b"kept there")
+    for fetch in (True, False):
+        found = outside.of_model(NAME, outside.find_model(NAME, fetch))
+        assert found.path == str(tmp_path / "weights" / NAME)
+        assert found.digest == sha256_of(found.path)
+    assert not nowhere
+
+
+def test_a_model_without_weights_is_known_by_its_name(nowhere):
+    assert outside.find_model("yolo26n.yaml") is None
+    assert outside.of_model("yolo26n.yaml", None) != outside.of_model("yolo26s.yaml", None)
+    assert not nowhere
+
+
+def test_the_plan_downloads_nothing_and_says_so(nowhere, tiny_data, tmp_path, capsys):
+    assert cli.main(["pipeline", f"data={tiny_data}", f"model={NAME}", "dry_run=True"]) == 0
+    assert f"model={NAME} is not here yet; it is downloaded when the steps are done" in capsys.readouterr().out
+    assert not nowhere
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_cannot_be_fetched_are_one_line_and_leave_nothing(
+    nowhere, tiny_data, tmp_path, monkeypatch, capsys
+):
+    def offline(url, **_):
+        raise ConnectionError(f"Download failure for {url}. Environment may be offline.")
+
+    monkeypatch.setattr(downloads, "safe_download", offline)
+    assert cli.main(["pipeline", f"data={tiny_data}", f"model={NAME}"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"model={NAME} cannot be downloaded: Download failure" in last
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_that_leaves_no_file(nowhere, monkeypatch):
+    """Ultralytics 8.4.0 gives up without an error after too many tries."""
+    monkeypatch.setattr(downloads, "safe_download", lambda **_: None)
+    with pytest.raises(UserError, match=r"model=yolo26n\.pt cannot be downloaded"):
+        outside.find_model(NAME)
+
+
+@pytest.mark.parametrize("name", ["mine.pt", "yolo26n.onnx", "folder/yolo26n.pt", "folder/mine.yaml"])
+def test_a_model_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, name):
+    assert cli.main(["pipeline", f"data={tiny_data}", f"model={name}"]) == 2
+    assert f"model={name} must be a .pt checkpoint that is there" in capsys.readouterr().err
+    assert not nowhere
+    assert not list(tmp_path.iterdir())

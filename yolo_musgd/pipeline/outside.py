@@ -1,0 +1,95 @@
+"""What comes from outside the road: found and checked before anything is computed, known by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.edge.runtimes import first_line
+from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
+from yolo_musgd.pipeline.settings import PipelineSettings
+from yolo_musgd.pipeline.step import Outside
+from yolo_musgd.settings import UserError
+
+
+def check_model(settings: PipelineSettings, model: str) -> None:
+    """Refuse a model that is not there and that Ultralytics does not have.
+
+    Raises:
+        UserError: with what can be given.
+    """
+    file = Path(model)
+    if settings.epochs == 0 and (file.suffix != ".pt" or not file.is_file()):
+        raise UserError(f"epochs=0 takes a trained model as it is, and model={model} is no .pt file here")
+    known = file.is_file() or published(model) or (file.suffix != ".pt" and "/" not in model)
+    if file.suffix not in (".pt", ".yaml", ".yml") or not known:
+        raise UserError(
+            f"model={model} must be a .pt checkpoint that is there, or a model of Ultralytics such as yolo26n.pt or "
+            "yolo26n.yaml"
+        )
+
+
+def published(model: str) -> str | None:
+    """The file name of weights that Ultralytics offers for download; None for any other model."""
+    from ultralytics.utils.checks import check_yolov5u_filename
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    name: str = check_yolov5u_filename(model, verbose=False)  # yolov5n.pt is yolov5nu.pt by now
+    return name if name in GITHUB_ASSETS_NAMES else None
+
+
+def find_model(model: str, fetch: bool = True) -> Path | None:
+    """The file behind ``model=``.
+
+    Published weights are looked for where training would find them, in the working folder and in Ultralytics' folder of
+    weights, and downloaded before the first step: a step that did so would change what it was made from.
+
+    Args:
+        model: a path, or a name that Ultralytics knows.
+        fetch: download published weights that are not here.
+
+    Returns:
+        None for a model that Ultralytics builds from a YAML of its own, and for weights that are not here.
+
+    Raises:
+        UserError: they cannot be downloaded.
+    """
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    name = published(model)
+    places = [Path(name), Path(SETTINGS["weights_dir"]) / name] if name else [Path(model)]
+    file = next((place for place in places if place.is_file()), None)
+    if file or not name or not fetch:
+        return file
+    try:
+        file = Path(attempt_download_asset(name))
+        reason = "no file came"
+    except Exception as error:  # whatever the network makes the host raise
+        reason = first_line(error)
+    if file is None or not file.is_file():
+        raise UserError(f"model={model} cannot be downloaded: {reason}; give a .pt file, or train yolo26n.yaml anew")
+    return file
+
+
+def of_model(model: str, file: Path | None) -> Outside:
+    """The model as the steps know it: by its content, or by its name where there is no file."""
+    if file is None:
+        return Outside(model, hashlib.sha256(model.encode()).hexdigest())
+    return Outside(str(file.absolute()), sha256_of(str(file)))
+
+
+def collect(settings: PipelineSettings, data: DataSet, model: Outside, cache: Path | None) -> dict[str, Outside]:
+    """Everything from outside, by the name that the steps have for it.
+
+    Args:
+        settings: as given.
+        data: the data set.
+        model: what training starts from.
+        cache: see :func:`yolo_musgd.pipeline.dataset.digest`.
+    """
+    found = {"data": Outside(data.yaml, digest(data, cache)), "model": model}
+    if settings.images:
+        found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
+    return found

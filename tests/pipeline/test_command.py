@@ -102,7 +102,7 @@ def test_steps_come_after_what_they_need(tmp_path):
         seen = set()
         for step in graph.road(plan):
             assert set(step.needs) <= seen
-            named = {w for word in step.words for w in _places(word)} - {"out", "data", "model", "images", "stem"}
+            named = {w for word in step.words for w in _places(word)} - {"out", "stem", *step.outside}
             assert named <= set(step.needs), step.name
             seen.add(step.name)
 

@@ -1,12 +1,16 @@
 """What comes from outside the road: it is found before anything is computed, and known by its content."""
 
+from pathlib import Path
+
 import pytest
 import ultralytics.utils.downloads as downloads
 from ultralytics.utils import SETTINGS
 
-from yolo_musgd import cli
+from yolo_musgd import cli, plugin, resources
 from yolo_musgd.edge.artifact import sha256_of
-from yolo_musgd.pipeline import outside
+from yolo_musgd.pipeline import graph, outside
+from yolo_musgd.pipeline.dataset import read_data
+from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.settings import UserError
 
 NAME = "yolo26n.pt"
@@ -84,4 +88,45 @@ def test_a_model_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, name):
     assert cli.main(["pipeline", f"data={tiny_data}", f"model={name}"]) == 2
     assert f"model={name} must be a .pt checkpoint that is there" in capsys.readouterr().err
     assert not nowhere
+    assert not list(tmp_path.iterdir())
+
+
+def collect(tiny_data, **arguments):
+    settings = PipelineSettings(data=str(tiny_data), **arguments)
+    return outside.collect(settings, read_data(str(tiny_data)), outside.recipes(settings), None)
+
+
+def test_an_edited_recipe_redoes_the_trainings_that_use_it(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plugin.register()
+    Path("mine.yaml").write_text("lr0: 0.01\n")
+    before = collect(tiny_data, cfg="mine.yaml")
+    assert collect(tiny_data, cfg="mine.yaml") == before
+    Path("mine.yaml").write_text("lr0: 0.02\n")
+    after = collect(tiny_data, cfg="mine.yaml")
+    assert {name for name in after if after[name] != before[name]} == {"cfg"}
+    settings = PipelineSettings(data=str(tiny_data), cfg="mine.yaml")
+    plan = graph.Plan(settings, 64, "int8", 1, 1, -0.4, 16, "test")
+    steps = [graph.probe(plan), *graph.road(plan)]
+    assert {step.name for step in steps if "cfg" in step.outside} == {"probe", "train"}
+    assert {step.name for step in steps if "finetune_cfg" in step.outside} == {"finetune"}
+    places = {name: thing.path for name, thing in after.items()}
+    assert "cfg=mine.yaml" in steps[1].command(places)
+
+
+def test_recipes_are_found_as_training_finds_them(tiny_data, tmp_path, monkeypatch):
+    """The shipped one, unless the working folder has another of the same name."""
+    monkeypatch.chdir(tmp_path)
+    plugin.register()
+    shipped = collect(tiny_data)["cfg"]
+    assert shipped.digest == sha256_of(str(resources.folder("cfg") / "train" / "musgd.yaml"))
+    Path("musgd.yaml").write_text("lr0: 0.02\n")
+    assert collect(tiny_data)["cfg"].digest == sha256_of("musgd.yaml")
+
+
+@pytest.mark.parametrize("word", ["cfg", "finetune_cfg"])
+def test_a_recipe_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, word):
+    words = [f"data={tiny_data}", "model=yolo26n.yaml", f"{word}=nosuch.yaml", "epochs=1"]
+    assert cli.main(["pipeline", *words]) == 2
+    assert f"{word}=nosuch.yaml cannot be read" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

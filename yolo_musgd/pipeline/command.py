@@ -49,16 +49,16 @@ def main(args: Mapping[str, str]) -> int:
     folder, model = settings.folder, choice.model if choice else settings.model
     outside.check_model(settings, model)
     file = outside.find_model(model, fetch=not settings.dry_run)
-    source = outside.of_model(model, file)
+    known = {"model": outside.of_model(model, file), **outside.recipes(settings)}
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None
-        runner = Runner(folder, outside.collect(settings, data, source, cache), settings.resume_after)
+        runner = Runner(folder, outside.collect(settings, data, known, cache), settings.resume_after)
         print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
         if file is None and outside.published(model):
             print(f"model={model} is not here yet; it is downloaded when the steps are done")
         return 0
     with _alone(folder):
-        things = outside.collect(settings, data, source, folder / CACHE)
+        things = outside.collect(settings, data, known, folder / CACHE)
         runner = Runner(folder, things, settings.resume_after, settings.verbose)
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from yolo_musgd.edge.artifact import sha256_of
@@ -80,16 +81,36 @@ def of_model(model: str, file: Path | None) -> Outside:
     return Outside(str(file.absolute()), sha256_of(str(file)))
 
 
-def collect(settings: PipelineSettings, data: DataSet, model: Outside, cache: Path | None) -> dict[str, Outside]:
+def recipes(settings: PipelineSettings) -> dict[str, Outside]:
+    """The training recipes, under the names that are given and known by their content.
+
+    Raises:
+        UserError: not there; they are looked for where training would find them.
+    """
+    from ultralytics.utils.checks import check_yaml
+
+    found = {}
+    for word in ("cfg", "finetune_cfg"):
+        name = getattr(settings, word)
+        try:
+            found[word] = Outside(name, sha256_of(check_yaml(name)))
+        except Exception as error:  # no such file, several of them, not a YAML
+            raise UserError(f"{word}={name} cannot be read: {first_line(error)}") from error
+    return found
+
+
+def collect(
+    settings: PipelineSettings, data: DataSet, known: Mapping[str, Outside], cache: Path | None
+) -> dict[str, Outside]:
     """Everything from outside, by the name that the steps have for it.
 
     Args:
         settings: as given.
         data: the data set.
-        model: what training starts from.
+        known: the model and the recipes.
         cache: see :func:`yolo_musgd.pipeline.dataset.digest`.
     """
-    found = {"data": Outside(data.yaml, digest(data, cache)), "model": model}
+    found = {"data": Outside(data.yaml, digest(data, cache)), **known}
     if settings.images:
         found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
     return found

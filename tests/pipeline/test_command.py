@@ -151,3 +151,34 @@ def test_only_a_split_with_labels_judges(tmp_path, labels, judged):
 def test_a_data_set_that_cannot_judge_is_refused(tmp_path):
     with pytest.raises(UserError, match="no image of its val split has a label file"):
         read_data(splits(tmp_path, train=True, val=False))
+
+
+def test_hours_cut_the_fine_tuning_where_nothing_else_trains(probed):
+    chosen = {"epochs": 0, "finetune_epochs": 300}
+    plan = command._plan(settings(max_hours=0.2, **chosen), DATA, None, probed)
+    assert plan.epochs == 0
+    assert 1 <= plan.finetune_epochs < 300
+    assert seconds(plan) <= 0.2 * 3600
+    with pytest.raises(UserError, match="at least max_hours=") as refused:
+        command._plan(settings(max_hours=0.01, **chosen), DATA, None, probed)
+    least = float(str(refused.value).rpartition("=")[2])
+    assert command._plan(settings(max_hours=least, **chosen), DATA, None, probed).finetune_epochs in range(1, 10)
+    with pytest.raises(UserError, match="is too little"):
+        command._plan(settings(max_hours=least - 0.02, **chosen), DATA, None, probed)
+
+
+@pytest.mark.parametrize("untrained", [{"flops": 0.0}, {"finetune_epochs": 0}])
+def test_hours_without_any_training(probed, untrained):
+    plan = command._plan(settings(max_hours=1.0, epochs=0, **untrained), DATA, None, probed)
+    assert plan.epochs == 0
+    with pytest.raises(UserError, match=r"steps that do not train about .*at least max_hours=0\.\d+"):
+        command._plan(settings(max_hours=0.01, epochs=0, **untrained), DATA, None, probed)
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 100])
+def test_the_least_hours_are_enough_for_one_epoch(probed, epochs):
+    with pytest.raises(UserError) as refused:
+        command._plan(settings(max_hours=0.01, epochs=epochs), DATA, None, probed)
+    least = float(str(refused.value).rpartition("=")[2])
+    plan = command._plan(settings(max_hours=least, epochs=epochs), DATA, None, probed)
+    assert plan.epochs >= 1

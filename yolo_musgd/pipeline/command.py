@@ -131,16 +131,17 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runn
     epoch = seconds[0] * plan.train_images / used * OVERHEAD
     rest = sum(s.seconds for s in graph.road(plan) if not s.epochs)
     share = 0.4 + 0.6 * (1 + plan.cut)  # a pruned model's epoch; data loading does not shrink with it
-    wanted = plan.epochs + (plan.finetune_epochs * share if plan.cut else 0)
-    scale = min(1.0, (settings.max_hours * 3600 - rest) / (epoch * wanted)) if wanted else 1.0
-    if scale <= 0 or plan.epochs * scale < 1:
-        least = math.ceil((epoch * wanted / max(plan.epochs, 1) + rest) / 36) / 100
+    tuned = plan.finetune_epochs if plan.cut else 0
+    wanted, first = plan.epochs + tuned * share, plan.epochs or tuned
+    least = rest + (epoch * wanted / first if first else 0)  # one epoch of the first training, the second in proportion
+    if settings.max_hours * 3600 < least:
         raise UserError(
             f"max_hours={settings.max_hours:g} is too little: an epoch takes {in_words(epoch)} here and the steps that "
-            f"do not train about {in_words(rest)}; give at least max_hours={least:g}"
+            f"do not train about {in_words(rest)}; give at least max_hours={math.ceil(least / 36) / 100:g}"
         )
+    scale = min(1.0, (settings.max_hours * 3600 - rest) / (epoch * wanted)) if wanted else 1.0
     return dataclasses.replace(
-        plan, epochs=int(plan.epochs * scale),
+        plan, epochs=max(1, int(plan.epochs * scale)) if plan.epochs else 0,
         finetune_epochs=max(1, int(plan.finetune_epochs * scale)) if plan.finetune_epochs else 0,
     )  # fmt: skip
 

@@ -182,3 +182,17 @@ def test_the_least_hours_are_enough_for_one_epoch(probed, epochs):
     least = float(str(refused.value).rpartition("=")[2])
     plan = command._plan(settings(max_hours=least, epochs=epochs), DATA, None, probed)
     assert plan.epochs >= 1
+
+
+def test_a_folder_that_was_left_while_the_data_was_read_is_no_strangers(tmp_path):
+    """Ctrl-C then leaves the lock, and no args.yaml yet."""
+    folder = tmp_path / "road"
+
+    def interrupted():
+        with command._alone(folder):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    assert [file.name for file in folder.iterdir()] == [".lock"]

@@ -95,7 +95,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "args.yaml").is_file():
+    known = (folder / "args.yaml").is_file() or not folder.is_dir()
+    if not known and any(not file.name.startswith(".") for file in folder.iterdir()):  # .lock and the like are ours
         raise UserError(f"{folder} holds something else than a pipeline; choose another name=")
     folder.mkdir(parents=True, exist_ok=True)
     try:

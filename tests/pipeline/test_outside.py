@@ -1,5 +1,7 @@
 """What comes from outside the road: it is found before anything is computed, and known by its content."""
 
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,49 @@ def test_a_recipe_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, word):
     assert cli.main(["pipeline", *words]) == 2
     assert f"{word}=nosuch.yaml cannot be read" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "images=photos: no images in it"),
+        ({"notes.txt": b"no picture"}, "images=photos: no images in it"),
+        ({"a.jpg": b"no picture either"}, r"images=photos: photos/a\.jpg cannot be decoded"),
+        ({"a.jpg": b""}, r"images=photos: photos/a\.jpg cannot be decoded"),
+    ],
+)
+def test_photos_that_show_nothing_are_refused_at_once(nowhere, tiny_data, capsys, files, message):
+    Path("photos").mkdir()
+    for name, content in files.items():
+        (Path("photos") / name).write_bytes(content)
+    words = [f"data={tiny_data}", "model=yolo26n.yaml", "images=photos", "dry_run=True"]
+    assert cli.main(["pipeline", *words]) == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "extra"),
+    [
+        (["target=x86", "precision=fp16"], "openvino", "openvino"),
+        (["target=raspberry-pi-5", "precision=fp16"], "ncnn", "export"),
+        (["target=raspberry-pi-5", "precision=fp16"], "pnnx", "export"),
+        (["target=raspberry-pi-5"], "onnxslim", "export"),
+        (["target=jetson-nano"], "onnxruntime", "export"),
+        (["target=raspberry-pi-5"], "torch_pruning", "prune"),
+    ],
+)
+def test_a_missing_package_is_named_before_anything_is_done(
+    nowhere, tiny_data, monkeypatch, capsys, words, missing, extra
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    arguments = [f"data={tiny_data}", "model=yolo26n.yaml", "dry_run=True", *words]
+    assert cli.main(["pipeline", *arguments]) == 2
+    assert f"{missing} is not installed: pip install 'yolo-musgd[{extra}]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["target=raspberry-pi-5"], ["target=raspberry-pi-5", "precision=fp32"]])
+def test_a_runtime_that_is_not_used_is_not_asked_for(nowhere, tiny_data, monkeypatch, words):
+    absent, find = ("openvino", "ncnn", "pnnx"), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
+    assert cli.main(["pipeline", f"data={tiny_data}", "model=yolo26n.yaml", "dry_run=True", *words]) == 0

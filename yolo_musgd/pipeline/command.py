@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -23,6 +22,7 @@ from yolo_musgd.pipeline.dataset import DataSet, read_data
 from yolo_musgd.pipeline.progress import in_words
 from yolo_musgd.pipeline.report import Road, write_report
 from yolo_musgd.pipeline.runner import Runner
+from yolo_musgd.pipeline.samples import photos
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
 from yolo_musgd.pipeline.step import Step
 from yolo_musgd.settings import UserError
@@ -41,9 +41,11 @@ def main(args: Mapping[str, str]) -> int:
         UserError: bad arguments, or a step failed; what is finished is kept, and the same command goes on.
     """
     settings, recipe = read_settings(args)
-    _require_packages(settings)
     plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
+    outside.require_packages(settings, _precision(settings))
+    if settings.images:
+        photos(settings.images)
     data = read_data(str(settings.data))
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
@@ -75,15 +77,6 @@ def main(args: Mapping[str, str]) -> int:
         print("\n" + write_report(road))
     print(f"results: {folder / 'report.html'}, bundle: {runner.place(graph.Names(plan).bundle)}")
     return 0
-
-
-def _require_packages(settings: PipelineSettings) -> None:
-    needed = {"onnx": "export", "onnxruntime": "export", "onnxslim": "export"}
-    if settings.flops:
-        needed["torch_pruning"] = "prune"
-    for module, extra in needed.items():
-        if find_spec(module) is None:
-            raise UserError(f"{module.replace('_', '-')} is not installed: pip install 'yolo-musgd[{extra}]'")
 
 
 @contextmanager

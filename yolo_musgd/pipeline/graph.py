@@ -99,12 +99,12 @@ class Names:
 
 def artifact(precision: str, plan: Plan, stem: str) -> str:
     """Folder of an exported model below its step's folder, as ``yolo-musgd export`` names it."""
-    return f"export/{stem}_{precision}_{SUFFIX[_runtime(plan, precision)]}"
+    return f"export/{stem}_{precision}_{SUFFIX[runtime_of(plan.settings, precision)]}"
 
 
-def _runtime(plan: Plan, precision: str) -> str:
+def runtime_of(settings: PipelineSettings, precision: str) -> str:
     """The board's first runtime that computes a precision."""
-    return load_target(plan.settings.target).runtimes_for(precision)[0]
+    return load_target(settings.target).runtimes_for(precision)[0]
 
 
 def _train(
@@ -151,7 +151,7 @@ def _export(
     chosen = plan.settings
     words = [
         "yolo-musgd", "export", f"model={source}", f"target={chosen.target}", f"precision={precision}", "data={data}",
-        f"imgsz={plan.imgsz}", f"runtime={_runtime(plan, precision)}", f"threads={chosen.threads}",
+        f"imgsz={plan.imgsz}", f"runtime={runtime_of(chosen, precision)}", f"threads={chosen.threads}",
     ]  # fmt: skip
     if chosen.max_drop is not None and precision == "int8":
         words.append(f"max_drop={chosen.max_drop:g}")

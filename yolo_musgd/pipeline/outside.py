@@ -8,10 +8,29 @@ from pathlib import Path
 
 from yolo_musgd.edge.artifact import sha256_of
 from yolo_musgd.edge.runtimes import first_line
+from yolo_musgd.export.checkpoint import require
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
+from yolo_musgd.pipeline.graph import runtime_of
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.pipeline.step import Outside
 from yolo_musgd.settings import UserError
+
+RUNTIME_PACKAGES = {"openvino": (("openvino",), "openvino"), "ncnn": (("ncnn", "pnnx"), "export")}
+"""Runtime -> packages beside the ONNX ones that make and judge its models here, and the extra that has them."""
+
+
+def require_packages(settings: PipelineSettings, precision: str) -> None:
+    """Check that what the steps will need is installed.
+
+    Raises:
+        UserError: with the line to type.
+    """
+    require(("onnx", "onnxruntime", "onnxslim"))
+    if settings.flops:
+        require(("torch_pruning",), "prune")
+    for runtime in (runtime_of(settings, "fp32"), runtime_of(settings, precision)):
+        if runtime in RUNTIME_PACKAGES:
+            require(*RUNTIME_PACKAGES[runtime])
 
 
 def check_model(settings: PipelineSettings, model: str) -> None:

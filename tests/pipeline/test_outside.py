@@ -69,12 +69,13 @@ def test_weights_that_cannot_be_fetched_are_one_line_and_leave_nothing(
     nowhere, tiny_data, tmp_path, monkeypatch, capsys
 ):
     def offline(url, **_):
-        raise ConnectionError(f"Download failure for {url}. Environment may be offline.")
+        raise ConnectionError(f"❌  Download failure for {url}. Environment may be offline.")
 
     monkeypatch.setattr(downloads, "safe_download", offline)
     assert cli.main(["pipeline", f"data={tiny_data}", f"model={NAME}"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"model={NAME} cannot be downloaded: Download failure" in last
+    assert "may be offline; give a .pt file" in last
     assert not list(tmp_path.iterdir())
 
 
@@ -128,9 +129,10 @@ def test_recipes_are_found_as_training_finds_them(tiny_data, tmp_path, monkeypat
 
 @pytest.mark.parametrize("word", ["cfg", "finetune_cfg"])
 def test_a_recipe_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, word):
-    words = [f"data={tiny_data}", "model=yolo26n.yaml", f"{word}=nosuch.yaml", "epochs=1"]
+    words = [f"data={tiny_data}", f"model={NAME}", f"{word}=nosuch.yaml", "epochs=1"]
     assert cli.main(["pipeline", *words]) == 2
     assert f"{word}=nosuch.yaml cannot be read" in capsys.readouterr().err
+    assert not nowhere  # nothing was downloaded for a command that cannot work
     assert not list(tmp_path.iterdir())
 
 

@@ -50,8 +50,9 @@ def main(args: Mapping[str, str]) -> int:
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
     outside.check_model(settings, model)
+    recipes = outside.recipes(settings)  # before a download
     file = outside.find_model(model, fetch=not settings.dry_run)
-    known = {"model": outside.of_model(model, file), **outside.recipes(settings)}
+    known = {"model": outside.of_model(model, file), **recipes}
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None
         runner = Runner(folder, outside.collect(settings, data, known, cache), settings.resume_after)

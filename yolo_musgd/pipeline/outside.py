@@ -87,7 +87,7 @@ def find_model(model: str, fetch: bool = True) -> Path | None:
         file = Path(attempt_download_asset(name))
         reason = "no file came"
     except Exception as error:  # whatever the network makes the host raise
-        reason = first_line(error)
+        reason = first_line(error).strip("❌. ")
     if file is None or not file.is_file():
         raise UserError(f"model={model} cannot be downloaded: {reason}; give a .pt file, or train yolo26n.yaml anew")
     return file

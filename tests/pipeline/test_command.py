@@ -102,7 +102,7 @@ def test_steps_come_after_what_they_need(tmp_path):
         seen = set()
         for step in graph.road(plan):
             assert set(step.needs) <= seen
-            named = {w for word in step.words for w in _places(word)} - {"out", "data", "model", "images", "stem"}
+            named = {w for word in step.words for w in _places(word)} - {"out", "stem", *step.outside}
             assert named <= set(step.needs), step.name
             seen.add(step.name)
 
@@ -120,3 +120,79 @@ def test_the_digest_follows_the_files(tiny_data, tmp_path):
     assert digest(fewer, None) != first
     cached = json.loads(cache.read_text())
     assert set(data.images["train"]) < set(cached)
+
+
+def splits(folder, **labels):
+    """A data set with one image a split, and label files where they are asked for."""
+    for split, labelled in labels.items():
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        (folder / "images" / split / "a.jpg").write_bytes(b"picture")
+        if labelled:
+            (folder / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    file = folder / "data.yaml"
+    rows = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
+    file.write_text(f"path: {folder}\n{rows}names: [thing]\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "judged"),
+    [({"test": True}, "test"), ({"test": False}, "val"), ({}, "val")],
+    ids=["labels", "no labels", "not there"],
+)
+def test_only_a_split_with_labels_judges(tmp_path, labels, judged):
+    """Roboflow names a test split that was not downloaded; COCO's test-dev has no labels."""
+    data = read_data(splits(tmp_path, train=True, val=True, **labels))
+    assert data.judged == judged
+    assert set(data.images) == {"train", "val", judged}
+
+
+def test_a_data_set_that_cannot_judge_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no image of its val split has a label file"):
+        read_data(splits(tmp_path, train=True, val=False))
+
+
+def test_hours_cut_the_fine_tuning_where_nothing_else_trains(probed):
+    chosen = {"epochs": 0, "finetune_epochs": 300}
+    plan = command._plan(settings(max_hours=0.2, **chosen), DATA, None, probed)
+    assert plan.epochs == 0
+    assert 1 <= plan.finetune_epochs < 300
+    assert seconds(plan) <= 0.2 * 3600
+    with pytest.raises(UserError, match="at least max_hours=") as refused:
+        command._plan(settings(max_hours=0.01, **chosen), DATA, None, probed)
+    least = float(str(refused.value).rpartition("=")[2])
+    assert command._plan(settings(max_hours=least, **chosen), DATA, None, probed).finetune_epochs in range(1, 10)
+    with pytest.raises(UserError, match="is too little"):
+        command._plan(settings(max_hours=least - 0.02, **chosen), DATA, None, probed)
+
+
+@pytest.mark.parametrize("untrained", [{"flops": 0.0}, {"finetune_epochs": 0}])
+def test_hours_without_any_training(probed, untrained):
+    plan = command._plan(settings(max_hours=1.0, epochs=0, **untrained), DATA, None, probed)
+    assert plan.epochs == 0
+    with pytest.raises(UserError, match=r"steps that do not train about .*at least max_hours=0\.\d+"):
+        command._plan(settings(max_hours=0.01, epochs=0, **untrained), DATA, None, probed)
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 100])
+def test_the_least_hours_are_enough_for_one_epoch(probed, epochs):
+    with pytest.raises(UserError) as refused:
+        command._plan(settings(max_hours=0.01, epochs=epochs), DATA, None, probed)
+    least = float(str(refused.value).rpartition("=")[2])
+    plan = command._plan(settings(max_hours=least, epochs=epochs), DATA, None, probed)
+    assert plan.epochs >= 1
+
+
+def test_a_folder_that_was_left_while_the_data_was_read_is_no_strangers(tmp_path):
+    """Ctrl-C then leaves the lock, and no args.yaml yet."""
+    folder = tmp_path / "road"
+
+    def interrupted():
+        with command._alone(folder):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    assert [file.name for file in folder.iterdir()] == [".lock"]

@@ -173,6 +173,54 @@ def test_only_a_long_training_is_resumed(runner, epochs, seconds, expected):
     assert (runner.part("train") / "run").exists() == (expected is not None)
 
 
+@pytest.mark.parametrize(("times", "expected"), [((400, 500, 300, 350), 4), ((200, 300, 100, 150), None)])
+def test_time_before_an_earlier_interruption_counts(runner, times, expected):
+    """Ultralytics' clock starts at zero again in every training that it resumes."""
+    step = Step("train", "train", ("yolo", "train"), epochs=9)
+    interrupted(runner, step, len(times), 0.0)
+    rows = "".join(f"{e + 1},{t}\n" for e, t in enumerate(times))
+    (runner.part("train") / "run" / "results.csv").write_text("epoch,time\n" + rows)
+    assert runner._prepare(step, runner._inputs(step)) == expected
+
+
+class Failing(Runner):
+    """A training that fails after some epochs when it is resumed, and works when it starts anew."""
+
+    epochs = 0
+
+    def _execute(self, step, words, later):
+        results = self.part(step.name) / "run" / "results.csv"
+        if "resume=True" in words:
+            with results.open("a") as sink:
+                sink.writelines(f"{3 + e},{60.0 * e}\n" for e in range(self.epochs))
+            raise UserError("no space left on device")
+        results.parent.mkdir(parents=True)
+        results.write_text("epoch,time\n1,60.0\n")
+
+
+@pytest.mark.parametrize("epochs", [1, 3], ids=["the last one once more", "two new ones"])
+def test_a_resumed_training_that_fails_later_keeps_its_checkpoint(runner, epochs):
+    """It was killed between the row of epoch 3 and its checkpoint, so the first epoch that it makes is 3 again."""
+    failing = Failing(runner.folder, runner.outside)
+    step = Step("train", "train", ("yolo", "train"), outputs=("run/results.csv",), epochs=9)
+    interrupted(failing, step, 3, 1000.0)
+    failing.epochs = epochs
+    with pytest.raises(UserError, match="no space left"):
+        failing.run([step])
+    assert (failing.part("train") / "run" / "weights" / "last.pt").is_file()
+    assert failing._prepare(step, failing._inputs(step)) == 2 + epochs
+
+
+def test_a_checkpoint_that_cannot_be_resumed_starts_anew(runner, capsys):
+    failing = Failing(runner.folder, runner.outside)
+    step = Step("train", "train", ("yolo", "train"), outputs=("run/results.csv",), epochs=9)
+    interrupted(failing, step, 3, 700.0)
+    failing.run([step])
+    assert "so it starts anew: no space left on device" in capsys.readouterr().out
+    assert read_marker(failing.place("train"))["interrupted_after_epoch"] is None
+    assert read_results(failing.place("train") / "run" / "results.csv")["epoch"] == [1]
+
+
 def test_a_training_with_other_arguments_is_not_resumed(runner):
     step = Step("train", "train", ("yolo", "train", "lr0=0.01"), epochs=5)
     interrupted(runner, step, 3, 700.0)

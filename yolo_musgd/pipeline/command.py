@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
 from yolo_musgd import plugin
-from yolo_musgd.edge.artifact import MANIFEST, sha256_of
+from yolo_musgd.edge.artifact import MANIFEST
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results
-from yolo_musgd.pipeline import graph
+from yolo_musgd.pipeline import graph, outside
 from yolo_musgd.pipeline.choose import Choice, choose
-from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder, read_data
+from yolo_musgd.pipeline.dataset import DataSet, read_data
 from yolo_musgd.pipeline.progress import in_words
 from yolo_musgd.pipeline.report import Road, write_report
 from yolo_musgd.pipeline.runner import Runner
+from yolo_musgd.pipeline.samples import photos
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
-from yolo_musgd.pipeline.step import Outside, Step
+from yolo_musgd.pipeline.step import Step
 from yolo_musgd.settings import UserError
 
 OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
@@ -42,22 +41,28 @@ def main(args: Mapping[str, str]) -> int:
         UserError: bad arguments, or a step failed; what is finished is kept, and the same command goes on.
     """
     settings, recipe = read_settings(args)
-    _require_packages(settings)
     plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
+    outside.require_packages(settings, _precision(settings))
+    if settings.images:
+        photos(settings.images)
     data = read_data(str(settings.data))
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
-    _check_model(settings, model)
+    outside.check_model(settings, model)
+    recipes = outside.recipes(settings)  # before a download
+    file = outside.find_model(model, fetch=not settings.dry_run)
+    known = {"model": outside.of_model(model, file), **recipes}
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None
-        runner = Runner(folder, _outside(settings, data, model, cache), settings.resume_after)
+        runner = Runner(folder, outside.collect(settings, data, known, cache), settings.resume_after)
         print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
+        if file is None and outside.published(model):
+            print(f"model={model} is not here yet; it is downloaded when the steps are done")
         return 0
     with _alone(folder):
-        runner = Runner(
-            folder, _outside(settings, data, model, folder / CACHE), settings.resume_after, settings.verbose
-        )
+        things = outside.collect(settings, data, known, folder / CACHE)
+        runner = Runner(folder, things, settings.resume_after, settings.verbose)
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
         try:
@@ -75,15 +80,6 @@ def main(args: Mapping[str, str]) -> int:
     return 0
 
 
-def _require_packages(settings: PipelineSettings) -> None:
-    needed = {"onnx": "export", "onnxruntime": "export", "onnxslim": "export"}
-    if settings.flops:
-        needed["torch_pruning"] = "prune"
-    for module, extra in needed.items():
-        if find_spec(module) is None:
-            raise UserError(f"{module.replace('_', '-')} is not installed: pip install 'yolo-musgd[{extra}]'")
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder; a second pipeline in it would take the first one's files for its own.
@@ -93,7 +89,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "args.yaml").is_file():
+    known = (folder / "args.yaml").is_file() or not folder.is_dir()
+    if not known and any(not file.name.startswith(".") for file in folder.iterdir()):  # .lock and the like are ours
         raise UserError(f"{folder} holds something else than a pipeline; choose another name=")
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,35 +98,6 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError(f"another pipeline is at work in {folder}; wait for it, or choose another name=") from None
-
-
-def _check_model(settings: PipelineSettings, model: str) -> None:
-    """Refuse a model that is not there.
-
-    Raises:
-        UserError: with what can be given.
-    """
-    file = Path(model)
-    if settings.epochs == 0 and (file.suffix != ".pt" or not file.is_file()):
-        raise UserError(f"epochs=0 takes a trained model as it is, and model={model} is no .pt file here")
-    if file.suffix not in (".pt", ".yaml", ".yml") or ("/" in model and not file.is_file()):
-        raise UserError(f"model={model} must be a .pt checkpoint that is there, or a model such as yolo26n.yaml")
-
-
-def _outside(settings: PipelineSettings, data: DataSet, model: str, cache: Path | None) -> dict[str, Outside]:
-    """What comes from outside the road, with its content's digest."""
-    file = Path(model)
-    found = {
-        "data": Outside(data.yaml, digest(data, cache)),
-        "model": Outside(str(file.absolute()), sha256_of(model)) if file.is_file() else Outside(model, _of_text(model)),
-    }
-    if settings.images:
-        found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
-    return found
-
-
-def _of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _precision(settings: PipelineSettings) -> str:
@@ -158,16 +126,17 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runn
     epoch = seconds[0] * plan.train_images / used * OVERHEAD
     rest = sum(s.seconds for s in graph.road(plan) if not s.epochs)
     share = 0.4 + 0.6 * (1 + plan.cut)  # a pruned model's epoch; data loading does not shrink with it
-    wanted = plan.epochs + (plan.finetune_epochs * share if plan.cut else 0)
-    scale = min(1.0, (settings.max_hours * 3600 - rest) / (epoch * wanted)) if wanted else 1.0
-    if scale <= 0 or plan.epochs * scale < 1:
-        least = math.ceil((epoch * wanted / max(plan.epochs, 1) + rest) / 36) / 100
+    tuned = plan.finetune_epochs if plan.cut else 0
+    wanted, first = plan.epochs + tuned * share, plan.epochs or tuned
+    least = rest + (epoch * wanted / first if first else 0)  # one epoch of the first training, the second in proportion
+    if settings.max_hours * 3600 < least:
         raise UserError(
             f"max_hours={settings.max_hours:g} is too little: an epoch takes {in_words(epoch)} here and the steps that "
-            f"do not train about {in_words(rest)}; give at least max_hours={least:g}"
+            f"do not train about {in_words(rest)}; give at least max_hours={math.ceil(least / 36) / 100:g}"
         )
+    scale = min(1.0, (settings.max_hours * 3600 - rest) / (epoch * wanted)) if wanted else 1.0
     return dataclasses.replace(
-        plan, epochs=int(plan.epochs * scale),
+        plan, epochs=max(1, int(plan.epochs * scale)) if plan.epochs else 0,
         finetune_epochs=max(1, int(plan.finetune_epochs * scale)) if plan.finetune_epochs else 0,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from yolo_musgd.edge.artifact import sha256_of
 from yolo_musgd.edge.evaluate import label_path
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.edge.runtimes import first_line
-from yolo_musgd.export.images import list_split
+from yolo_musgd.export.images import judging_split, list_split
 from yolo_musgd.settings import UserError
 
 
@@ -23,7 +23,7 @@ class DataSet:
 
     Attributes:
         yaml: path of its YAML.
-        images: split -> image files, of train, val and test as far as they are there.
+        images: split -> image files, of train, val, and test where it can judge.
         names: classes.
     """
 
@@ -50,10 +50,13 @@ def read_data(data: str) -> DataSet:
         content: dict[str, Any] = check_det_dataset(file)
     except Exception as error:  # whatever a broken file makes the host raise
         raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
-    splits = {s: list_split(content[s]) for s in ("train", "val", "test") if content.get(s)}
+    judged = judging_split(content)
+    splits = {split: list_split(content[split]) for split in dict.fromkeys(("train", "val", judged))}
     for split in ("train", "val"):
-        if not splits.get(split):
+        if not splits[split]:
             raise UserError(f"data={data}: its {split} split holds no images")
+    if not any(Path(label_path(file)).is_file() for file in splits[judged]):
+        raise UserError(f"data={data}: no image of its {judged} split has a label file")
     names = content["names"]
     return DataSet(file, splits, [str(names[k]) for k in sorted(names)])
 

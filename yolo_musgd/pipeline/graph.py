@@ -47,7 +47,7 @@ def probe(plan: Plan) -> Step:
     """One short epoch, to know how long one takes."""
     fraction = min(1.0, PROBE_IMAGES / plan.train_images)
     return _train(
-        plan, "probe", "time a short epoch", "{model}", 1, plan.settings.cfg,
+        plan, "probe", "time a short epoch", "{model}", 1, "cfg",
         extra=(f"fraction={fraction:.6g}", "val=False"), outputs=("run/results.csv", "run/args.yaml"),
         seconds=plan.train_seconds(fraction),
     )  # fmt: skip
@@ -99,37 +99,37 @@ class Names:
 
 def artifact(precision: str, plan: Plan, stem: str) -> str:
     """Folder of an exported model below its step's folder, as ``yolo-musgd export`` names it."""
-    return f"export/{stem}_{precision}_{SUFFIX[_runtime(plan, precision)]}"
+    return f"export/{stem}_{precision}_{SUFFIX[runtime_of(plan.settings, precision)]}"
 
 
-def _runtime(plan: Plan, precision: str) -> str:
+def runtime_of(settings: PipelineSettings, precision: str) -> str:
     """The board's first runtime that computes a precision."""
-    return load_target(plan.settings.target).runtimes_for(precision)[0]
+    return load_target(settings.target).runtimes_for(precision)[0]
 
 
 def _train(
-    plan: Plan, name: str, title: str, model: str, epochs: int, cfg: str, needs: tuple[str, ...] = (),
+    plan: Plan, name: str, title: str, model: str, epochs: int, recipe: str, needs: tuple[str, ...] = (),
     extra: Sequence[str] = (), outputs: tuple[str, ...] = ("run/weights/best.pt", "run/results.csv"),
     seconds: float = 0.0,
 ) -> Step:  # fmt: skip
     chosen = plan.settings
     words = (
-        "yolo", "train", f"cfg={cfg}", f"model={model}", "data={data}", f"imgsz={plan.imgsz}", f"epochs={epochs}",
-        f"batch={chosen.batch}", f"nbs={chosen.batch}", f"seed={chosen.seed}", f"workers={chosen.workers}",
-        f"device={chosen.device}", *extra, "project={out}", "name=run", "exist_ok=True",
+        "yolo", "train", f"cfg={{{recipe}}}", f"model={model}", "data={data}", f"imgsz={plan.imgsz}",
+        f"epochs={epochs}", f"batch={chosen.batch}", f"nbs={chosen.batch}", f"seed={chosen.seed}",
+        f"workers={chosen.workers}", f"device={chosen.device}", *extra, "project={out}", "name=run", "exist_ok=True",
     )  # fmt: skip
-    outside = ("data", "model") if model == "{model}" else ("data",)
+    outside = ("data", recipe, "model") if model == "{model}" else ("data", recipe)
     return Step(name, title, words, needs, outside, outputs, seconds or plan.train_seconds(epochs), epochs)
 
 
 def _base(plan: Plan) -> Step:
-    return _train(plan, "train", "train the base model", "{model}", plan.epochs, plan.settings.cfg)
+    return _train(plan, "train", "train the base model", "{model}", plan.epochs, "cfg")
 
 
 def _finetune(plan: Plan, names: Names, source: str) -> Step:
     seconds = plan.train_seconds(plan.finetune_epochs, 1 + plan.cut)
     return _train(
-        plan, names.finetune, "fine-tune the pruned model", source, plan.finetune_epochs, plan.settings.finetune_cfg,
+        plan, names.finetune, "fine-tune the pruned model", source, plan.finetune_epochs, "finetune_cfg",
         (names.prune,), seconds=seconds,
     )  # fmt: skip
 
@@ -151,7 +151,7 @@ def _export(
     chosen = plan.settings
     words = [
         "yolo-musgd", "export", f"model={source}", f"target={chosen.target}", f"precision={precision}", "data={data}",
-        f"imgsz={plan.imgsz}", f"runtime={_runtime(plan, precision)}", f"threads={chosen.threads}",
+        f"imgsz={plan.imgsz}", f"runtime={runtime_of(chosen, precision)}", f"threads={chosen.threads}",
     ]  # fmt: skip
     if chosen.max_drop is not None and precision == "int8":
         words.append(f"max_drop={chosen.max_drop:g}")

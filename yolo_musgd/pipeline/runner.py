@@ -124,14 +124,9 @@ class Runner:
         with FileLock(self.folder / LOCK_FILE):
             pass  # the step of a pipeline that was killed a moment ago has ended
         resumed = self._prepare(step, inputs)
-        if resumed is not None:
-            print(f"    interrupted after epoch {resumed}, going on from its last checkpoint", flush=True)
-            try:
-                self._execute(step, ["yolo", "train", "resume=True", f"model={part}/run/weights/last.pt"], later)
-            except UserError as error:  # a checkpoint that cannot be resumed is no reason to give up
-                print(f"    that failed, so it starts anew: {error}", flush=True)
-                resumed = None
-                self._clear(step, inputs)
+        if resumed is not None and not self._resume(step, resumed, later):
+            resumed = None
+            self._clear(step, inputs)
         if resumed is None:
             self._execute(step, step.command(self._places(step)), later)
         try:
@@ -153,6 +148,24 @@ class Runner:
         self._replace(part, self.place(step.name))
         return time.time() - began
 
+    def _resume(self, step: Step, epoch: int, later: float) -> bool:
+        """Go on with an interrupted training; False where its checkpoint cannot be resumed.
+
+        Raises:
+            UserError: it trained and failed later; the checkpoint that it left is as good as the first.
+        """
+        print(f"    interrupted after epoch {epoch}, going on from its last checkpoint", flush=True)
+        run = self.part(step.name) / "run"
+        rows = _lines(run / "results.csv")
+        try:
+            self._execute(step, ["yolo", "train", "resume=True", f"model={run}/weights/last.pt"], later)
+        except UserError as error:
+            if _lines(run / "results.csv") > rows:
+                raise
+            print(f"    that failed, so it starts anew: {error}", flush=True)
+            return False
+        return True
+
     def _replace(self, part: Path, place: Path) -> None:
         old = place.with_name(f".{place.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -170,8 +183,8 @@ class Runner:
             same = False
         if same and step.epochs and (part / "run" / "weights" / "last.pt").is_file():
             rows = read_results(part / "run" / "results.csv")
-            epochs, seconds = rows.get("epoch", []), rows.get("time", [0.0])
-            if epochs and epochs[-1] < step.epochs and seconds[-1] > 60 * self.resume_after:
+            epochs, seconds = rows.get("epoch", []), _trained(rows.get("time", []))
+            if epochs and epochs[-1] < step.epochs and seconds > 60 * self.resume_after:
                 return int(epochs[-1])
         self._clear(step, inputs)
         return None
@@ -217,6 +230,15 @@ class Runner:
         if process.returncode == 0:
             return
         raise UserError(_failure(step, process.returncode, log))
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_bytes().splitlines()) if file.is_file() else 0
+
+
+def _trained(times: Sequence[float]) -> float:
+    """Seconds behind a ``time`` column, which falls where the training was resumed: its clock begins anew."""
+    return sum(now for now, following in zip(times, [*times[1:], 0.0], strict=True) if following <= now)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

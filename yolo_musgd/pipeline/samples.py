@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yolo_musgd.arguments import parse
 from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.images import list_images
+from yolo_musgd.edge.images import list_images, read_image
 from yolo_musgd.export.images import spread
 from yolo_musgd.pipeline.dataset import read_data
 from yolo_musgd.settings import Settings, UserError, setting
@@ -28,20 +28,32 @@ class SampleSettings(Settings):
     out: str = setting("samples", "folder to fill")
 
 
+def photos(source: str) -> list[str]:
+    """At most :data:`MOST` of somebody's photos, evenly spaced.
+
+    Raises:
+        UserError: there is none, or one of them cannot be read.
+    """
+    try:
+        files = spread(list_images(source), MOST)
+        for file in files:
+            read_image(file)
+    except EdgeError as error:
+        raise UserError(f"images={source}: {str(error).removeprefix(f'source={source}: ')}") from error
+    return files
+
+
 def main(words: Sequence[str]) -> int:
-    """Copy at most :data:`MOST` pictures, evenly spaced.
+    """Copy the pictures.
 
     Raises:
         UserError: no images.
     """
     chosen = parse(SampleSettings, dict(w.split("=", 1) for w in words))
-    try:
-        files = list_images(chosen.source) if chosen.source else read_data(chosen.data).images[chosen.split]
-    except EdgeError as error:
-        raise UserError(str(error)) from error
+    files = photos(chosen.source) if chosen.source else spread(read_data(chosen.data).images[chosen.split], MOST)
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, file in enumerate(spread(files, MOST)):
+    for number, file in enumerate(files):
         shutil.copyfile(file, folder / f"{number}_{Path(file).name.replace(' ', '_')}")
     return 0
 

@@ -185,7 +185,7 @@ class MuonSettings(Settings):
         choices=("rms", "keller", "native"),
     )
     muon_lr: float | None = setting(
-        None, "learning rate of matrices as a multiple of the group's; None is 1 from scratch, 0.3 from a checkpoint",
+        None, "learning rate of matrices as a multiple of the group's; None is 2 from scratch, 0.3 from a checkpoint",
         kind=float, low=0.0,
     )  # fmt: skip
     muon_share: float = setting(

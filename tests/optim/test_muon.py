@@ -254,7 +254,7 @@ def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
 @pytest.mark.parametrize(
     ("args", "rate"),
     [
-        ({"model": "yolo26n.yaml", "pretrained": True}, 1.0),
+        ({"model": "yolo26n.yaml", "pretrained": True}, 2.0),
         ({"model": "yolo26n.pt", "pretrained": True}, 0.3),
         ({"model": "yolo26n.yaml", "pretrained": "mine.pt"}, 0.3),
         ({"model": "yolo26n.pt", "muon_lr": 0.7}, 0.7),

@@ -50,7 +50,7 @@ def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
 
 
 FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}
-SCRATCH = {"muon_lr": 1.0, "second_moment": 0.0}
+SCRATCH = {"muon_lr": 2.0, "second_moment": 0.0}
 """What ``None`` stands for in these settings. A Muon step that suits random weights undoes what pretrained ones know,
 and the new head beside those learns faster from normalised gradients, which cost accuracy from scratch. The runs behind
 this are in docs/research.md."""

@@ -29,7 +29,7 @@ class PipelineSettings(Settings):
     epochs: int = setting(100, "epochs of training; 0 takes model= as it is", low=0)
     finetune_epochs: int = setting(30, "epochs of fine-tuning after pruning", low=0)
     cfg: str = setting("musgd.yaml", "training recipe")
-    finetune_cfg: str = setting("muon-finetune.yaml", "training recipe of the fine-tuning")
+    finetune_cfg: str = setting("musgd.yaml", "training recipe of the fine-tuning")
     flops: float = setting(-0.4, "change of the FLOPs by pruning; 0 prunes nothing", low=-0.95, high=0.0)
     precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
     target_fps: float | None = setting(

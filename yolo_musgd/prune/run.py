@@ -227,10 +227,7 @@ class Run:
                 content = tuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
                 write_whole(str(file), yaml.safe_dump(content, sort_keys=False))
             trained = int((self.saved.get("train_args") or {}).get("epochs") or 0)
-            extra = {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}
-            if chosen.cfg == PruneSettings.cfg:  # a recipe for fine-tuning is none for a start from scratch
-                extra = {**tuning.recipe("muon.yaml"), **extra}
-            arms.append(("scratch", file, extra))
+            arms.append(("scratch", file, {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}))
         return arms
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:

@@ -59,7 +59,7 @@ class PruneSettings(Settings):
     sparsity: float = setting(0.5, "share of zeros with sparse=unstructured", low=0.05, high=0.95)
     epochs: int = setting(30, "epochs of fine-tuning; 0 stops after recalibration", low=0)
     cfg: str | None = setting(
-        "muon-finetune.yaml", "training recipe of the fine-tuning; None takes Ultralytics' defaults", kind=str
+        "musgd.yaml", "training recipe of the fine-tuning; None takes Ultralytics' defaults", kind=str
     )
     optimizer: str | None = setting(None, "optimizer of the fine-tuning; by default the training recipe's", kind=str)
     lr0: float | None = setting(None, "initial learning rate; by default the training recipe's", kind=float, low=0.0)

@@ -7,9 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from yolo_musgd import resources
+from yolo_musgd.arguments import read_recipe
 from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.settings import UserError
@@ -34,13 +33,12 @@ def recipe(name: str) -> dict[str, Any]:
     """A training recipe, shipped or one's own.
 
     Raises:
-        UserError: it does not exist.
+        UserError: it does not exist, or is no YAML mapping.
     """
     file = resources.find(name) or Path(name)
     if not file.is_file():
-        raise UserError(f"cfg={name} does not exist; give a training recipe such as muon-finetune.yaml")
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return content
+        raise UserError(f"cfg={name} does not exist; give a training recipe such as musgd.yaml")
+    return read_recipe(file)
 
 
 def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[str, Any]:

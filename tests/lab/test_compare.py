@@ -31,7 +31,10 @@ def start(folder, *words):
     command = [str(Path(sys.executable).with_name("yolo-musgd")), "compare", *words]
     plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     with (folder / "output.txt").open("a") as out:
-        return subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=plain, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=folder, stdout=out, stderr=out, env=plain, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+        )  # fmt: skip
 
 
 def workers(folder):

@@ -18,7 +18,9 @@ def test_the_narrower_model_costs_what_was_asked(built):
 
 
 def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
-    arguments = tuning.training_arguments(PruneSettings(optimizer="SGD", lr0=0.02, epochs=7), "x.yaml", 64)
+    assert tuning.training_arguments(PruneSettings(), "x.yaml", 64)["optimizer"] == "MuSGD"
+    settings = PruneSettings(cfg="muon-finetune.yaml", optimizer="SGD", lr0=0.02, epochs=7)
+    arguments = tuning.training_arguments(settings, "x.yaml", 64)
     assert (arguments["optimizer"], arguments["lr0"], arguments["epochs"], arguments["imgsz"]) == ("SGD", 0.02, 7, 64)
     assert arguments["muon_share"] == 0.5
     plain = tuning.training_arguments(PruneSettings(cfg="None"), "x.yaml", 64)

@@ -114,6 +114,17 @@ def test_a_full_or_closed_disk_is_one_line(error, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["prune", "steptime", "demo"])
+def test_a_parent_that_cannot_hold_results_is_found_before_the_work(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main([command, f"project={tmp_path / 'file' / 'runs'}"]) == 2
+    shown = capsys.readouterr()
+    assert "choose another project=" in shown.err
+    assert str(tmp_path / "file") in shown.err
+    assert "|" not in shown.out, "the table was already made"
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_a_fault_of_ours_keeps_its_traceback():
     def work():
         raise FileNotFoundError(2, "a file that we should have written")

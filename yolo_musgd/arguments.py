@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +66,19 @@ def _convert(name: str, text: str, kind: type, default: Any) -> Any:
             expected = "a whole number" if kind is int else "a number"
             raise SettingsError(f"{name} must be {expected}, got {text!r}") from None
     return text
+
+
+def check_parent(project: str) -> None:
+    """Refuse a parent folder of results that cannot be written, before the work whose results it is to hold.
+
+    Raises:
+        UserError: a file is in its place or in its path, or its folder may not be written.
+    """
+    folder = Path(project).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "may not be written" if there.is_dir() else "is a file"
+        raise UserError(f"project={project} cannot hold results: {there} {what}; choose another project=")
 
 
 def new_folder(project: str, name: str) -> Path:

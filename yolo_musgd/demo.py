@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yolo_musgd.arguments import new_folder, parse
+from yolo_musgd.arguments import check_parent, new_folder, parse
 from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.settings import MuonSettings, Settings, setting
@@ -176,6 +176,7 @@ def main(args: Mapping[str, str]) -> int:
         SettingsError: unknown argument, or a value out of range.
     """
     settings = parse(DemoSettings, args)
+    check_parent(settings.project)
     table = newton_schulz_table(settings.seed)
     curves = loss_curves(settings.seed, settings.steps)
     text = to_markdown(table, curves)

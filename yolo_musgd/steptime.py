@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yolo_musgd.arguments import new_folder, parse
+from yolo_musgd.arguments import check_parent, new_folder, parse
 from yolo_musgd.optim.memory import state_bytes
 from yolo_musgd.settings import Settings, UserError, setting
 
@@ -331,6 +331,7 @@ def main(args: Mapping[str, str]) -> int:
     for name in names:
         if name not in known:
             raise UserError(f"optimizers must be among {', '.join(known)}, got {name!r}")
+    check_parent(settings.project)
     rows: list[StepTime] = []
     for model in models:
         rows += measure(model, names, settings.steps, settings.imgsz, settings.device)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from yolo_musgd.arguments import new_folder
+from yolo_musgd.arguments import check_parent, new_folder
 from yolo_musgd.prune.settings import PruneSettings, read_settings
 from yolo_musgd.settings import UserError
 
@@ -31,6 +31,8 @@ def main(args: Mapping[str, str]) -> int:
     from yolo_musgd.prune.run import Run
 
     settings, folder = _resumed(args) if "resume" in args else (read_settings(args), None)
+    if folder is None:
+        check_parent(settings.project)
     run = Run(settings)
     if settings.ladder:
         from yolo_musgd.prune.ladder import write_ladder

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for browser, which pytest's importlib mode does not see
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("YOLO_MUSGD_SHARED", ROOT.parent / "shared"))
 

@@ -5,6 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
+from browser import look
 
 from yolo_musgd.lab import plots
 from yolo_musgd.lab.analysis import analyse
@@ -56,6 +57,19 @@ def test_everything_is_drawn_and_told(filled, tmp_path):
     figures = json.loads(written[2].read_text())
     assert figures["groups"][0]["arms"][1]["reach"]["cpu_ratio"]["value"] == pytest.approx(4 / 8)
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(filled, tmp_path, width):
+    arms, store = filled
+    seen = look(write_report(arms, store, tmp_path, "mine", {})[0], width)
+    assert seen["width"] == width
+    assert seen["scrolls"] <= width, "the page scrolls sideways"
+    assert not seen["pale"], "contrast below 4.5 to 1"
+    assert not seen["small"]
+    assert not seen["broken"]
+    assert not seen["fetched"]
+    assert not seen["errors"]
 
 
 def test_a_trial_that_failed_hides_nothing(bench, make):

@@ -4,9 +4,11 @@ import json
 import re
 import tarfile
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 import torch
+from browser import look
 from filelock import FileLock
 
 from yolo_musgd import cli
@@ -127,6 +129,23 @@ def test_the_report_needs_no_network_and_speaks(road):
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
     assert len(text) < 3e6
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_report_in_a_browser(road, width, dark):
+    """On a phone and on a desk, in both colour schemes: nothing cut off, pale, tiny, missing or fetched."""
+    seen = look(road.folder / "report.html", width, dark)
+    assert seen["width"] == width
+    assert seen["dark"] == dark
+    assert seen["scrolls"] <= width, "the page scrolls sideways"
+    assert not seen["pale"], "contrast below 4.5 to 1"
+    assert not seen["small"]
+    assert seen["headings"][0] == 1
+    assert all(b <= a + 1 for a, b in pairwise(seen["headings"])), "a level is left out"
+    assert not seen["broken"]
+    assert not seen["fetched"]
+    assert not seen["errors"]
 
 
 def test_every_figure_says_where_it_comes_from(road):

@@ -14,7 +14,7 @@ from ultralytics.utils.torch_utils import convert_optimizer_state_dict_to_fp16
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.muon_update import update_scale
 from yolo_musgd.optim.param_groups import muon_exclusions
-from yolo_musgd.optim.registry import find
+from yolo_musgd.optim.registry import FINE_TUNES, find
 from yolo_musgd.optim.rounding import stochastic_round
 from yolo_musgd.settings import MuonSettings, MuSGDSettings, SettingsError
 from yolo_musgd.steptime import real_gradients, ultralytics_groups
@@ -254,10 +254,10 @@ def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
 @pytest.mark.parametrize(
     ("args", "rate"),
     [
-        ({"model": "yolo26n.yaml", "pretrained": True}, 2.0),
-        ({"model": "yolo26n.pt", "pretrained": True}, 0.3),
-        ({"model": "yolo26n.yaml", "pretrained": "mine.pt"}, 0.3),
-        ({"model": "yolo26n.pt", "muon_lr": 0.7}, 0.7),
+        ({FINE_TUNES: False}, 2.0),
+        ({}, 2.0),
+        ({FINE_TUNES: True}, 0.3),
+        ({FINE_TUNES: True, "muon_lr": 0.7}, 0.7),
     ],
 )
 @pytest.mark.parametrize("name", ["MuSGD", "MuonSGD", "MuonAdamW"])
@@ -276,11 +276,11 @@ def test_pretrained_weights_take_shorter_steps_on_resume_too(name, args, rate):
     optimizer.step()
     # 0.2*sqrt(8) times a matrix with singular values near 1 has an RMS of about 0.2
     assert float((weight - before).detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.01 * rate, rel=0.3)
-    resumed = build({"model": "last.pt"})
+    resumed = build({FINE_TUNES: True})  # of a checkpoint, which last.pt is
     resumed.load_state_dict(optimizer.state_dict())
     assert [g["muon_lr"] for g in resumed.param_groups] == [rate]
     if name == "MuSGD":
-        second = 0.0 if args["model"] == "yolo26n.yaml" and args["pretrained"] is True else 0.99
+        second = 0.99 if args.get(FINE_TUNES) else 0.0
         assert optimizer.param_groups[0]["second_moment"] == resumed.param_groups[0]["second_moment"] == second
         assert optimizer.normalizes is (second > 0)
 

@@ -158,6 +158,54 @@ def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path)
     assert yolo.trainer.optimizer.param_groups[0]["adapt_factor"] == 0.07
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "given", "rate", "second"),
+    [
+        ("yaml", {}, 2.0, 0.0),
+        ("checkpoint", {}, 0.3, 0.99),
+        ("loaded", {}, 0.3, 0.99),
+        ("yaml", {"pretrained": "CHECKPOINT"}, 0.3, 0.99),
+        ("checkpoint", {"pretrained": False}, 2.0, 0.0),
+        ("checkpoint", {"second_moment": 0.0}, 0.3, 0.0),
+    ],
+)
+def test_settings_follow_the_weights_that_training_really_starts_from(
+    tiny_data, tmp_path, caplog, start, given, rate, second
+):
+    from ultralytics import YOLO
+    from ultralytics.utils import LOGGER
+
+    class SeenError(Exception):
+        """Training has begun; nothing more is wanted of it."""
+
+    def look(trainer):
+        raise SeenError
+
+    checkpoint = str(tmp_path / "w.pt")
+    yolo = YOLO("yolo26n.yaml")
+    yolo.save(checkpoint)
+    if start != "yaml":
+        yolo = YOLO(checkpoint) if start == "checkpoint" else yolo.load(checkpoint)
+    yolo.add_callback("on_train_start", look)
+    given = {k: checkpoint if v == "CHECKPOINT" else v for k, v in given.items()}
+    LOGGER.addHandler(caplog.handler)
+    try:
+        with pytest.raises(SeenError):
+            yolo.train(
+                data=str(tiny_data), optimizer="MuSGD", epochs=1, imgsz=64, batch=8, workers=0, amp=False, plots=False,
+                project=str(tmp_path), name="run", device="cpu", **given,
+            )  # fmt: skip
+    finally:
+        LOGGER.removeHandler(caplog.handler)
+    trainer = yolo.trainer
+    assert {(g["muon_lr"], g["second_moment"]) for g in trainer.optimizer.param_groups} == {(rate, second)}
+    assert (trainer.args.muon_lr, trainer.args.second_moment) == (rate, second), "what a resume would start with"
+    said = next(line for line in caplog.messages if "from yolo-musgd" in line)
+    assert f"muon_lr={rate}" in said
+    assert ("as suits trained weights" if rate == 0.3 else "as suits random weights") in said
+
+
 def test_bad_arguments_are_refused_before_anything_is_done(tmp_path, monkeypatch):
     from ultralytics import YOLO
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -33,6 +32,7 @@ class OptimizerInfo:
         lr0: recommended initial learning rate.
         host_name: Ultralytics' name for it, if Ultralytics builds it.
         build: makes it from (param groups, arguments of the run, model), if we do.
+        by_start: settings whose ``None`` means what suits the weights that training starts from.
     """
 
     name: str
@@ -42,6 +42,7 @@ class OptimizerInfo:
     lr0: float | None
     host_name: str | None = None
     build: Build | None = None
+    by_start: tuple[str, ...] = ()
 
 
 def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
@@ -54,12 +55,14 @@ SCRATCH = {"muon_lr": 2.0, "second_moment": 0.0}
 """What ``None`` stands for in these settings. A Muon step that suits random weights undoes what pretrained ones know,
 and the new head beside those learns faster from normalised gradients, which cost accuracy from scratch. The runs behind
 this are in docs/research.md."""
+FINE_TUNES = "fine_tunes"
+"""Key that the trainer adds to a run's arguments: whether the weights were learned before. They do not tell it
+themselves: ``YOLO("yolo26n.yaml").load("mine.pt")`` names no checkpoint, ``pretrained=False`` names one it ignores."""
 
 
 def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a run with settings that depend on where its weights come from filled in."""
-    pretrained = isinstance(args.get("pretrained"), (str, Path)) or str(args.get("model")).endswith(".pt")
-    chosen = FINE_TUNING if pretrained else SCRATCH
+    chosen = FINE_TUNING if args.get(FINE_TUNES) else SCRATCH
     return {**args, **{k: v for k, v in chosen.items() if args.get(k) is None}}
 
 
@@ -93,6 +96,7 @@ _ENTRIES = (
     OptimizerInfo(
         "MuSGD", "beta_t falls where the gradient is large; orthogonalised steps on filters",
         "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, build=_musgd,
+        by_start=("muon_lr", "second_moment"),
     ),
     OptimizerInfo(
         "MuSGD-native", "Ultralytics' own MuSGD: Muon + SGD on the same filters", "Ultralytics 8.4", "2x", 0.01, "MuSGD"
@@ -100,10 +104,12 @@ _ENTRIES = (
     OptimizerInfo(
         "MuonSGD", "orthogonalised updates for filters, Nesterov SGD for the rest",
         "Keller Jordan's Muon; S4's RMS alignment", "1x", 0.01, build=_muonsgd,
+        by_start=("muon_lr",),
     ),
     OptimizerInfo(
         "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
         "Keller Jordan's Muon; S4's RMS alignment", "1.1x", 0.002, build=_muonadamw,
+        by_start=("muon_lr",),
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),
     OptimizerInfo("SGD", "Nesterov momentum", _HOST, "1x", 0.01, "SGD"),

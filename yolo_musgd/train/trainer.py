@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class MuSGDTrainerMixin:
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
         self._monitor: Monitor | None = None
         self._resumes_native = False
+        self._fine_tunes = False
         given = {**_as_dict(cfg), **_as_dict(overrides)}
         check_arguments(given)
         try:
@@ -70,6 +71,7 @@ class MuSGDTrainerMixin:
 
     def get_model(self, cfg: Any = None, weights: Any = None, **kwargs: Any) -> Any:
         """Build the model as the host does; a pruned one is handed over as it is, since no YAML has its widths."""
+        self._fine_tunes = weights is not None
         if pruned.is_pruned(weights):
             return pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
         if pruned.is_pruned(cfg):
@@ -88,9 +90,10 @@ class MuSGDTrainerMixin:
             with plugin.quiet_host():  # its message would name SGD
                 host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
             groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
-            optimizer = entry.build(groups, vars(self.args), unwrap_model(model))  # type: ignore[attr-defined]
+            given = {**vars(self.args), registry.FINE_TUNES: self._fine_tunes}  # type: ignore[attr-defined]
+            optimizer = entry.build(groups, given, unwrap_model(model))
             self._spare_biases(optimizer)
-        self._announce(entry, optimizer)
+        self._announce(entry, optimizer, self._settle(entry, optimizer))
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
         if wanted and RANK in {-1, 0}:
@@ -156,8 +159,28 @@ class MuSGDTrainerMixin:
         if getattr(optimizer, "normalizes", False) and args.warmup_bias_lr == DEFAULT_CFG.warmup_bias_lr:
             args.warmup_bias_lr = 0.0
 
-    def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
-        """One line that says whose optimizer runs, where there could be a doubt, and how to get the other."""
+    def _settle(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> list[str]:
+        """Write what the start of the weights decided into the arguments, so that loggers and a resume know it.
+
+        Returns:
+            The names of these arguments.
+        """
+        args, group = self.args, optimizer.param_groups[0]  # type: ignore[attr-defined]
+        if "muon_lr" not in group:  # the article's rule has no such settings
+            return []
+        names = [k for k in entry.by_start if getattr(args, k) is None]
+        for name in names:
+            setattr(args, name, group[name])
+        return names
+
+    def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer, settled: Sequence[str]) -> None:
+        """One line that says whose optimizer runs, where there could be a doubt, and how to get the other.
+
+        Args:
+            entry: of the registry.
+            optimizer: as it was built.
+            settled: arguments that the start of the weights decided.
+        """
         native = type(optimizer).__module__.startswith("ultralytics")
         if native:
             note = " is Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
@@ -165,8 +188,12 @@ class MuSGDTrainerMixin:
             group, args = optimizer.param_groups[0], vars(self.args)  # type: ignore[attr-defined]
             shown = {"lr": group["lr"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
             quiet = TelemetrySettings.names()
-            shown |= {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
-            note = f"({', '.join(f'{k}={v}' for k, v in shown.items())}) from yolo-musgd: {entry.description}"
+            given = {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
+            shown |= {k: v for k, v in given.items() if k not in settled}
+            start = "trained weights" if self._fine_tunes else "random weights"
+            suited = f"; {', '.join(f'{k}={args[k]}' for k in settled)} as suits {start}" if settled else ""
+            words = ", ".join(f"{k}={v}" for k, v in shown.items())
+            note = f"({words}{suited}) from yolo-musgd: {entry.description}"
             if entry.name == "MuSGD":
                 note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"
         if entry.name not in ("MuSGD", "MuonSGD", "MuonAdamW"):

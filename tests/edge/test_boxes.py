@@ -172,5 +172,16 @@ def test_labels(tmp_path: object) -> None:
             file.write("0 0.5 0.5 0.1 0.1\n" + bad + "\n")
         with pytest.raises(EdgeError, match=r"a\.txt:2"):
             evaluate.read_labels(path)
+    Path(path).write_bytes("\ufeff1 -0.01 0.5 0.2 0.4\n".encode())  # Windows' mark; the hundredth that is tolerated
+    np.testing.assert_allclose(evaluate.read_labels(path), [[1, -0.01, 0.5, 0.2, 0.4]], atol=1e-6)
+    for bad in (
+        b"1 -0.02 0.5 0.2 0.4\n",
+        b"1 0.5 0.5 -0.01 0.4\n",
+        b"-1 0.5 0.5 0.2 0.4\n",
+        "1 .5 .5 .2 .4".encode("utf-16"),
+    ):
+        Path(path).write_bytes(bad)
+        with pytest.raises(EdgeError, match=r"a\.txt:1"):
+            evaluate.read_labels(path)
     assert evaluate.label_path("/d/images/val/x.jpg") == "/d/labels/val/x.txt"
     assert len(evaluate.read_labels(f"{tmp_path}/absent.txt")) == 0

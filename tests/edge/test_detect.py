@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from yolo_musgd.edge import evaluate
 from yolo_musgd.edge.__main__ import main
@@ -155,6 +156,61 @@ def test_val_is_ultralytics_without_real_data(
     assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
     assert expected > 0.05
     assert report["result"]["images"] == 3
+
+
+def test_val_leaves_out_what_ultralytics_leaves_out(
+    random_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image without a label file is one without objects; one that cannot be read must not cost the others."""
+    model = random_models["raw"]
+    images = make_dataset(tmp_path / "set", model, pictures)
+    first = min(images.iterdir())
+    labels = images.with_name("labels")
+    for k, name in enumerate(("background", "junk", "other_class", "outside", "slightly_outside")):
+        # never the same picture twice: which of two equal scores comes first is chance
+        Image.open(first).point([(v + 17 * k + 9) % 256 for v in range(256)] * 3).save(images / f"{name}.png")
+    (images / "no_image.jpg").write_text("this is no picture")
+    (labels / "junk.txt").write_text("0 a b c d\n")
+    (labels / "other_class.txt").write_text("99 0.5 0.5 0.2 0.2\n")
+    (labels / "outside.txt").write_text("0 1.5 0.5 0.2 0.2\n")
+    (labels / "slightly_outside.txt").write_text("0 -0.005 0.5 0.2 0.2\n")
+    assert main(["val", str(model), f"source={images}", f"project={tmp_path}/out", "threads=1"]) == 0
+    report = json.loads((tmp_path / "out" / "val" / "val.json").read_text())
+    expected = ultralytics_map(model, images, open_artifact(str(model)).names, 128, tmp_path)
+    assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
+    assert (report["result"]["images"], report["left_out"]) == (3 + 2, 4)
+    said = capsys.readouterr()
+    assert said.err.count("left out: ") == 4
+    assert "4 images left out" in said.out
+
+
+@pytest.mark.parametrize("command", ["val", "detect"])
+def test_a_source_without_images_leaves_no_folder(
+    command: str, random_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [command, str(random_models["raw"]), f"source={tmp_path / 'empty'}", f"project={tmp_path}/out"]
+    assert main(words) == 2
+    assert "no images in it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_picture_costs_only_itself(
+    random_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_text("no picture")
+    words = ["detect", str(random_models["raw"]), f"source={folder}", f"project={tmp_path}/out", "save=False"]
+    assert main(words) == 2
+    assert "none of 1 images can be read" in capsys.readouterr().err
+    assert not any((tmp_path / "out").iterdir())
+    for path in pictures.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert main(words) == 0
+    assert "left out: " in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "detect" / "detections.json").read_text())
+    assert len(record["images"]) == len(list(pictures.iterdir()))
 
 
 @pytest.mark.shared

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import thop
 import torch
 from torch import nn
 from ultralytics.nn.modules.block import Attention
@@ -49,16 +50,21 @@ def maps(model, x):
     return found
 
 
+def flops(model):
+    """By Ultralytics' counter on an image of 128 pixels; 8.4.0 itself scales 32 pixels up, where attention is cheap."""
+    return 2 * thop.profile(copy.deepcopy(model), inputs=[torch.empty(1, 3, 128, 128)], verbose=False)[0]
+
+
 @pytest.mark.parametrize("name", [*DETECT, *OTHERS])
 def test_a_cut_of_40_percent_works_in_train_and_eval_and_costs_what_ultralytics_counts(built, name):
     model = built(name)
     before = fused(model)
     pruned, cost, _ = cut_to(model, 0.6)
     after = fused(pruned)
-    if get_flops(before, 128):
-        assert get_flops(after, 128) / get_flops(before, 128) == pytest.approx(0.6, abs=0.01)
-        pooling = 1e-3 if "cls" in name else 1e-6  # Ultralytics counts the classifier's average pooling too
-        assert get_flops(after, 128) == pytest.approx(cost.flops / 1e9, rel=pooling)
+    assert flops(after) / flops(before) == pytest.approx(0.6, abs=0.01)
+    pooling = 1e-3 if "cls" in name else 1e-6  # Ultralytics counts the classifier's average pooling too
+    assert flops(after) == pytest.approx(cost.flops, rel=pooling)
+    assert get_flops(after, 128) == pytest.approx(cost.flops / 1e9, rel=2e-3), "what Ultralytics prints"
     assert sum(p.numel() for p in after.parameters()) == cost.params
     x = torch.rand(2, 3, 128, 128)
     raw = pruned.train()(x)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -112,14 +113,15 @@ def require(value: str, key: str, command: str) -> str:
     return value
 
 
+def _is_moving(source: str) -> bool:
+    """Whether frames come from a camera or a video."""
+    device = source.isdigit() or source.startswith("/dev/video") or " ! " in source
+    return device or source.lower().endswith(images.VIDEO_SUFFIXES)
+
+
 def _frames(source: str, limit: Optional[int]) -> Any:
     """Yield (name, image) once each; a folder from disk one by one, a camera until it stops or ``limit``."""
-    if (
-        source.isdigit()
-        or source.startswith("/dev/video")
-        or " ! " in source
-        or source.lower().endswith(images.VIDEO_SUFFIXES)
-    ):
+    if _is_moving(source):
         capture = images.open_source(source)
         try:
             for _ in range(limit or 10**9):
@@ -130,10 +132,18 @@ def _frames(source: str, limit: Optional[int]) -> Any:
         finally:
             capture.close()
     else:
-        for count, frame in enumerate(images.each_image(source)):
-            if limit is not None and count >= limit:
-                return
-            yield frame
+        paths = images.list_images(source)[:limit]
+        left_out = 0
+        for path in paths:
+            try:
+                image = images.read_image(path)
+            except EdgeError as error:  # one damaged picture must not cost the others
+                left_out += 1
+                print("left out: {}".format(error), file=sys.stderr)
+                continue
+            yield path, image
+        if left_out == len(paths):
+            raise EdgeError("source={}: none of {} images can be read".format(source, left_out))
 
 
 def main(args: List[str]) -> int:
@@ -141,6 +151,8 @@ def main(args: List[str]) -> int:
     chosen = options.parse_args(args, DETECT_OPTIONS, "detect")
     require(chosen.source, "source", "detect")
     artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
+    if not _is_moving(chosen.source):
+        images.list_images(chosen.source)  # nothing there: found before a folder is made
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     detector = Detector(artifact, runtime, chosen.conf, chosen.iou, chosen.max_det)
     folder = Folder("detect", chosen.project, chosen.name)
@@ -171,8 +183,13 @@ def main(args: List[str]) -> int:
             "iou": chosen.iou,
             "images": records,
         }
-        path = folder.write_text("detections.json", json.dumps(content, indent=1))
-        print("{} images -> {}".format(len(records), path))
+        if records:
+            path = folder.write_text("detections.json", json.dumps(content, indent=1))
+            print("{} images -> {}".format(len(records), path))
+        else:
+            os.rmdir(folder.path)
+    if not records:
+        raise EdgeError("source={}: not one frame came".format(chosen.source))
     return EXIT_DONE
 
 

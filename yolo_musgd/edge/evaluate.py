@@ -48,7 +48,7 @@ def read_labels(path: str) -> np.ndarray:
     if not os.path.isfile(path):
         return np.zeros((0, 5), np.float32)
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:  # Windows' editors begin a file with a mark
         for number, line in enumerate(file, 1):
             try:
                 values = [float(word) for word in line.split()]
@@ -60,12 +60,37 @@ def read_labels(path: str) -> np.ndarray:
                 x, y = np.array(values[1::2]), np.array(values[2::2])
                 centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
                 values = values[:1] + [float(value) for value in centre]
-            if len(values) != 5 or min(values) < 0 or max(values[1:]) > 1.01 or values[0] != int(values[0]):
+            if len(values) != 5 or values[0] != int(values[0]) or not _in_the_image(values):
                 raise EdgeError(
                     "{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip())
                 )
             rows.append(values)
     return np.unique(np.array(rows, np.float32).reshape(-1, 5), axis=0)
+
+
+def _in_the_image(values: List[float]) -> bool:
+    """Whether class, centre and size are possible, with the hundredth that Ultralytics tolerates too."""
+    return min(values[0], values[3], values[4]) >= 0 and min(values) >= -0.01 and max(values[1:]) <= 1.01
+
+
+def read_pair(path: str, classes: int, labels: str = "") -> Tuple[np.ndarray, np.ndarray]:
+    """Read an image and its labels.
+
+    Args:
+        path: Image file; its labels are where label_path says.
+        classes: Of the model; 0 when it does not say.
+        labels: Folder of the label files, where they are elsewhere.
+
+    Returns:
+        uint8 BGR (height, width, 3) and float32 (n, 5), see read_labels.
+
+    Raises:
+        EdgeError: One of them cannot be read, or a class that the model does not have.
+    """
+    targets = read_labels(label_path(path, labels))
+    if classes and len(targets) and targets[:, 0].max() >= classes:
+        raise EdgeError("{}: class {} but the model has {}".format(path, int(targets[:, 0].max()), classes))
+    return images.read_image(path), targets
 
 
 def match(detections: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -184,49 +209,70 @@ VAL_OPTIONS.update(
 
 
 def judge(
-    path: str, artifact: Any, runtime: Any, letterbox: Letterbox, evaluator: Evaluator, chosen: Any
+    pair: Tuple[np.ndarray, np.ndarray],
+    artifact: Any,
+    runtime: Any,
+    letterbox: Letterbox,
+    evaluator: Evaluator,
+    chosen: Any,
 ) -> np.ndarray:
     """Run one labelled image, hand its detections to ``evaluator`` and return them.
 
     Args:
-        path: Image file; its labels are where label_path says.
+        pair: Image and labels, from read_pair.
         artifact: The model's facts.
         runtime: The loaded model.
         letterbox: Of the model's input size.
         evaluator: Collects detections and labels.
-        chosen: Has ``conf``, ``iou``, ``max_det`` and ``labels``, as the val command's options do.
+        chosen: Has ``conf``, ``iou`` and ``max_det``, as the val command's options do.
 
     Returns:
         float32 (n, 6), boxes in pixels of the network's input.
     """
-    classes = len(artifact.names)
-    image = images.read_image(path)
+    image, labels = pair
     blob, where = letterbox(image, place_for_val((image.shape[0], image.shape[1]), artifact.imgsz))
     output = runtime.infer(blob)
-    found = boxes.decode(output, artifact.head, classes, chosen.conf, chosen.iou, chosen.max_det, multi_label=True)
-    labels = read_labels(label_path(path, chosen.labels))
-    if classes and len(labels) and labels[:, 0].max() >= classes:
-        raise EdgeError("{}: class {} but the model has {}".format(path, int(labels[:, 0].max()), classes))
+    found = boxes.decode(
+        output, artifact.head, len(artifact.names), chosen.conf, chosen.iou, chosen.max_det, multi_label=True
+    )
     centre = labels[:, 1:3] * [where.width, where.height] + [where.left, where.top]
     half = labels[:, 3:5] * [where.width, where.height] / 2
     evaluator.add(found, np.concatenate((labels[:, :1], centre - half, centre + half), axis=1))
     return found
 
 
-def _evaluate(chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> None:
-    letterbox = Letterbox(artifact.imgsz)
+def _list_labelled(chosen: Any) -> List[str]:
+    """List the images to judge.
+
+    Raises:
+        EdgeError: No image, or not one with a label file.
+    """
     paths = images.list_images(chosen.source)[: chosen.n]
-    with_labels = sum(os.path.isfile(label_path(path, chosen.labels)) for path in paths)
-    if not with_labels:
+    if not any(os.path.isfile(label_path(path, chosen.labels)) for path in paths):
         raise EdgeError(
             "no label file for any of {} images; looked for {}; give labels=".format(
                 len(paths), label_path(paths[0], chosen.labels)
             )
         )
+    return paths
+
+
+def _evaluate(paths: List[str], chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> int:
+    """Judge the images one by one; returns how many were left out because they or their labels cannot be read."""
+    letterbox, left_out = Letterbox(artifact.imgsz), 0
     for count, path in enumerate(paths, 1):
-        judge(path, artifact, runtime, letterbox, evaluator, chosen)
+        try:
+            pair = read_pair(path, len(artifact.names), chosen.labels)
+        except EdgeError as error:  # Ultralytics leaves such images out too, and one must not cost the others
+            left_out += 1
+            print("left out: {}".format(error), file=sys.stderr)
+            continue
+        judge(pair, artifact, runtime, letterbox, evaluator, chosen)
         if count % max(1, len(paths) // 10) == 0:
             print("{}/{} images".format(count, len(paths)), file=sys.stderr)
+    if left_out == len(paths):
+        raise EdgeError("none of {} images could be judged".format(left_out))
+    return left_out
 
 
 def main(args: List[str]) -> int:
@@ -234,11 +280,12 @@ def main(args: List[str]) -> int:
     chosen = options.parse_args(args, VAL_OPTIONS, "val")
     require(chosen.source, "source", "val")
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
+    paths = _list_labelled(chosen)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     folder = Folder("val", chosen.project, chosen.name)
-    evaluator, partial = Evaluator(), False
+    evaluator, partial, left_out = Evaluator(), False, 0
     try:
-        _evaluate(chosen, artifact, runtime, evaluator)
+        left_out = _evaluate(paths, chosen, artifact, runtime, evaluator)
     except KeyboardInterrupt:
         partial = True
     finally:
@@ -262,15 +309,17 @@ def main(args: List[str]) -> int:
         "source": chosen.source,
         "conf": chosen.conf,
         "iou": chosen.iou,
+        "left_out": left_out,
         "result": result,
     }
     path = folder.write_text("val.json", json.dumps(content, indent=1))
     print(
-        "mAP50-95 {}  mAP50 {}  on {} images, {} labels{} -> {}".format(
+        "mAP50-95 {}  mAP50 {}  on {} images, {} labels{}{} -> {}".format(
             result["map50_95"],
             result["map50"],
             result["images"],
             result["labels"],
+            ", {} images left out".format(left_out) if left_out else "",
             ", partial" if partial else "",
             path,
         )

@@ -4,7 +4,7 @@ Frames are uint8 BGR of shape (height, width, 3).
 """
 
 import os
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -220,9 +220,3 @@ def open_source(source: Optional[str], limit: int = 64) -> Source:
         return CaptureSource(source, "video")
     paths = list_images(source)[:limit]
     return ImageSource(source, [(os.path.basename(path), read_image(path)) for path in paths])
-
-
-def each_image(source: str) -> Iterator[Frame]:
-    """Yield (path, image) of every image, one at a time, so that a large folder needs no memory."""
-    for path in list_images(source):
-        yield path, read_image(path)

@@ -15,7 +15,7 @@ import numpy as np
 from yolo_musgd.edge.artifact import Artifact
 from yolo_musgd.edge.boxes import decode, iou_matrix
 from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge
+from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge, read_pair
 from yolo_musgd.edge.images import read_image
 from yolo_musgd.edge.letterbox import Letterbox
 from yolo_musgd.edge.runtimes import Runtime
@@ -23,17 +23,26 @@ from yolo_musgd.settings import UserError
 
 CONF = 0.25  # lowest score of a detection that people would see
 SLACK = 0.05  # of a score at that border
-_OPTIONS = SimpleNamespace(conf=VAL_CONF, iou=0.7, max_det=300, labels="")
+_OPTIONS = SimpleNamespace(conf=VAL_CONF, iou=0.7, max_det=300)
 
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """mAP on labelled images, and the detections behind it (boxes in pixels of the network's input)."""
+    """mAP on labelled images, and the detections behind it (boxes in pixels of the network's input).
+
+    Attributes:
+        map50_95: mean average precision over IoU thresholds .50 to .95.
+        map50: at .50.
+        images: how many judged.
+        detections: of each of them.
+        left_out: why others did not judge, a line each.
+    """
 
     map50_95: float
     map50: float
     images: int
     detections: tuple[np.ndarray, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +67,36 @@ class Agreement:
 def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: str = "") -> Accuracy:
     """MAP of a loaded model on ``files``, whose labels lie beside them (images/ -> labels/).
 
+    An image without a label file has no objects. One that cannot be read, or whose labels cannot, is left out, as
+    Ultralytics does.
+
     Args:
         artifact: the model's facts.
         runtime: the loaded model.
         files: image files.
         desc: text before the progress bar; empty shows none.
+
+    Raises:
+        UserError: the model cannot be run, or no image can judge it.
     """
     from ultralytics.utils import TQDM
 
     evaluator, letterbox = Evaluator(), Letterbox(artifact.imgsz)
-    found = []
-    try:
-        for file in TQDM(files, desc=desc, disable=not desc):
-            found.append(judge(file, artifact, runtime, letterbox, evaluator, _OPTIONS))
-    except EdgeError as error:
-        raise UserError(str(error)) from error
+    found, left_out = [], []
+    for file in TQDM(files, desc=desc, disable=not desc):
+        try:
+            pair = read_pair(file, len(artifact.names))
+        except EdgeError as error:
+            left_out.append(str(error))
+            continue
+        try:
+            found.append(judge(pair, artifact, runtime, letterbox, evaluator, _OPTIONS))
+        except EdgeError as error:
+            raise UserError(str(error)) from error
+    if files and not found:
+        raise UserError(f"none of {len(files)} images can judge the model: {left_out[0]}")
     result = evaluator.result(artifact.names)
-    return Accuracy(result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found))
+    return Accuracy(result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found), tuple(left_out))
 
 
 def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf: float = 0.05) -> list[np.ndarray]:

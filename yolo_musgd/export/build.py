@@ -68,6 +68,11 @@ class Builder:
         self.runtime = open_runtime(self.artifact, "onnxruntime", job.settings.threads)
         self.val = spread(job.splits.val, job.settings.val_images) if job.splits else []
         self.expected = evaluate(self.artifact, self.runtime, self.val, "FP32 on val") if self.val else None
+        if self.expected and self.expected.left_out:
+            first, count = self.expected.left_out[0], len(self.expected.left_out)
+            log.warning(
+                "%d of %d val images do not judge, as Ultralytics leaves them out: %s", count, len(self.val), first
+            )
         self._torch: Runtime | None = None
         self._ranked: list[sensitivity.Ranked] | None = None
         self._calibration: tuple[CalibrationSet, Ranges] | None = None

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.evaluate import label_path
-from yolo_musgd.edge.images import IMAGE_SUFFIXES
+from yolo_musgd.edge.images import IMAGE_SUFFIXES, read_image
 from yolo_musgd.edge.runtimes import first_line
 from yolo_musgd.settings import UserError
 
@@ -27,7 +28,7 @@ class Splits:
     Attributes:
         data: the YAML.
         train: image files of the train split, sorted.
-        val: image files of the val split that have a label file, sorted.
+        val: image files of the val split, sorted; none when not one of them has a label file.
         names: class names by index.
     """
 
@@ -59,7 +60,7 @@ def judging_split(content: Mapping[str, Any]) -> str:
     """
     entry = content.get("test")
     files = list_split(entry) if entry else []
-    return "test" if any(Path(label_path(file)).is_file() for file in files) else "val"
+    return "test" if any_labelled(files) else "val"
 
 
 def read_splits(data: str) -> Splits:
@@ -75,8 +76,33 @@ def read_splits(data: str) -> Splits:
     except Exception as error:  # files, YAML, downloads
         raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
     train, val = list_split(content.get("train")), list_split(content.get("val"))
-    labelled = tuple(file for file in val if Path(label_path(file)).is_file())
-    return Splits(data, tuple(train), labelled, {int(k): str(v) for k, v in content["names"].items()})
+    judges = tuple(val) if any_labelled(val) else ()  # an image without a label file is one without objects
+    return Splits(data, tuple(train), judges, {int(k): str(v) for k, v in content["names"].items()})
+
+
+def any_labelled(files: Sequence[str]) -> bool:
+    """Whether one of the images has a label file, so that the others can be taken for images without objects."""
+    return any(Path(label_path(file)).is_file() for file in files)
+
+
+def check_names(model: Mapping[int, str], given: Mapping[int, str], data: str) -> None:
+    """Refuse a data set whose classes are the model's in another order; say which ones have another name.
+
+    Args:
+        model: index -> name of the model's classes.
+        given: the same of the data set, as many.
+        data: the data set's YAML.
+
+    Raises:
+        UserError: every figure would be of the wrong class.
+    """
+    other = [k for k in model if given.get(k, model[k]).casefold() != model[k].casefold()]
+    if not other:
+        return
+    first = f"class {other[0]} is {model[other[0]]!r} in the model and {given[other[0]]!r} there"
+    if sorted(model.values()) == sorted(given.values()):
+        raise UserError(f"data={data} has the model's classes in another order: {first}; reorder its names and labels")
+    log.warning("data=%s calls %d of %d classes otherwise: %s", data, len(other), len(model), first)
 
 
 def spread(files: Sequence[str], count: int) -> list[str]:
@@ -110,6 +136,11 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
     for file in [*waiting, *others]:
         if len(chosen) >= count:
             break
+        try:
+            read_image(file)
+        except EdgeError as error:
+            log.warning("%s: it does not calibrate", error)
+            continue
         digest = sha256_of(file)
         if digest in judged:
             leaked += 1

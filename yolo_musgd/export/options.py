@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo_musgd.export.calibration import METHODS
 from yolo_musgd.export.checkpoint import Checkpoint, read_checkpoint
-from yolo_musgd.export.images import Splits, read_splits
+from yolo_musgd.export.images import Splits, check_names, read_splits
 from yolo_musgd.export.quantize import FLAVOURS
 from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
 from yolo_musgd.settings import Settings, UserError, setting
@@ -141,6 +141,7 @@ def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) ->
             f"data={data} has {len(splits.names)} classes, {checkpoint.path} has {len(checkpoint.names)}; "
             "give the data set that it was trained with"
         )
+    check_names(checkpoint.names, splits.names, str(data))
     if not splits.val:
         log.warning("data=%s: no val image has a label file, so the accuracy is not measured", data)
     return splits

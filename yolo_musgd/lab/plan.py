@@ -170,8 +170,13 @@ def _check_values(arm: Arm) -> None:
         args = dict(arm.spec(dict(zip(values, point, strict=True)), 0).args)
         try:
             check_arguments(args)
-            check_imgsz(get_cfg(overrides=args).imgsz, max_dim=1)
+            imgsz = get_cfg(overrides=args).imgsz
         except UserError as error:
             raise UserError(f"{arm.contender.label}: {error}") from None
         except Exception as error:  # Ultralytics raises TypeError, ValueError or SyntaxError, in several lines
             raise UserError(f"{arm.contender.label}: {' '.join(str(error).split())[:300]}") from None
+        try:
+            check_imgsz(imgsz, max_dim=1)
+        except Exception as error:  # its words name the argument or not, by release
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{arm.contender.label}: imgsz={imgsz} is no side of an image: {reason}") from None

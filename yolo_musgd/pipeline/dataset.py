@@ -13,7 +13,7 @@ from yolo_musgd.edge.artifact import sha256_of
 from yolo_musgd.edge.evaluate import label_path
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.edge.runtimes import first_line
-from yolo_musgd.export.images import judging_split, list_split
+from yolo_musgd.export.images import any_labelled, judging_split, list_split
 from yolo_musgd.settings import UserError
 
 
@@ -55,7 +55,7 @@ def read_data(data: str) -> DataSet:
     for split in ("train", "val"):
         if not splits[split]:
             raise UserError(f"data={data}: its {split} split holds no images")
-    if not any(Path(label_path(file)).is_file() for file in splits[judged]):
+    if not any_labelled(splits[judged]):
         raise UserError(f"data={data}: no image of its {judged} split has a label file")
     names = content["names"]
     return DataSet(file, splits, [str(names[k]) for k in sorted(names)])

@@ -15,10 +15,10 @@ from typing import Any
 from yolo_musgd.arguments import parse
 from yolo_musgd.edge.artifact import MANIFEST, Artifact, open_artifact
 from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.evaluate import label_path
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.edge.runtimes import Runtime, open_runtime
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
+from yolo_musgd.export.images import any_labelled
 from yolo_musgd.export.latency import race
 from yolo_musgd.pipeline.dataset import read_data
 from yolo_musgd.settings import Settings, UserError, setting
@@ -45,8 +45,8 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
     Raises:
         UserError: a model that cannot be run here, or no labels.
     """
-    files = [f for f in read_data(chosen.data).images[chosen.split] if Path(label_path(f)).is_file()]
-    if not files:
+    files = read_data(chosen.data).images[chosen.split]
+    if not any_labelled(files):
         raise UserError(f"data={chosen.data}: no image of its {chosen.split} split has a label file")
     opened = {role: _open(path, chosen.threads) for role in ROLES if (path := getattr(chosen, role))}
     found: dict[str, Accuracy] = {}
@@ -75,7 +75,8 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
     return {
         "schema": "yolo-musgd/pipeline-measure/1",
         "split": chosen.split,
-        "images": len(files),
+        "images": found["base"].images,
+        "left_out": list(found["base"].left_out),
         "threads": chosen.threads,
         "rows": rows,
     }

@@ -101,13 +101,23 @@ def collect(road: Road) -> dict[str, Any]:
         "pruning": _pruning(pruned) if pruned else None,
         "quantization": _quantization(final),
         "bench": _bench(road.json(names.bench, "bench/bench.json")),
-        "notes": road.runner.notes + _resumed(road) + _busy(road),
+        "notes": road.runner.notes + _left_out(measured) + _resumed(road) + _busy(road),
         "steps": _steps(road),
         "machine": system.identity(),
         "versions": versions(),
         "settings": road.settings.to_dict(),
         "recipe": road.recipe,
     }
+
+
+def _left_out(measured: Mapping[str, Any]) -> list[str]:
+    lines = measured.get("left_out") or []
+    if not lines:
+        return []
+    return [
+        f"{len(lines)} of {len(lines) + measured['images']} {measured['split']} images did not judge, since they or "
+        f"their labels cannot be read ({lines[0]})"
+    ]
 
 
 def _pruning(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 from ultralytics.cfg import get_cfg
 from ultralytics.utils import LOGGER
 
+from yolo_musgd.export.images import check_names
 from yolo_musgd.settings import UserError
 
 MIN_IMAGES = 16
@@ -29,7 +30,7 @@ def read_data(data: str, task: str) -> dict[str, Any]:
 
     try:
         found: dict[str, Any] = check_cls_dataset(data) if task == "classify" else check_det_dataset(data)
-    except (FileNotFoundError, RuntimeError, SyntaxError, TypeError, OSError) as error:
+    except Exception as error:  # whatever a broken file, or a folder of another task, makes the host raise
         raise UserError(f"data={data}: {' '.join(str(error).split())}") from error
     return found
 
@@ -47,6 +48,8 @@ def check_classes(model: Any, data: dict[str, Any], name: str) -> None:
             f"the model has {have} classes, data={name} has {data['nc']}: prune with the data the model was "
             "trained on, or train it on this data first"
         )
+    names = data["names"] if isinstance(data["names"], dict) else dict(enumerate(data["names"]))
+    check_names(model.names, names, name)
 
 
 class Images:

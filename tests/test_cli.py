@@ -18,6 +18,8 @@ def test_usage_names_every_command(run):
     [
         (["optimisers"], "unknown command 'optimisers'; did you mean optimizers?"),
         (["help", "bensh"], "unknown command 'bensh'; did you mean bench?"),
+        (["trian"], "that is Ultralytics' own command: yolo train optimizer=MuSGD"),
+        (["hlep"], "did you mean help?"),
         (["doctor", "verbose"], "'verbose' is not key=value; see: yolo-musgd help doctor"),
         (["doctor", "x=1"], "yolo-musgd doctor has no argument 'x'"),
     ],
@@ -93,6 +95,7 @@ def test_help_of_every_command(run):
         text = cli.help_of(name)
         assert text.startswith(f"yolo-musgd {name}: {cli.COMMANDS[name].summary}")
     assert run("yolo-musgd", "doctor", "--help").stdout.strip() == cli.help_of("doctor")
+    assert run("yolo-musgd", "help", "help").stdout.strip() == cli.usage()
 
 
 def interrupted(arguments):

@@ -15,6 +15,7 @@ import zipapp
 from importlib.util import find_spec
 from pathlib import Path
 
+from yolo_musgd.arguments import check_parent
 from yolo_musgd.edge import options
 from yolo_musgd.edge.artifact import MANIFEST, Artifact, open_artifact, sha256_of
 from yolo_musgd.edge.errors import EXIT_BAD_INPUT, EXIT_DONE, EdgeError
@@ -109,7 +110,10 @@ def _copy_samples(samples: str, folder: Path) -> int:
     target = folder / "samples"
     target.mkdir()
     if samples:
-        paths = [Path(path) for path in list_images(samples)[:16]]
+        try:
+            paths = [Path(path) for path in list_images(samples)[:16]]
+        except EdgeError as error:
+            raise EdgeError(str(error).replace("source=", "samples=", 1)) from None
     else:
         spec = find_spec("ultralytics")  # found, not imported
         home = Path(spec.origin).parent / "assets" if spec and spec.origin else Path("nowhere")
@@ -223,6 +227,7 @@ def main(args: list[str]) -> int:
         chosen = options.parse_args(args, OPTIONS, "bundle")
         if not chosen.model:
             raise EdgeError("bundle: model= is required, for example model=best.onnx")
+        check_parent(chosen.project)
         folder = Path(chosen.project) / (chosen.name or f"edge-{chosen.target}")
         for warning in make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz):
             print(f"note: {warning}", file=sys.stderr)

@@ -183,8 +183,14 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+_HOSTS = ("train", "predict", "track")  # modes that people look for here; export and val are ours and theirs
+
+
 def _unknown(name: str) -> UserError:
-    guess = nearest(name, COMMANDS)
+    guess = nearest(name, [*COMMANDS, "help", "version", *_HOSTS])
+    if guess in _HOSTS:
+        more = " optimizer=MuSGD" if guess == "train" else ""
+        return UserError(f"unknown command {name!r}; that is Ultralytics' own command: yolo {guess}{more} ...")
     return UserError(f"unknown command {name!r}; " + (f"did you mean {guess}?" if guess else "see: yolo-musgd help"))
 
 
@@ -232,7 +238,7 @@ def _dispatch(words: Sequence[str]) -> int:
         print(__version__)
         return 0
     if name in ("help", "h"):
-        topic = words[1] if len(words) > 1 else ""
+        topic = words[1] if len(words) > 1 and words[1] != "help" else ""
         if topic and topic not in COMMANDS:
             raise _unknown(topic)
         print(help_of(topic) if topic else usage())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import signal
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.export import build
+from yolo_musgd.export import build, options
+from yolo_musgd.export.checkpoint import read_checkpoint
 from yolo_musgd.export.command import export_model
 from yolo_musgd.export.options import ExportSettings
 from yolo_musgd.settings import UserError
@@ -101,6 +103,20 @@ def test_classes_must_fit(random_checkpoint: Path, tiny_data: Path, tmp_path: Pa
     yaml.write_text(f"path: {tiny_data.parent}\ntrain: images/train\nval: images/val\nnames: {{0: thing}}\n")
     with pytest.raises(UserError, match="has 1 classes"):
         export_model(ExportSettings(model=str(random_checkpoint), data=str(yaml), imgsz=64, project=str(tmp_path)))
+
+
+def test_only_a_data_set_that_was_asked_for_is_downloaded(random_checkpoint: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "downloaded"
+    yaml = tmp_path / "far.yaml"
+    splits = f"path: {tmp_path}/far\ntrain: images\nval: images\nnames: [circle, square, triangle]\n"
+    yaml.write_text(f"{splits}download: |\n  open({str(marker)!r}, 'w').close()\n")
+    checkpoint = dataclasses.replace(read_checkpoint(random_checkpoint), data=str(yaml))
+    assert options._splits(ExportSettings(), checkpoint, "fp32") is None
+    with pytest.raises(UserError, match=r"needs data=.*trained with is not at hand .*far\.yaml"):
+        options._splits(ExportSettings(), checkpoint, "int8")
+    assert not marker.exists()
+    options._splits(ExportSettings(data=str(yaml)), checkpoint, "int8")
+    assert marker.exists()
 
 
 def test_a_full_disk_leaves_nothing(

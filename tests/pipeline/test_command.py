@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from yolo_musgd import cli
 from yolo_musgd.pipeline import command, graph
 from yolo_musgd.pipeline.dataset import DataSet, digest, read_data
 from yolo_musgd.pipeline.runner import Runner
@@ -134,6 +135,15 @@ def splits(folder, **labels):
     rows = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
     file.write_text(f"path: {folder}\n{rows}names: [thing]\n")
     return str(file)
+
+
+def test_too_few_images_to_prune_are_found_before_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = splits(tmp_path / "few", train=True, val=True)
+    words = [f"data={data}", "model=yolo26n.yaml", "dry_run=True", "imgsz=64"]
+    assert cli.main(["pipeline", *words]) == 2
+    assert "has 1 training images, and pruning needs at least 16" in capsys.readouterr().err
+    assert cli.main(["pipeline", *words, "flops=0"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from yolo_musgd.arguments import new_folder, parse
+from yolo_musgd.arguments import check_parent, new_folder, parse
 from yolo_musgd.edge.artifact import open_artifact
 from yolo_musgd.edge.errors import EdgeError
 from yolo_musgd.edge.runtimes import open_runtime
@@ -50,6 +50,7 @@ def export_model(settings: ExportSettings) -> Result:
     Raises:
         UserError: bad input, a missing package, or no space left.
     """
+    check_parent(settings.project)
     job = check(settings)
     runtimes = installed(job.runtimes)
     if not runtimes:

@@ -17,6 +17,8 @@ from yolo_musgd.edge.runtimes import first_line
 from yolo_musgd.settings import UserError
 
 FEW_IMAGES = 32  # fewer than this and single images decide the ranges
+MIN_IMAGES = 16
+"""What pruning needs: statistics and scores of fewer images say more about those images than about the data."""
 
 log = logging.getLogger("yolo_musgd")
 
@@ -63,8 +65,12 @@ def judging_split(content: Mapping[str, Any]) -> str:
     return "test" if any_labelled(files) else "val"
 
 
-def read_splits(data: str) -> Splits:
+def read_splits(data: str, download: bool = True) -> Splits:
     """The train and val images of ``data``, a data YAML as Ultralytics takes it.
+
+    Args:
+        data: its path, or its name.
+        download: fetch what is not here, where the YAML says how.
 
     Raises:
         UserError: no such file, or Ultralytics' own words about what is wrong with it.
@@ -72,7 +78,7 @@ def read_splits(data: str) -> Splits:
     from ultralytics.data.utils import check_det_dataset
 
     try:
-        content = check_det_dataset(data)
+        content = check_det_dataset(data, autodownload=download)
     except Exception as error:  # files, YAML, downloads
         raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
     train, val = list_split(content.get("train")), list_split(content.get("val"))

@@ -128,14 +128,19 @@ def _image_size(imgsz: int, stride: int) -> int:
 
 
 def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) -> Splits | None:
-    data = settings.data or checkpoint.data
-    if settings.data is None and (data is None or not _can_find(data)):
+    data, splits, reason = settings.data or checkpoint.data, None, ""
+    if data:
+        try:
+            splits = read_splits(str(data), download=settings.data is not None)
+        except UserError as error:
+            if settings.data is not None:
+                raise
+            reason = f"; the one it was trained with is not at hand ({error})"
+    if splits is None:
         if precision == "int8":
-            known = f"; the one it was trained with, {data}, is not here" if data else ""
-            raise UserError(f"precision=int8 needs data=, a data YAML whose train split calibrates{known}")
-        log.warning("no data= given: the accuracy is not measured")
+            raise UserError(f"precision=int8 needs data=, a data YAML whose train split calibrates{reason}")
+        log.warning("no data= given: the accuracy is not measured%s", reason)
         return None
-    splits = read_splits(str(data))
     if len(splits.names) != len(checkpoint.names):
         raise UserError(
             f"data={data} has {len(splits.names)} classes, {checkpoint.path} has {len(checkpoint.names)}; "
@@ -145,9 +150,3 @@ def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) ->
     if not splits.val:
         log.warning("data=%s: no val image has a label file, so the accuracy is not measured", data)
     return splits
-
-
-def _can_find(data: str) -> bool:
-    from ultralytics.utils import ROOT
-
-    return Path(data).is_file() or ((ROOT / "cfg" / "datasets" / data).is_file() and Path(data).name == data)

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from yolo_musgd import plugin
+from yolo_musgd.arguments import check_parent
 from yolo_musgd.edge.artifact import MANIFEST
 from yolo_musgd.edge.results import write_whole
 from yolo_musgd.export.targets import load_target
@@ -41,17 +42,20 @@ def main(args: Mapping[str, str]) -> int:
         UserError: bad arguments, or a step failed; what is finished is kept, and the same command goes on.
     """
     settings, recipe = read_settings(args)
+    check_parent(settings.project)
     plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
     outside.require_packages(settings, _precision(settings))
     if settings.images:
         photos(settings.images)
     data = read_data(str(settings.data))
+    outside.check_images(settings, data)
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
     outside.check_model(settings, model)
     recipes = outside.recipes(settings)  # before a download
     file = outside.find_model(model, fetch=not settings.dry_run)
+    outside.check_task(model, file)
     known = {"model": outside.of_model(model, file), **recipes}
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from yolo_musgd.edge.artifact import sha256_of
 from yolo_musgd.edge.runtimes import first_line
-from yolo_musgd.export.checkpoint import require
+from yolo_musgd.export.checkpoint import load_model, require
+from yolo_musgd.export.images import MIN_IMAGES
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
 from yolo_musgd.pipeline.graph import runtime_of
 from yolo_musgd.pipeline.settings import PipelineSettings
@@ -48,6 +49,43 @@ def check_model(settings: PipelineSettings, model: str) -> None:
             f"model={model} must be a .pt checkpoint that is there, or a model of Ultralytics such as yolo26n.pt or "
             "yolo26n.yaml"
         )
+
+
+def check_images(settings: PipelineSettings, data: DataSet) -> None:
+    """Refuse a data set that the pruning step would refuse after the training.
+
+    Raises:
+        UserError: too few training images.
+    """
+    count = len(data.images["train"])
+    if settings.flops and count < MIN_IMAGES:
+        raise UserError(
+            f"data={settings.data} has {count} training images, and pruning needs at least {MIN_IMAGES} to tell which "
+            "channels matter: add some, or leave pruning out with flops=0"
+        )
+
+
+def check_task(model: str, file: Path | None) -> None:
+    """Refuse a model that is no detector, which is all that can be exported and measured.
+
+    Args:
+        model: as given.
+        file: behind it, None where Ultralytics builds it from a YAML of its own or has yet to download it.
+
+    Raises:
+        UserError: with its task, or with what is wrong with the checkpoint.
+    """
+    from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+    if file is not None and file.suffix == ".pt":
+        load_model(file)
+        return
+    try:
+        task = guess_model_task(yaml_model_load(model)) if not model.endswith(".pt") else guess_model_task(Path(model))
+    except Exception as error:  # no such file, several of them, not a model
+        raise UserError(f"model={model} cannot be read: {first_line(error)}") from error
+    if task != "detect":
+        raise UserError(f"model={model} is a model for task={task}; the pipeline is for task=detect")
 
 
 def published(model: str) -> str | None:

@@ -45,7 +45,7 @@ def main(args: Mapping[str, str]) -> int:
         plan = run.choose()  # may fail on a target that cannot be met: before anything is written
         folder = new_folder(settings.project, settings.name)
         content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
-        content |= {"model": _absolute(settings.model), "data": _absolute(str(run.data_name))}
+        content |= {"model": _absolute(str(settings.model)), "data": _absolute(str(run.data_name))}
         with _removed_on_failure(folder):
             (folder / "args.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             run.cut(plan, folder)

@@ -11,17 +11,19 @@ from torch.utils.data import DataLoader, Subset
 from ultralytics.cfg import get_cfg
 from ultralytics.utils import LOGGER
 
-from yolo_musgd.export.images import check_names
+from yolo_musgd.export.images import MIN_IMAGES, check_names
 from yolo_musgd.settings import UserError
-
-MIN_IMAGES = 16
-"""BatchNorm's statistics and Taylor scores of fewer images say more about those images than about the data."""
 
 Batch = dict[str, Any]
 
 
-def read_data(data: str, task: str) -> dict[str, Any]:
+def read_data(data: str, task: str, download: bool = True) -> dict[str, Any]:
     """Ultralytics' description of a data set.
+
+    Args:
+        data: its path, or its name.
+        task: of the model.
+        download: fetch what is not here, where the YAML says how.
 
     Raises:
         UserError: it is not there, or not for this task.
@@ -29,7 +31,9 @@ def read_data(data: str, task: str) -> dict[str, Any]:
     from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
     try:
-        found: dict[str, Any] = check_cls_dataset(data) if task == "classify" else check_det_dataset(data)
+        found: dict[str, Any] = (
+            check_cls_dataset(data) if task == "classify" else check_det_dataset(data, autodownload=download)
+        )
     except Exception as error:  # whatever a broken file, or a folder of another task, makes the host raise
         raise UserError(f"data={data}: {' '.join(str(error).split())}") from error
     return found

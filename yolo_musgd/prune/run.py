@@ -54,6 +54,8 @@ class Run:
 
     def __init__(self, settings: PruneSettings) -> None:
         self.settings = settings
+        if settings.model is None:
+            raise UserError("model= is required, for example model=runs/detect/train/weights/best.pt")
         self.model, self.saved = checkpoint.load(settings.model)
         trained = self.saved.get("train_args") or {}
         size = settings.imgsz or trained.get("imgsz") or 640
@@ -63,7 +65,7 @@ class Run:
         self.data_name = settings.data or trained.get("data")
         if self.data_name is None:
             raise UserError(f"data= is missing: model={settings.model} does not say what it was trained on")
-        self.data = read_data(str(self.data_name), self.model.task)
+        self.data = read_data(str(self.data_name), self.model.task, download=settings.data is not None)
         check_classes(self.model, self.data, str(self.data_name))
         self.images = Images(self.data, self.model.task, self.imgsz, settings.images, settings.batch, settings.seed)
         self.arguments = tuning.training_arguments(settings, str(self.data_name), self.imgsz)

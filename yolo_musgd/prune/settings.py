@@ -20,7 +20,7 @@ SPARSITIES = ("none", "2:4", "unstructured")
 class PruneSettings(Settings):
     """Arguments of ``yolo-musgd prune``."""
 
-    model: str = setting("yolo26n.pt", "checkpoint to prune, the best.pt of a training run")
+    model: str | None = setting(None, "checkpoint to prune, the best.pt of a training run", kind=str)
     data: str | None = setting(None, "data set it was trained on; by default what the checkpoint says", kind=str)
     recipe: str | None = setting(
         None, "YAML with some of these arguments: prune-20.yaml, prune-40.yaml, prune-60.yaml, a latency recipe or "

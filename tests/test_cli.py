@@ -1,4 +1,7 @@
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +129,14 @@ def test_a_parent_that_cannot_hold_results_is_found_before_the_work(command, tmp
     assert str(tmp_path / "file") in shown.err
     assert "|" not in shown.out, "the table was already made"
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_reader_that_stops_reading_sees_no_traceback():
+    beside = Path(sys.executable).with_name("yolo-musgd")
+    with subprocess.Popen([beside, "version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 141
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

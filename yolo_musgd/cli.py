@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import signal
 import sys
 import threading
@@ -215,10 +216,15 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
     previous = signal.signal(signal.SIGTERM, _on_terminate) if in_main_thread else None
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()  # here, where a closed pipe can be told from a fault
+        return code
     except (UserError, EdgeError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # | head: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it ends
+        return 141  # as a program that SIGPIPE ended
     except OSError as error:
         if not isinstance(error, (PermissionError, NotADirectoryError)) and error.errno not in _NO_ROOM:
             raise  # nothing that the user can put right

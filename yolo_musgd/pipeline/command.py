@@ -68,7 +68,10 @@ def main(args: Mapping[str, str]) -> int:
         things = outside.collect(settings, data, known, folder / CACHE)
         runner = Runner(folder, things, settings.resume_after, settings.verbose)
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
-        print(f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else ""))
+        print(
+            f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}"
+            + (_in_a_line(choice, settings) if choice else "")
+        )
         try:
             if settings.max_hours is not None:
                 runner.run([graph.probe(_first_plan(settings, data, choice))])
@@ -194,11 +197,13 @@ def _map_on_val(step: Path) -> dict[str, float] | None:
     return found
 
 
-def _in_a_line(choice: Choice) -> str:
+def _in_a_line(choice: Choice, settings: PipelineSettings) -> str:
+    precision = _precision(settings)
+    made = f"{precision.upper()} for {graph.runtime_of(settings, precision)}"
     return (
         f"; {choice.model} at {choice.imgsz} px, estimated {choice.estimated_fps:.0f} FPS on the board "
         f"(by FLOPs from {choice.anchor.model} at {choice.anchor.imgsz} px in {choice.anchor.ms:g} ms: "
-        f"{choice.anchor.how})"
+        f"{choice.anchor.how}; the bundle is {made}, whose speed may differ)"
     )
 
 
@@ -213,7 +218,8 @@ def _overview(
     states = runner.states(steps)
     width = max(len(s.name) for s in steps)
     lines = [
-        f"{settings.folder}: {f'recipe {recipe}' if recipe else 'no recipe'}" + (_in_a_line(choice) if choice else "")
+        f"{settings.folder}: {f'recipe {recipe}' if recipe else 'no recipe'}"
+        + (_in_a_line(choice, settings) if choice else "")
     ]
     for state in states:
         todo = f"to do, about {in_words(state.seconds)} ({state.reason})" if state.reason else "done"

@@ -107,6 +107,10 @@ def runtime_of(settings: PipelineSettings, precision: str) -> str:
     return load_target(settings.target).runtimes_for(precision)[0]
 
 
+def _device(plan: Plan) -> tuple[str, ...]:
+    return (f"device={plan.settings.device}",) if plan.settings.device else ()
+
+
 def _train(
     plan: Plan, name: str, title: str, model: str, epochs: int, recipe: str, needs: tuple[str, ...] = (),
     extra: Sequence[str] = (), outputs: tuple[str, ...] = ("run/weights/best.pt", "run/results.csv"),
@@ -116,7 +120,7 @@ def _train(
     words = (
         "yolo", "train", f"cfg={{{recipe}}}", f"model={model}", "data={data}", f"imgsz={plan.imgsz}",
         f"epochs={epochs}", f"batch={chosen.batch}", f"nbs={chosen.batch}", f"seed={chosen.seed}",
-        f"workers={chosen.workers}", f"device={chosen.device}", *extra, "project={out}", "name=run", "exist_ok=True",
+        f"workers={chosen.workers}", *_device(plan), *extra, "project={out}", "name=run", "exist_ok=True",
     )  # fmt: skip
     outside = ("data", recipe, "model") if model == "{model}" else ("data", recipe)
     return Step(name, title, words, needs, outside, outputs, seconds or plan.train_seconds(epochs), epochs)
@@ -138,7 +142,7 @@ def _prune(plan: Plan, name: str, source: str, before: tuple[str, ...], outside:
     chosen = plan.settings
     words = (
         "yolo-musgd", "prune", f"model={source}", "data={data}", f"flops={plan.cut:g}", "epochs=0", "bench=none",
-        f"imgsz={plan.imgsz}", f"batch={chosen.batch}", f"seed={chosen.seed}", f"device={chosen.device}",
+        f"imgsz={plan.imgsz}", f"batch={chosen.batch}", f"seed={chosen.seed}", *_device(plan),
         "project={out}", "name=cut",
     )  # fmt: skip
     title = f"prune {-plan.cut:.0%} of the FLOPs"

@@ -54,7 +54,9 @@ class PipelineSettings(Settings):
     batch: int = setting(16, "images a batch", low=1)
     seed: int = setting(0, "of the training", low=0)
     workers: int = setting(0, "processes that load images", low=0)
-    device: str = setting("cpu", "where to train: cpu, 0, [0,1], as Ultralytics has it")
+    device: str | None = setting(
+        None, "where to train: cpu, 0, [0,1], as Ultralytics has it; by default a GPU where there is one", kind=str
+    )
     threads: int = setting(1, "CPU threads of the timings here", low=1)
     resume_after: float = setting(
         10.0, "an interrupted training with more than so many minutes behind it goes on from its last epoch, which is "

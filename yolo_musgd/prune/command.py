@@ -28,6 +28,7 @@ def main(args: Mapping[str, str]) -> int:
     """
     if find_spec("torch_pruning") is None:
         raise UserError("torch-pruning is not installed: pip install 'yolo-musgd[prune]'")
+    from yolo_musgd.prune.report import LAYERS
     from yolo_musgd.prune.run import Run
 
     settings, folder = _resumed(args) if "resume" in args else (read_settings(args), None)
@@ -54,8 +55,9 @@ def main(args: Mapping[str, str]) -> int:
     except KeyboardInterrupt:
         print(f"go on with: yolo-musgd prune resume={folder}")
         raise
-    print((folder / "report.md").read_text(encoding="utf-8"))
-    print(f"results: {folder}")
+    text, _, _ = (folder / "report.md").read_text(encoding="utf-8").partition(LAYERS)  # a hundred lines, in the file
+    print(text)
+    print(f"results: {folder}; report.md has every layer too, layers.png shows them")
     return 0
 
 

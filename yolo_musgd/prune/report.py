@@ -30,6 +30,9 @@ def layer_table(before: nn.Module, after: nn.Module) -> list[dict[str, Any]]:
     return [{"layer": name, "before": old[name], "after": new[name]} for name in old]
 
 
+LAYERS = "## Layers"
+
+
 def markdown(record: dict[str, Any]) -> str:
     """The report as text."""
     before, after = record["cost"]["before"], record["cost"]["after"]
@@ -62,7 +65,7 @@ def markdown(record: dict[str, Any]) -> str:
             f"Sparsity ({kind}): {total:.1%} of the weights are zero. No runtime here skips zeros: no speed-up.",
         ]
     lines += ["", "## Decisions", "", *(f"- {line}" for line in record["log"])]
-    lines += ["", "## Layers", "", "| convolution | channels before | after | kept |", "|---|---:|---:|---:|"]
+    lines += ["", LAYERS, "", "| convolution | channels before | after | kept |", "|---|---:|---:|---:|"]
     for layer in record["layers"]:
         share = layer["after"] / layer["before"]
         lines.append(f"| {layer['layer']} | {layer['before']} | {layer['after']} | {share:.0%} |")

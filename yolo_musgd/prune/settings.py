@@ -74,7 +74,9 @@ class PruneSettings(Settings):
     batch: int = setting(16, "images a batch", low=1)
     seed: int = setting(0, "of the image choice, the random importance and the training", low=0)
     workers: int = setting(0, "processes that load images", low=0)
-    device: str = setting("cpu", "where to fine-tune: cpu, 0, [0,1], as Ultralytics has it")
+    device: str | None = setting(
+        None, "where to fine-tune: cpu, 0, [0,1], as Ultralytics has it; by default a GPU where there is one", kind=str
+    )
     resume: str | None = setting(None, "folder of an interrupted run to go on with", kind=str)
     project: str = setting("runs/prune", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")

@@ -169,7 +169,7 @@ def search(steps: Sequence[Mapping[str, Any]]) -> str:
         top.set_ylabel("drop of mAP50-95")
         low.plot(x, [s["latency_ms"] or np.nan for s in steps], "s-", color=ORANGE)
         low.set_ylabel("ms here")
-        low.set_ylim(bottom=0)
+        low.set_ylim(0, 1.15 * max((s["latency_ms"] or 0.0 for s in steps), default=1.0) or 1.0)
         low.set_xlabel("layers left in float")
         for axis in (top, low):
             axis.grid(alpha=0.15)

@@ -166,7 +166,7 @@ def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path)
         ("checkpoint", {}, 0.3, 0.99),
         ("loaded", {}, 0.3, 0.99),
         ("yaml", {"pretrained": "CHECKPOINT"}, 0.3, 0.99),
-        ("checkpoint", {"pretrained": False}, 2.0, 0.0),
+        ("checkpoint", {"pretrained": False}, None, None),  # 8.4.0 takes the weights nevertheless
         ("checkpoint", {"second_moment": 0.0}, 0.3, 0.0),
     ],
 )
@@ -199,6 +199,11 @@ def test_settings_follow_the_weights_that_training_really_starts_from(
     finally:
         LOGGER.removeHandler(caplog.handler)
     trainer = yolo.trainer
+    weights = YOLO(checkpoint).model.state_dict()["model.1.conv.weight"]
+    learned = torch.allclose(trainer.model.state_dict()["model.1.conv.weight"], weights, atol=1e-3)  # saved in fp16
+    if rate is None:
+        rate, second = (0.3, 0.99) if learned else (2.0, 0.0)
+    assert learned == (rate == 0.3)
     assert {(g["muon_lr"], g["second_moment"]) for g in trainer.optimizer.param_groups} == {(rate, second)}
     assert (trainer.args.muon_lr, trainer.args.second_moment) == (rate, second), "what a resume would start with"
     said = next(line for line in caplog.messages if "from yolo-musgd" in line)

@@ -65,9 +65,7 @@ def test_a_cut_of_40_percent_works_in_train_and_eval_and_costs_what_ultralytics_
     assert flops(after) / flops(before) == pytest.approx(0.6, abs=0.01)
     pooling = 1e-3 if "cls" in name else 1e-6  # Ultralytics counts the classifier's average pooling too
     assert flops(after) == pytest.approx(cost.flops, rel=pooling)
-    if "stride=stride" in inspect.getsource(
-        get_flops
-    ):  # by its counter's exact extrapolation, as newer releases have it
+    if "stride=stride" in inspect.getsource(get_flops):  # exact in newer releases
         assert get_flops(after, 128) == pytest.approx(cost.flops / 1e9, rel=pooling), "what Ultralytics prints"
     assert sum(p.numel() for p in after.parameters()) == cost.params
     x = torch.rand(2, 3, 128, 128)

@@ -133,17 +133,18 @@ def _frames(source: str, limit: Optional[int]) -> Any:
             capture.close()
     else:
         paths = images.list_images(source)[:limit]
-        left_out = 0
+        left_out = []
         for path in paths:
             try:
                 image = images.read_image(path)
             except EdgeError as error:  # one damaged picture must not cost the others
-                left_out += 1
-                print("left out: {}".format(error), file=sys.stderr)
+                left_out.append(str(error))
+                if len(paths) > 1:
+                    print("left out: {}".format(error), file=sys.stderr)
                 continue
             yield path, image
-        if left_out == len(paths):
-            raise EdgeError("source={}: none of {} images can be read".format(source, left_out))
+        if len(left_out) == len(paths):
+            raise EdgeError("source={}: none of {} images can be read: {}".format(source, len(paths), left_out[0]))
 
 
 def main(args: List[str]) -> int:

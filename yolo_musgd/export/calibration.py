@@ -110,7 +110,7 @@ def cached_ranges(
 
 def as_tensors_data(ranges: Mapping[str, tuple[float, float]]) -> Any:
     """The ranges in the type that ONNX Runtime's quantizer takes."""
-    from onnxruntime.quantization import CalibrationMethod, TensorsData
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData  # its home in older releases too
 
     return TensorsData(
         CalibrationMethod.MinMax, {k: (np.float32(low), np.float32(high)) for k, (low, high) in ranges.items()}

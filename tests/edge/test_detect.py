@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,10 +179,18 @@ def test_val_leaves_out_what_ultralytics_leaves_out(
     report = json.loads((tmp_path / "out" / "val" / "val.json").read_text())
     expected = ultralytics_map(model, images, open_artifact(str(model)).names, 128, tmp_path)
     assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
-    assert (report["result"]["images"], report["left_out"]) == (3 + 2, 4)
+    assert (report["result"]["images"], len(report["left_out"])) == (3 + 2, 4)
     said = capsys.readouterr()
     assert said.err.count("left out: ") == 4
     assert "4 images left out" in said.out
+    for label in labels.iterdir():
+        label.write_text("99 0.5 0.5 0.2 0.2\n")
+    (images / f"background{first.suffix}").unlink(missing_ok=True)
+    (images / "background.png").unlink(missing_ok=True)
+    assert main(["val", str(model), f"source={images}", f"project={tmp_path}/wrong", "threads=1"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert re.search("none of 8 images can be judged: .*class 99 but the model has 80", said[-1])
+    assert not any((tmp_path / "wrong").iterdir())
 
 
 @pytest.mark.parametrize("command", ["val", "detect"])

@@ -187,7 +187,7 @@ def main(args: List[str]) -> int:
         if records:
             path = folder.write_text("detections.json", json.dumps(content, indent=1))
             print("{} images -> {}".format(len(records), path))
-        else:
+        elif not os.listdir(folder.path):
             os.rmdir(folder.path)
     if not records:
         raise EdgeError("source={}: not one frame came".format(chosen.source))

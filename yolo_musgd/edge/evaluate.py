@@ -21,6 +21,7 @@ from .runtimes import open_runtime
 from .stats import rounded
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU, COCO's ten
+SHOWN = 5  # images left out that are named while it runs; the report names all
 VAL_CONF = 0.001  # Ultralytics' lowest score in validation
 
 
@@ -166,10 +167,17 @@ def mean_ap(
 
 
 class Evaluator:
-    """Collects images one by one and gives mAP at any time."""
+    """Collects images one by one and gives mAP at any time.
+
+    Attributes:
+        images: how many were added.
+        labels: in all of them.
+        left_out: why others were not, a line each.
+    """
 
     def __init__(self) -> None:
         self.images = self.labels = 0
+        self.left_out: List[str] = []
         self._right: List[np.ndarray] = []
         self._found: List[np.ndarray] = []
         self._actual: List[np.ndarray] = []
@@ -257,22 +265,26 @@ def _list_labelled(chosen: Any) -> List[str]:
     return paths
 
 
-def _evaluate(paths: List[str], chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> int:
-    """Judge the images one by one; returns how many were left out because they or their labels cannot be read."""
-    letterbox, left_out = Letterbox(artifact.imgsz), 0
+def _evaluate(paths: List[str], chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> None:
+    """Judge the images one by one.
+
+    Raises:
+        EdgeError: Not one of them, or of their labels, can be read; or the runtime fails.
+    """
+    letterbox = Letterbox(artifact.imgsz)
     for count, path in enumerate(paths, 1):
         try:
             pair = read_pair(path, len(artifact.names), chosen.labels)
         except EdgeError as error:  # Ultralytics leaves such images out too, and one must not cost the others
-            left_out += 1
-            print("left out: {}".format(error), file=sys.stderr)
+            evaluator.left_out.append(str(error))
+            if len(evaluator.left_out) <= SHOWN:
+                print("left out: {}".format(error), file=sys.stderr)
             continue
         judge(pair, artifact, runtime, letterbox, evaluator, chosen)
         if count % max(1, len(paths) // 10) == 0:
             print("{}/{} images".format(count, len(paths)), file=sys.stderr)
-    if left_out == len(paths):
-        raise EdgeError("none of {} images could be judged".format(left_out))
-    return left_out
+    if not evaluator.images:
+        raise EdgeError("none of {} images can be judged: {}".format(len(paths), evaluator.left_out[0]))
 
 
 def main(args: List[str]) -> int:
@@ -283,9 +295,12 @@ def main(args: List[str]) -> int:
     paths = _list_labelled(chosen)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     folder = Folder("val", chosen.project, chosen.name)
-    evaluator, partial, left_out = Evaluator(), False, 0
+    evaluator, partial = Evaluator(), False
     try:
-        left_out = _evaluate(paths, chosen, artifact, runtime, evaluator)
+        _evaluate(paths, chosen, artifact, runtime, evaluator)
+    except EdgeError:
+        os.rmdir(folder.path)  # nothing was written yet
+        raise
     except KeyboardInterrupt:
         partial = True
     finally:
@@ -309,7 +324,7 @@ def main(args: List[str]) -> int:
         "source": chosen.source,
         "conf": chosen.conf,
         "iou": chosen.iou,
-        "left_out": left_out,
+        "left_out": evaluator.left_out,
         "result": result,
     }
     path = folder.write_text("val.json", json.dumps(content, indent=1))
@@ -319,7 +334,7 @@ def main(args: List[str]) -> int:
             result["map50"],
             result["images"],
             result["labels"],
-            ", {} images left out".format(left_out) if left_out else "",
+            ", {} images left out".format(len(evaluator.left_out)) if evaluator.left_out else "",
             ", partial" if partial else "",
             path,
         )

@@ -82,21 +82,23 @@ def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: s
     from ultralytics.utils import TQDM
 
     evaluator, letterbox = Evaluator(), Letterbox(artifact.imgsz)
-    found, left_out = [], []
+    found = []
     for file in TQDM(files, desc=desc, disable=not desc):
         try:
             pair = read_pair(file, len(artifact.names))
         except EdgeError as error:
-            left_out.append(str(error))
+            evaluator.left_out.append(str(error))
             continue
         try:
             found.append(judge(pair, artifact, runtime, letterbox, evaluator, _OPTIONS))
         except EdgeError as error:
             raise UserError(str(error)) from error
     if files and not found:
-        raise UserError(f"none of {len(files)} images can judge the model: {left_out[0]}")
+        raise UserError(f"none of {len(files)} images can judge the model: {evaluator.left_out[0]}")
     result = evaluator.result(artifact.names)
-    return Accuracy(result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found), tuple(left_out))
+    return Accuracy(
+        result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found), tuple(evaluator.left_out)
+    )
 
 
 def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf: float = 0.05) -> list[np.ndarray]:

@@ -357,6 +357,20 @@ def test_empty_labels_are_refused(run, train_words, tmp_path):
     assert not any((tmp_path / "runs").iterdir())
 
 
+def test_a_folder_without_images_is_refused(run, train_words, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "empty" / "images" / split).mkdir(parents=True)
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {tmp_path / 'empty'}\ntrain: images/train\nval: images/val\nnames: [a]\n")
+    words = (*train_words, f"data={data}", "epochs=1", f"project={tmp_path / 'runs'}")
+    done = run("yolo", "train", "optimizer=MuSGD", *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"yolo-musgd: data={data}: train: No images found in ")
+    assert "Traceback" not in done.stderr
+    assert not any((tmp_path / "runs").iterdir())
+
+
 def test_an_unwritable_run_folder_is_refused(run, tiny_data, train_words, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = run(

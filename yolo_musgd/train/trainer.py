@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr, remove_colorstr
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_musgd import plugin
@@ -134,10 +134,13 @@ class MuSGDTrainerMixin:
         """Train as the host does; bad data leaves no run folder behind."""
         try:
             return super().train()  # type: ignore[misc]
-        except UserError:
+        except Exception as error:
+            told = _explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
+            if not isinstance(told, UserError):
+                raise
             if not self.args.exist_ok:  # type: ignore[attr-defined]
                 _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
-            raise
+            raise told from (None if told is error else error)
 
     def _require_labels(self) -> None:
         """Refuse a training set without a single object, which Ultralytics would train on for hours.
@@ -246,6 +249,9 @@ def _explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None)
     if isinstance(error, RuntimeError) and str(error).startswith("Dataset "):
         cause = error.__cause__ or error
         return DataError(f"data={args.get('data')}: {' '.join(str(cause).split())}")
+    if isinstance(error, FileNotFoundError) and "Error loading data from" in str(error):
+        reason, _, _ = remove_colorstr(str(error.__cause__ or error)).partition(" Supported formats")
+        return DataError(f"data={args.get('data')}: {' '.join(reason.split())}")
     return error
 
 

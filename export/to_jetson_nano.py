@@ -8,7 +8,7 @@ The Nano's GPU has no INT8: precision=int8 is refused. The board builds the engi
 
 import sys
 
-from yolo_musgd.deploy import main
+from yolo_musgd.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main("jetson-nano", sys.argv[1:]))
+    sys.exit(main(["export", "target=jetson-nano", "bundle=True", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ Every runtime that is installed here and serves the board gets a bundle of its o
 
 import sys
 
-from yolo_musgd.deploy import main
+from yolo_musgd.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main("raspberry-pi-5", sys.argv[1:]))
+    sys.exit(main(["export", "target=raspberry-pi-5", "bundle=True", *sys.argv[1:]]))

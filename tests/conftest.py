@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for browser, which pytest's importlib mode does not see
+for helpers in ("", "optim", "edge", "docs"):  # modules that tests import, which pytest's importlib mode does not see
+    sys.path.insert(0, str(Path(__file__).parent / helpers))
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("YOLO_MUSGD_SHARED", ROOT.parent / "shared"))

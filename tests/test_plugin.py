@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from yolo_musgd import plugin
-from yolo_musgd.settings import plugin_keys
+from yolo_musgd.train.settings import plugin_keys
 
 
 def script(text):

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_musgd.settings import MuSGDSettings, SettingsError, TelemetrySettings, nearest, plugin_keys
+from yolo_musgd.optim.settings import MuSGDSettings
+from yolo_musgd.settings import SettingsError, nearest
+from yolo_musgd.train.settings import TelemetrySettings, plugin_keys
 
 
 def test_an_unknown_key_suggests_the_right_one():

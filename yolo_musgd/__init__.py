@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
     from yolo_musgd.optim.musgd import MuSGD
     from yolo_musgd.plugin import register, unregister
-    from yolo_musgd.train.trainer import MuSGDTrainer, trainer_class
+    from yolo_musgd.train.trainer import trainer_class
+    from yolo_musgd.trainers import MuSGDTrainer
 
 __all__ = [
     "MuSGD",
@@ -29,8 +30,8 @@ _HOME = {
     "MuSGD": "yolo_musgd.optim.musgd",
     "MuonSGD": "yolo_musgd.optim.muon",
     "MuonAdamW": "yolo_musgd.optim.muon",
-    "MuSGDTrainer": "yolo_musgd.train.trainer",
-    "trainer_class": "yolo_musgd.train.trainer",
+    "MuSGDTrainer": "yolo_musgd.trainers",
+    "trainer_class": "yolo_musgd.trainers",
     "register": "yolo_musgd.plugin",
     "unregister": "yolo_musgd.plugin",
 }

@@ -36,8 +36,3 @@ def start() -> None:
     """Put the finder on sys.meta_path unless YOLO_MUSGD=0 says otherwise."""
     if os.environ.get("YOLO_MUSGD") != "0" and not any(isinstance(f, Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, Finder())
-
-
-def stop() -> None:
-    """Take the finder off sys.meta_path again."""
-    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, Finder)]

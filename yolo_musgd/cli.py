@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import Any
 
 from yolo_musgd import __version__
-from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.settings import UserError, nearest
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.settings import nearest
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ COMMANDS: dict[str, Command] = {
         "yolo_musgd.settings:Settings",
     ),
     "optimizers": Command(
-        "yolo_musgd.optim.listing:main",
+        "yolo_musgd.optim.registry:main",
         "every optimizer by name, with its memory, learning rate and source",
         "yolo_musgd.settings:Settings",
     ),
     "steptime": Command(
-        "yolo_musgd.steptime:main",
+        "yolo_musgd.lab.steptime:main",
         "time and memory of optimizer.step() side by side; plan=True shows how Muon's matrices are batched",
-        "yolo_musgd.steptime:StepTimeSettings",
+        "yolo_musgd.lab.steptime:StepTimeSettings",
     ),
     "demo": Command(
-        "yolo_musgd.demo:main",
+        "yolo_musgd.lab.demo:main",
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
-        "yolo_musgd.demo:DemoSettings",
+        "yolo_musgd.lab.demo:DemoSettings",
     ),
     "pipeline": Command(
         "yolo_musgd.pipeline.command:main",
@@ -77,7 +77,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "yolo_musgd.export.command:main",
         "a checkpoint for a board: ONNX, OpenVINO, NCNN; INT8 with its accuracy guarded; one folder with its evidence",
-        "yolo_musgd.export.options:ExportSettings",
+        "yolo_musgd.export.settings:ExportSettings",
     ),
     "bench": Command(
         "yolo_musgd.edge.__main__:main",
@@ -104,9 +104,9 @@ COMMANDS: dict[str, Command] = {
         options="yolo_musgd.edge.idle:IDLE_OPTIONS",
     ),
     "bundle": Command(
-        "yolo_musgd.bundle:main",
+        "yolo_musgd.export.bundle:main",
         "a folder or archive to copy to a board: model, edge.pyz, requirements, run.sh, walkthrough",
-        options="yolo_musgd.bundle:OPTIONS",
+        options="yolo_musgd.export.bundle:OPTIONS",
     ),
     "quantize-ncnn": Command(
         "yolo_musgd.export.ncnn:main",
@@ -114,9 +114,9 @@ COMMANDS: dict[str, Command] = {
         "yolo_musgd.export.ncnn:NcnnSettings",
     ),
     "compare-bench": Command(
-        "yolo_musgd.compare_bench:main",
+        "yolo_musgd.export.compare:main",
         "bench reports side by side: yolo-musgd compare-bench a.json b.json; table and picture",
-        options="yolo_musgd.compare_bench:OPTIONS",
+        options="yolo_musgd.export.compare:OPTIONS",
     ),
 }
 
@@ -219,7 +219,7 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
         code = work()
         sys.stdout.flush()  # here, where a closed pipe can be told from a fault
         return code
-    except (UserError, EdgeError) as error:
+    except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # | head: nobody reads on

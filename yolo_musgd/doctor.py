@@ -12,7 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from yolo_musgd import __version__
-from yolo_musgd.settings import plugin_keys
+from yolo_musgd.train.settings import plugin_keys
 
 OK, WARN, BAD = "ok", "!!", "XX"
 OPTIONAL = {

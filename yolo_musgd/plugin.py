@@ -13,20 +13,19 @@ What is touched, and why:
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd._autoload import TARGETS, stop
-from yolo_musgd.settings import UserError, plugin_keys
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.train.settings import plugin_keys
 
+TARGETS = ("ultralytics.utils.checks", "ultralytics.cfg", "ultralytics.engine.model")  # as in _autoload.py
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # from, up to but not including
 
 _undo: dict[str, list[Callable[[], None]]] = {}
@@ -90,7 +89,7 @@ def register() -> None:
 
 def unregister() -> None:
     """Put everything that `register` touched back as it was; a later import of ultralytics is left alone too."""
-    stop()
+    sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "yolo_musgd._autoload"]
     for steps in _undo.values():
         for step in reversed(steps):
             step()
@@ -100,18 +99,6 @@ def unregister() -> None:
 def active() -> bool:
     """Whether every patch is in place."""
     return set(_undo) == set(TARGETS)
-
-
-@contextmanager
-def quiet_host() -> Iterator[None]:
-    """Silence Ultralytics' logger below warnings, for a call whose message would mislead."""
-    logger = import_module("ultralytics.utils").LOGGER
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 Undo = list[Callable[[], None]]

@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from yolo_musgd.edge.errors import UserError
+
 S = TypeVar("S", bound="Settings")
-
-
-class UserError(ValueError):
-    """Something the user can put right; the message is one line with value, allowed range and fix."""
 
 
 class SettingsError(UserError):
@@ -146,115 +146,78 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True)
-class MuSGDSettings(Settings):
-    """The rule of momentum-adaptive SGD (article "MuSGD optimizer", 2026-02-12) and its variants."""
+def parse(cls: type[S], args: Mapping[str, str]) -> S:
+    """Settings of a command from its arguments, which are already split at the first ``=``.
 
-    adapt_factor: float = setting(0.01, "strength of the adaptation in beta_max / (1 + adapt_factor*||g||^2)", low=0.0)
-    beta_min: float = setting(0.0, "lower bound of beta_t", low=0.0, below=1.0)
-    norm_scope: str = setting(
-        "tensor", "norm of each parameter tensor, or one over all parameters", choices=("tensor", "global")
-    )
-    norm_source: str = setting(
-        "raw", "norm of the gradient itself, or of gradient + weight_decay*parameter", choices=("raw", "decayed")
-    )
-    norm_mode: str = setting(
-        "absolute", "the norm as it is, or relative to its own running mean (scale-free)",
-        choices=("absolute", "relative"),
-    )  # fmt: skip
-    norm_decay: float = setting(0.99, "decay of the running mean that norm_mode=relative uses", low=0.0, below=1.0)
-    nesterov: bool = setting(True, "look ahead along the velocity, as Ultralytics' SGD does")
-    lr_in_velocity: bool = setting(False, "v = beta*v + lr*g, as in the article's formula, not p -= lr*v")
-    decoupled_decay: bool = setting(False, "p *= 1 - lr*weight_decay (AdamW style) instead of g += weight_decay*p")
-    second_moment: float | None = setting(
-        None,
-        "divide the gradient by its root mean square, as RMSProp: decay of the mean; 0 is off; "
-        "None is 0.99 where MuSGD fine-tunes what it does not orthogonalise, else 0",
-        kind=float, low=0.0, below=1.0,
-    )  # fmt: skip
+    Args:
+        cls: a settings class whose fields are bool, int, float or str.
+        args: name -> text; ``True``/``False`` in any case for switches.
+
+    Raises:
+        SettingsError: unknown name, or a value of the wrong type or out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for name, text in args.items():
+        if name not in fields:
+            guess = nearest(name, fields)
+            raise SettingsError(f"unknown argument {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+        values[name] = _convert(name, text, fields[name].metadata["kind"], fields[name].default)
+    return cls(**values)
 
 
-@dataclasses.dataclass(frozen=True)
-class MuonSettings(Settings):
-    """How Muon updates matrices and flattened convolution filters; the defaults are the recipe for small YOLOs."""
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file of a user's holds.
 
-    muon_scale: str = setting(
-        "rms",
-        "length of an update: rms 0.2*sqrt(max(rows, columns)), like AdamW's; keller sqrt(max(1, rows/columns)); "
-        "native the same on kernel height and width, as Ultralytics' optimizer has it",
-        choices=("rms", "keller", "native"),
-    )
-    muon_lr: float | None = setting(
-        None, "learning rate of matrices as a multiple of the group's; None is 2 from scratch, 0.3 from a checkpoint",
-        kind=float, low=0.0,
-    )  # fmt: skip
-    muon_share: float = setting(
-        1.0, "Muon's share of a matrix' step; the rest, 1 - muon_share, is an SGD step on it", low=0.0, high=1.0
-    )
-    muon_momentum: float = setting(0.0, "momentum of matrices; 0 follows Ultralytics' warmed one", low=0.0, below=1.0)
-    muon_nesterov: bool = setting(True, "look ahead along the momentum of matrices")
-    muon_decay: float = setting(0.0, "decoupled decay of matrices as a multiple of weight_decay", low=0.0)
-    muon_method: str = setting(
-        "quintic", "orthogonalisation", choices=("quintic", "polar-express", "cubic", "svd")
-    )  # fmt: skip
-    muon_steps: int = setting(5, "iterations of the orthogonalisation", low=1, high=100)
-    muon_precision: str = setting(
-        "auto", "of the orthogonalisation; auto takes bf16 where the hardware has it",
-        choices=("auto", "float32", "bfloat16"),
-    )  # fmt: skip
-    muon_rows: float = setting(
-        0.0, "NorMuon: decay of the running mean square of each row, e.g. 0.95; 0 is off", low=0.0, below=1.0
-    )
-    muon_state: str = setting(
-        "float32", "momentum of matrices; bfloat16 halves it (rounded stochastically)", choices=("float32", "bfloat16")
-    )
-    muon_every: int = setting(1, "orthogonalise a matrix every so many steps, by a step as many times as long", low=1)
-    muon_rest: str = setting(
-        "sgd", "what updates the rest in MuonSGD: sgd, or musgd with its beta_t", choices=("sgd", "musgd")
-    )
-    muon_adapt: bool = setting(False, "beta_t on the momentum of matrices too, see adapt_factor")
-    muon_shard: bool = setting(True, "under DDP, each process orthogonalises its share of the matrices")
+    Raises:
+        UserError: not readable, not YAML, or something else than ``key: value`` lines.
+    """
+    import yaml
 
-    @classmethod
-    def native(cls) -> MuonSettings:
-        """Ultralytics' MuSGD: 0.2 of Muon's step beside one of SGD, scaled by the kernel's height and width."""
-        return cls(muon_scale="native", muon_lr=1.2, muon_share=1 / 6)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold key: value lines")
+    return content
 
 
-@dataclasses.dataclass(frozen=True)
-class ExclusionSettings(Settings):
-    """Which filters Muon leaves to the standard optimizer."""
-
-    orthogonalize: bool = setting(
-        True, "MuSGD: orthogonalised steps on filters; False is the article's rule, an SGD step on every parameter"
-    )
-    muon_stem: bool = setting(False, "Muon on the input layer too")
-    muon_head: bool = setting(False, "Muon on the head too")
-    muon_depthwise: bool = setting(False, "Muon on depthwise filters too")
-
-
-@dataclasses.dataclass(frozen=True)
-class TelemetrySettings(Settings):
-    """What is recorded about the optimizer while a model trains."""
-
-    telemetry: bool | None = setting(
-        None, "record gradient norms and beta_t; by default with this plugin's optimizers only", kind=bool
-    )
-    telemetry_layers: bool = setting(False, "also record the mean beta_t of every layer and plot the lowest")
-    telemetry_entropy: str | None = setting(
-        None, "also record the singular-value entropy of these layers' weights: model.2,model.8 or all", kind=str
-    )
+def _convert(name: str, text: str, kind: type, default: Any) -> Any:
+    if default is None and text.lower() == "none":
+        return None
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise SettingsError(f"{name} must be True or False, got {text!r}")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            expected = "a whole number" if kind is int else "a number"
+            raise SettingsError(f"{name} must be {expected}, got {text!r}") from None
+    return text
 
 
-PLUGIN_SETTINGS: tuple[type[Settings], ...] = (
-    MuSGDSettings,
-    MuonSettings,
-    ExclusionSettings,
-    TelemetrySettings,
-)
+def check_parent(project: str) -> None:
+    """Refuse a parent folder of results that cannot be written, before the work whose results it is to hold.
+
+    Raises:
+        UserError: a file is in its place or in its path, or its folder may not be written.
+    """
+    folder = Path(project).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "may not be written" if there.is_dir() else "is a file"
+        raise UserError(f"project={project} cannot hold results: {there} {what}; choose another project=")
 
 
-def plugin_keys() -> dict[str, tuple[type, Any]]:
-    """Every key that the plugin adds to Ultralytics' configuration: name -> (type, default)."""
-    fields = [f for cls in PLUGIN_SETTINGS for f in dataclasses.fields(cls)]
-    return {f.name: (f.metadata["kind"], f.default) for f in fields}
+def new_folder(project: str, name: str) -> Path:
+    """``project/name``, or the first of ``name2``, ``name3``, ... that does not exist yet; created."""
+    number = 1
+    while (folder := Path(project) / (name if number == 1 else f"{name}{number}")).exists():
+        number += 1
+    folder.mkdir(parents=True)
+    return folder

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from yolo_musgd.data.shapes import CLASSES, MAX_OVERLAP, SIZE, draw, generate
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 
 def test_the_same_seed_draws_the_same_picture():

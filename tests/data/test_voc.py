@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from yolo_musgd.data import voc
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 

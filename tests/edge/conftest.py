@@ -132,7 +132,7 @@ def photos(shared: Path) -> list[Path]:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of three drawn pictures of different shapes, as PNG files."""
-    from yolo_musgd.edge.images import synthetic_frame, write_image
+    from yolo_musgd.edge.pictures.images import synthetic_frame, write_image
 
     folder = tmp_path / "pictures"
     folder.mkdir()

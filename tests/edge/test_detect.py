@@ -11,12 +11,12 @@ from PIL import Image
 
 from yolo_musgd.edge import evaluate
 from yolo_musgd.edge.__main__ import main
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.boxes import iou_matrix
 from yolo_musgd.edge.detect import Detector
-from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.images import read_image
-from yolo_musgd.edge.runtimes import open_runtime
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.pictures.boxes import iou_matrix
+from yolo_musgd.edge.pictures.images import read_image
+from yolo_musgd.edge.runtimes.artifact import open_artifact
+from yolo_musgd.edge.runtimes.open import open_runtime
 
 
 def ultralytics_boxes(model: str, image: np.ndarray, imgsz: int, conf: float) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_ncnn_and_openvino_folders(
     exact = open_runtime(artifact, None, 1, precision="fp32").infer(blob)
     reference = open_runtime(open_artifact(str(onnx_file)), "onnxruntime", 1).infer(blob)
     np.testing.assert_allclose(exact, reference, atol=0.02)
-    with pytest.raises(EdgeError, match="a model for ncnn, not for tensorrt"):
+    with pytest.raises(UserError, match="a model for ncnn, not for tensorrt"):
         open_runtime(artifact, "tensorrt", 1)
 
 

@@ -70,7 +70,7 @@ def test_runs_on_a_real_python_3_6(tmp_path: Path) -> None:
     numpy_there = python and subprocess.run([python, "-c", "import numpy"], capture_output=True, check=False)
     if not python or not numpy_there or numpy_there.returncode != 0:
         pytest.skip("no python3.6 with numpy here; vermin and the parser hold the syntax")
-    from yolo_musgd.bundle import build_pyz
+    from yolo_musgd.export.bundle import build_pyz
 
     pyz = build_pyz(tmp_path / "edge.pyz")
     done = subprocess.run([python, str(pyz), "doctor"], capture_output=True, text=True, check=False)

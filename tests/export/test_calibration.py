@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from yolo_musgd.edge.images import read_image, write_image
-from yolo_musgd.edge.letterbox import Letterbox
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.pictures.images import read_image, write_image
+from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.export import calibration
 from yolo_musgd.export.calibration import cached_ranges, collect_ranges
-from yolo_musgd.export.images import CalibrationSet, calibration_set, list_split, read_splits, spread
-from yolo_musgd.settings import UserError
+from yolo_musgd.export.splits import CalibrationSet, calibration_set, list_split, read_splits, spread
 
 
 def make_images(folder: Path, count: int, seed: int = 0) -> list[str]:

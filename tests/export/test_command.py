@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.export import build, options
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.runtimes.artifact import open_artifact
+from yolo_musgd.export import build, settings
 from yolo_musgd.export.checkpoint import read_checkpoint
 from yolo_musgd.export.command import export_model
-from yolo_musgd.export.options import ExportSettings
-from yolo_musgd.settings import UserError
+from yolo_musgd.export.settings import ExportSettings
 
 
 @pytest.fixture(scope="session")
@@ -111,11 +111,11 @@ def test_only_a_data_set_that_was_asked_for_is_downloaded(random_checkpoint: Pat
     splits = f"path: {tmp_path}/far\ntrain: images\nval: images\nnames: [circle, square, triangle]\n"
     yaml.write_text(f"{splits}download: |\n  open({str(marker)!r}, 'w').close()\n")
     checkpoint = dataclasses.replace(read_checkpoint(random_checkpoint), data=str(yaml))
-    assert options._splits(ExportSettings(), checkpoint, "fp32") is None
+    assert settings._splits(ExportSettings(), checkpoint, "fp32") is None
     with pytest.raises(UserError, match=r"needs data=.*trained with is not at hand .*far\.yaml"):
-        options._splits(ExportSettings(), checkpoint, "int8")
+        settings._splits(ExportSettings(), checkpoint, "int8")
     assert not marker.exists()
-    options._splits(ExportSettings(data=str(yaml)), checkpoint, "int8")
+    settings._splits(ExportSettings(data=str(yaml)), checkpoint, "int8")
     assert marker.exists()
 
 

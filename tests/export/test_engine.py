@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd.edge.trt import save_timing_cache, use_timing_cache
-from yolo_musgd.export import tensorrt
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.runtimes.tensorrt import save_timing_cache, use_timing_cache
+from yolo_musgd.export import tensorrt_graph
 
 
 class Cache:
@@ -63,6 +63,6 @@ def test_builders_without_a_cache_are_left_alone(tmp_path: Path) -> None:
 
 def test_an_engine_needs_tensorrt(graphs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="engine=True: tensorrt cannot be loaded") as caught:
-        tensorrt.build_engine(graphs["raw"], "fp16")
+        tensorrt_graph.build_engine(graphs["raw"], "fp16")
     assert "JetPack" in str(caught.value)
     assert not graphs["raw"].with_suffix(".engine").exists()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.runtimes import open_runtime
+from yolo_musgd.edge.runtimes.artifact import open_artifact
+from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy, evaluate
 from yolo_musgd.export.guard import Guard
-from yolo_musgd.export.images import read_splits
+from yolo_musgd.export.splits import read_splits
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.images import synthetic_frame, write_image
-from yolo_musgd.edge.runtimes import open_runtime
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.pictures.images import synthetic_frame, write_image
+from yolo_musgd.edge.runtimes.artifact import open_artifact
+from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export import ncnn as quantizer
 from yolo_musgd.export.ncnn_files import TAG_HALF
-from yolo_musgd.settings import UserError
 
 for package in ("ncnn", "pnnx", "torch"):
     pytest.importorskip(package, reason="exports and runs an NCNN network")
@@ -93,8 +93,8 @@ def agreement(got: np.ndarray, expected: np.ndarray) -> float:
 def test_ncnn_computes_it_in_int8_and_close_to_float(
     exported: Path, quantized: tuple[Path, dict], images: list[str]
 ) -> None:
-    from yolo_musgd.edge.images import read_image
-    from yolo_musgd.edge.letterbox import Letterbox
+    from yolo_musgd.edge.pictures.images import read_image
+    from yolo_musgd.edge.pictures.letterbox import Letterbox
 
     target, done = quantized
     artifact = open_artifact(str(target))
@@ -116,8 +116,8 @@ def test_ncnn_computes_it_in_int8_and_close_to_float(
 
 def test_a_wrong_scale_would_show(exported: Path, images: list[str], tmp_path: Path) -> None:
     """The check above can fail: with activations clipped at their median the scores are others."""
-    from yolo_musgd.edge.images import read_image
-    from yolo_musgd.edge.letterbox import Letterbox
+    from yolo_musgd.edge.pictures.images import read_image
+    from yolo_musgd.edge.pictures.letterbox import Letterbox
 
     quantizer.quantize_ncnn(exported, tmp_path / "bad_ncnn_model", images, 50.0)
     blob = Letterbox((64, 64))(read_image(images[0]))[0]

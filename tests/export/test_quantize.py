@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolo_musgd.edge.onnxfile import read_onnx
+from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.export.calibration import Ranges
-from yolo_musgd.export.graph import constant_operand_nodes, count_fused, head_parts, layer_groups
+from yolo_musgd.export.onnx_graph import constant_operand_nodes, count_fused, head_parts, layer_groups
 from yolo_musgd.export.quantize import FLAVOURS, Plan, make_plan, quantize
-from yolo_musgd.export.tensorrt import save_half, trial_build, unsupported
+from yolo_musgd.export.tensorrt_graph import save_half, trial_build, unsupported
 
 
 def ranges_of(model: Path) -> Ranges:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from yolo_musgd.edge.onnxfile import OnnxFacts
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.runtimes.onnxfile import OnnxFacts
 from yolo_musgd.export.quantize import FLAVOURS
 from yolo_musgd.export.targets import NAMES, PRECISIONS, all_targets, load_target
-from yolo_musgd.export.tensorrt import operator_table, unsupported
-from yolo_musgd.settings import UserError
+from yolo_musgd.export.tensorrt_graph import operator_table, unsupported
 
 
 @pytest.mark.parametrize("name", NAMES)

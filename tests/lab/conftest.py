@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from yolo_musgd import plugin
+from yolo_musgd.lab.arms import Arm
 from yolo_musgd.lab.parsing import parse_protocol
-from yolo_musgd.lab.plan import Arm
 from yolo_musgd.lab.protocol import METRIC
 from yolo_musgd.lab.runs import RunSpec
 from yolo_musgd.lab.store import Store

@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from yolo_musgd import plugin, resources
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab.parsing import load, parse_protocol
 from yolo_musgd.lab.protocol import Start
-from yolo_musgd.lab.search import Range
-from yolo_musgd.settings import UserError
+from yolo_musgd.lab.tuning import Range
 
 plugin.register()
 SHIPPED = sorted(p.stem for p in (resources.folder("cfg") / "lab").glob("*.yaml"))

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from yolo_musgd import plugin
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab import identify
 from yolo_musgd.lab.runs import RunSpec, device_kind, resolve, versions
 from yolo_musgd.lab.store import Store, read_results
-from yolo_musgd.settings import UserError
 
 plugin.register()
 

@@ -25,10 +25,10 @@ def train(rank, settings, shard):
     """Three steps of a DDP-wrapped yolo26n, each rank on its own image."""
     from torch.nn.parallel import DistributedDataParallel
 
+    from yolo_musgd.lab.steptime import real_gradients, ultralytics_groups
     from yolo_musgd.optim.muon import MuonSGD
     from yolo_musgd.optim.param_groups import muon_exclusions
-    from yolo_musgd.settings import MuonSettings
-    from yolo_musgd.steptime import real_gradients, ultralytics_groups
+    from yolo_musgd.optim.settings import MuonSettings
 
     model = real_gradients(imgsz=64, batch=1)
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)

@@ -11,13 +11,14 @@ from torch import nn
 from ultralytics.optim import MuSGD as Native
 from ultralytics.utils.torch_utils import convert_optimizer_state_dict_to_fp16
 
+from yolo_musgd.lab.steptime import real_gradients, ultralytics_groups
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.muon_update import update_scale
 from yolo_musgd.optim.param_groups import muon_exclusions
 from yolo_musgd.optim.registry import FINE_TUNES, find
-from yolo_musgd.optim.rounding import stochastic_round
-from yolo_musgd.settings import MuonSettings, MuSGDSettings, SettingsError
-from yolo_musgd.steptime import real_gradients, ultralytics_groups
+from yolo_musgd.optim.settings import MuonSettings, MuSGDSettings
+from yolo_musgd.optim.state import stochastic_round
+from yolo_musgd.settings import SettingsError
 
 FP32 = MuonSettings(muon_precision="float32")
 
@@ -540,7 +541,7 @@ def test_plan_is_printable_and_made_once(yolo):
 @pytest.mark.parametrize("settings", [MuonSettings(), MuonSettings(muon_rows=0.9, muon_decay=1.0), ADAPTIVE])
 def test_no_step_waits_for_a_gpu(cls, settings, monkeypatch, fake_gpu):
     """Fake CUDA tensors have no values: whoever asks for one gets an exception."""
-    monkeypatch.setattr("yolo_musgd.optim.plan.has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("yolo_musgd.optim.kernel_plan.has_fast_bf16", lambda device: True)
     with fake_gpu():
         shapes = [(16, 8, 3, 3), (8, 16, 1, 1), (32, 16), (16, 8, 3, 3), (16,)]
         params = [nn.Parameter(torch.empty(s, device="cuda")) for s in shapes]

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
+from musgd_reference import musgd_reference_step
 
 from yolo_musgd.optim.kernels import fused_available, squared_norms
 from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.optim.reference import musgd_reference_step
 from yolo_musgd.settings import SettingsError
 
 BACKENDS = ["single", "foreach", "fused"]

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yolo_musgd.lab.steptime import real_gradients
+from yolo_musgd.optim.kernel_plan import choose_kernels, has_fast_bf16, iteration_flops, make_plan
 from yolo_musgd.optim.orthogonalize import (
     QUINTIC,
     Kernel,
@@ -18,8 +20,6 @@ from yolo_musgd.optim.orthogonalize import (
     orthogonalize,
     singular_value_entropy,
 )
-from yolo_musgd.optim.plan import choose_kernels, has_fast_bf16, iteration_flops, make_plan
-from yolo_musgd.steptime import real_gradients
 
 BF16 = torch.bfloat16
 KERNELS = (Kernel(), Kernel(restarts=(5,)), Kernel(restarts=(2, 3)), Kernel(BF16), Kernel(BF16, (1, 2, 2)))

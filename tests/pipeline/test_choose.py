@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.pipeline.choose import SIZES, choose, count_gflops, find_anchor
 from yolo_musgd.pipeline.settings import PipelineSettings
-from yolo_musgd.settings import UserError
 
 GFLOPS = {"yolo26n.yaml": 6.0, "yolo26s.yaml": 22.0, "yolo26m.yaml": 75.0, "yolo26l.yaml": 93.0, "yolo26x.yaml": 200.0}
 

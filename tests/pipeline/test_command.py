@@ -6,11 +6,11 @@ import json
 import pytest
 
 from yolo_musgd import cli
-from yolo_musgd.pipeline import command, graph
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.pipeline import command, dag
 from yolo_musgd.pipeline.dataset import DataSet, digest, read_data
-from yolo_musgd.pipeline.runner import Runner
+from yolo_musgd.pipeline.execute import Runner
 from yolo_musgd.pipeline.settings import PipelineSettings
-from yolo_musgd.settings import UserError
 
 DATA = DataSet("d.yaml", {"train": ["x.jpg"] * 256, "val": ["y.jpg"]}, ["thing"])
 
@@ -32,7 +32,7 @@ def seconds(plan):
     """What a plan should take by the probe's epoch of 4 s."""
     share = 0.4 + 0.6 * (1 + plan.cut)
     training = 4.0 * command.OVERHEAD * (plan.epochs + plan.finetune_epochs * share)
-    return training + sum(s.seconds for s in graph.road(plan) if not s.epochs)
+    return training + sum(s.seconds for s in dag.road(plan) if not s.epochs)
 
 
 @pytest.mark.parametrize("hours", [0.15, 0.2, 0.5])
@@ -101,7 +101,7 @@ def test_steps_come_after_what_they_need(tmp_path):
     for chosen in ({}, {"flops": 0.0}, {"finetune_epochs": 0}, {"precision": "fp32"}):
         plan = command._plan(settings(**chosen), DATA, None, Runner(tmp_path, {}))
         seen = set()
-        for step in graph.road(plan):
+        for step in dag.road(plan):
             assert set(step.needs) <= seen
             named = {w for word in step.words for w in _places(word)} - {"out", "stem", *step.outside}
             assert named <= set(step.needs), step.name

@@ -12,7 +12,7 @@ from browser import look
 from filelock import FileLock
 
 from yolo_musgd import cli
-from yolo_musgd.pipeline import pictures, report
+from yolo_musgd.pipeline import pipeline_report, svg
 
 pytestmark = pytest.mark.slow
 
@@ -167,13 +167,13 @@ def test_the_page_of_other_roads(road):
     figures["choice"] = {"model": "m.yaml", "imgsz": 448, "gflops": 2.5, "estimated_fps": 31.2, "anchor": anchor}
     figures["bench"] |= {"joules": 0.123, "watts": 4.5, "sensor": "pmic"}
     drawn = {
-        "tradeoff": pictures.tradeoff(figures["rows"], figures["labels"], "test"),
+        "tradeoff": svg.tradeoff(figures["rows"], figures["labels"], "test"),
         "curves": None,
         "optimizer": None,
     }
     steps = [{"float_layers": ["a"] * k, "drop": 0.1 / (k + 1), "latency_ms": 5.0 + k} for k in range(3)]
-    text = report._render(
-        {**figures, "pictures": {**drawn, "search": pictures.search(steps)}, "pairs": [], "version": "0"}
+    text = pipeline_report._render(
+        {**figures, "pictures": {**drawn, "search": svg.search(steps)}, "pairs": [], "version": "0"}
     )
     assert "0.123 J a frame, 4.50 W (pmic)" in text
     assert "<b>estimated</b> 31 frames" in text
@@ -185,7 +185,7 @@ def test_the_page_of_other_roads(road):
 
 def test_pictures_follow_the_pages_ink():
     table = [{"before": 32, "after": 16}, {"before": 64, "after": 64}]
-    text = pictures.layers(table)
+    text = svg.layers(table)
     assert "currentColor" in text
     assert "#123457" not in text
     assert "1 of 2 convolutions are narrower" in text

@@ -3,8 +3,8 @@
 import pytest
 
 from yolo_musgd import resources
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
-from yolo_musgd.settings import UserError
 
 
 def test_the_data_sets_own_recipe_is_taken_and_the_command_line_wins(tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from yolo_musgd.prune.data import Images, check_classes, read_data, recalibrate
-from yolo_musgd.prune.graph import PruneGraph
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.prune.channel_graph import PruneGraph
 from yolo_musgd.prune.importance import score
-from yolo_musgd.settings import UserError
+from yolo_musgd.prune.training_images import Images, check_classes, read_data, recalibrate
 
 
 @pytest.fixture(scope="module")

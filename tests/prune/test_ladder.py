@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from yolo_musgd.prune.ladder import flops_for
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.prune.search import flops_for
 
 
 def report(folder, name, p50, **model):

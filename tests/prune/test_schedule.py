@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_musgd.prune.graph import Cost, Unit
+from yolo_musgd.prune.channel_graph import Cost, Unit
 from yolo_musgd.prune.schedule import meet, schedule, widths
 
 

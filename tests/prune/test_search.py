@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune import search
-from yolo_musgd.prune.graph import PruneGraph
+from yolo_musgd.prune.channel_graph import PruneGraph
 from yolo_musgd.prune.schedule import schedule
-from yolo_musgd.settings import UserError
 
 
 def find(model, target, log):

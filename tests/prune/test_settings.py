@@ -1,8 +1,9 @@
 import pytest
 
 from yolo_musgd import resources
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune.settings import read_settings
-from yolo_musgd.settings import SettingsError, UserError
+from yolo_musgd.settings import SettingsError
 
 
 def test_every_shipped_recipe_reads():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from yolo_musgd import plugin
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.train import pruned
 
 

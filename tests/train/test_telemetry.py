@@ -6,8 +6,9 @@ import torch
 
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.settings import SettingsError
-from yolo_musgd.train.plots import plot_entropy, plot_layers, plot_steps
-from yolo_musgd.train.telemetry import STEPS_FILE, Monitor, grad_norm, read_steps
+from yolo_musgd.train.optimizer_plots import plot_entropy, plot_layers, plot_steps
+from yolo_musgd.train.records import STEPS_FILE, read_steps
+from yolo_musgd.train.telemetry import Monitor, grad_norm
 
 
 class NoScaler:
@@ -209,7 +210,7 @@ def test_layers(tmp_path):
 
 def test_layers_of_a_hybrid_are_those_that_have_a_beta(tmp_path):
     from yolo_musgd.optim.muon import MuonSGD
-    from yolo_musgd.settings import MuSGDSettings
+    from yolo_musgd.optim.settings import MuSGDSettings
 
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4))
     optimizer = MuonSGD(model.parameters(), rest=MuSGDSettings(adapt_factor=1.0), exclude=[model[1].weight])

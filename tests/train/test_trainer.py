@@ -102,7 +102,7 @@ def test_every_task_trains(task, model, tmp_path):
         data=str(make_task_data(task, tmp_path / "data")), optimizer="MuSGD", epochs=1, imgsz=64, batch=4, nbs=4,
         workers=0, amp=False, plots=False, project=str(tmp_path), name="run", device="cpu",
     )  # fmt: skip
-    assert type(yolo.trainer).__module__ == "yolo_musgd.train.trainer"
+    assert type(yolo.trainer).__module__ == "yolo_musgd.trainers"
     assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.muon"
     header = (tmp_path / "run" / "results.csv").read_text().splitlines()[0]
     assert "optim/beta_t" in header

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from yolo_musgd.train.telemetry import COLUMNS, STEPS_FILE, read_steps
+from yolo_musgd.train.records import COLUMNS, STEPS_FILE, read_steps
 
 pytestmark = pytest.mark.slow
 EPOCHS = 3
@@ -229,7 +229,7 @@ def test_resume_brings_settings_and_state_back(run, tiny_data, train_words, proj
     code = f"""
 import torch
 from ultralytics import YOLO
-from yolo_musgd.optim.checkpoint import unprotect
+from yolo_musgd.optim.state import unprotect
 def check(trainer):
     saved = torch.load({str(folder / "weights" / "last.pt")!r}, map_location="cpu", weights_only=False)["optimizer"]
     saved, now = unprotect(saved), unprotect(trainer.optimizer.state_dict())

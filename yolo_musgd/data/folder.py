@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from yolo_musgd.data.folder import complete_folder
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 BCCD_URL = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
 BCCD_NAMES = ("Platelets", "RBC", "WBC")

@@ -6,7 +6,7 @@ import sys
 from typing import List, Optional
 
 from . import __version__
-from .errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EdgeError
+from .errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, UserError
 
 COMMANDS = {  # command -> (module, function, what it does)
     "bench": ("bench", "main", "FPS, latency percentiles, watts and joules per frame; writes bench.json, .md, .png"),
@@ -52,11 +52,11 @@ def main(args: Optional[List[str]] = None) -> int:
 
             near = difflib.get_close_matches(words[0], list(COMMANDS), 1)
             hint = "did you mean {}?".format(near[0]) if near else "commands: {}".format(", ".join(COMMANDS))
-            raise EdgeError("unknown command {!r}; {}".format(words[0], hint))
+            raise UserError("unknown command {!r}; {}".format(words[0], hint))
         module, function, _ = COMMANDS[words[0]]
         run = getattr(importlib.import_module("." + module, __package__), function)
         return int(run(words[1:]))
-    except EdgeError as error:
+    except UserError as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader (head, less) has seen enough

@@ -9,12 +9,15 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from . import images, measure, options, power, report, system
-from .artifact import Artifact, open_artifact
+from . import measure, options, report
 from .detect import MODEL_OPTIONS, Detector, require
-from .errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError, SensorError
-from .results import Folder
-from .runtimes import Runtime, open_runtime
+from .errors import EXIT_DONE, EXIT_INTERRUPTED, SensorError, UserError
+from .files import Folder
+from .pictures import images
+from .power import sampler, system
+from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.base import Runtime
+from .runtimes.open import open_runtime
 
 ROOT_VARIABLE = "YOLO_EDGE_ROOT"  # where /sys and /proc are looked for; tests point it at recorded trees
 
@@ -31,7 +34,7 @@ BENCH_OPTIONS.update(
         "seconds": (10.0, options.number(0, 1e7), "and at least this long"),
         "soak": (0.0, options.number(0, 1e5), "minutes of a soak test, instead of n and seconds"),
         "conf": (0.25, options.number(0.0, 1.0), "lowest score"),
-        "power": ("auto", options.text, "auto, none, csv:FILE, " + ", ".join(power.NAMES)),
+        "power": ("auto", options.text, "auto, none, csv:FILE, " + ", ".join(sampler.NAMES)),
         "csv_offset": (0.0, options.number(-1e6, 1e6), "seconds by which the meter's clock is ahead"),
         "idle": (10.0, options.number(0, 3600), "seconds of idle baseline, when there is a sensor"),
         "warmup": (10.0, options.number(0, 3600), "most seconds of warm-up"),
@@ -66,14 +69,14 @@ class Bench:
         self.chosen, self.artifact, self.source = chosen, artifact, source
         minutes = chosen.soak
         self.floors = measure.Floors(1 if minutes else chosen.n, minutes * 60 or chosen.seconds, chosen.warmup)
-        self.choice = power.choose(chosen.power, root())
-        self.sampler = power.Sampler(self.choice.sensor)
+        self.choice = sampler.choose(chosen.power, root())
+        self.sampler = sampler.Sampler(self.choice.sensor)
         self.watcher = system.Watcher(root())
         self.idle_span: Optional[List[float]] = None
         self.spans: List[Any] = []
         self.graph: Optional[Dict[str, int]] = None  # the same for every number of threads
         self.content = report.header(
-            chosen, artifact, source.info(), system.identity(root()), power.describe(self.choice)
+            chosen, artifact, source.info(), system.identity(root()), sampler.describe(self.choice)
         )
 
     def run(self) -> bool:
@@ -147,7 +150,7 @@ class Bench:
         detector = Detector(self.artifact, runtime, self.chosen.conf, self.chosen.iou, self.chosen.max_det)
         first = self.source.read()
         if first is None:
-            raise EdgeError("source={}: gives no frame".format(self.source.description))
+            raise UserError("source={}: gives no frame".format(self.source.description))
         detector(first[1])
         first_ms = sum(detector.times) * 1e3
         to_first_s = time.perf_counter() - begin
@@ -171,13 +174,13 @@ class Bench:
             self.content["power"]["lost"] = self.sampler.lost
         idle_w = None
         if self.idle_span is not None:
-            idle = power.window(self.sampler, self.idle_span[0], self.idle_span[1])
+            idle = sampler.window(self.sampler, self.idle_span[0], self.idle_span[1])
             idle["seconds"] = self.idle_span[1] - self.idle_span[0]
             self.content["idle"], idle_w = idle, idle["mean_w"]
         for run, (start, end) in zip(self.content["runs"], self.spans):
-            load = power.window(self.sampler, start, end)
-            load.update(power.per_frame(load["energy_j"], end - start, run["frames"], idle_w))
-            load["wall_estimate_w"] = power.wall_estimate(self.choice, load["mean_w"])
+            load = sampler.window(self.sampler, start, end)
+            load.update(sampler.per_frame(load["energy_j"], end - start, run["frames"], idle_w))
+            load["wall_estimate_w"] = sampler.wall_estimate(self.choice, load["mean_w"])
             moments = [(t - start, w) for t, w in zip(self.sampler.times, self.sampler.watts) if start <= t <= end]
             load["series"] = {"t_s": [round(t, 2) for t, _ in moments], "watts": [round(w, 3) for _, w in moments]}
             run["power"] = load
@@ -203,7 +206,7 @@ def main(args: List[str]) -> int:
     previous = signal.signal(signal.SIGTERM, _on_terminate)
     try:
         complete = bench.run()
-    except EdgeError as error:
+    except UserError as error:
         if bench.content["runs"]:  # a later setting failed: the earlier ones are kept
             bench.content["error"] = str(error)
             report.write(folder, bench.content, chosen.picture)

@@ -8,12 +8,14 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from . import boxes, draw, images, options
-from .artifact import Artifact, open_artifact
-from .errors import EXIT_DONE, EdgeError
-from .letterbox import Letterbox, to_image
-from .results import Folder
-from .runtimes import NAMES, Runtime, open_runtime
+from . import options
+from .errors import EXIT_DONE, UserError
+from .files import Folder
+from .pictures import boxes, draw, images
+from .pictures.letterbox import Letterbox, to_image
+from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.base import Runtime
+from .runtimes.open import NAMES, open_runtime
 
 
 class Times(NamedTuple):
@@ -105,7 +107,7 @@ DETECT_OPTIONS.update(
 def require(value: str, key: str, command: str) -> str:
     """Return ``value``, or raise the error that says which key is missing."""
     if not value:
-        raise EdgeError(
+        raise UserError(
             "{}: {}= is required, for example {}".format(
                 command, key, {"model": "model=best.onnx", "source": "source=photos/"}.get(key, key + "=...")
             )
@@ -137,14 +139,14 @@ def _frames(source: str, limit: Optional[int]) -> Any:
         for path in paths:
             try:
                 image = images.read_image(path)
-            except EdgeError as error:  # one damaged picture must not cost the others
+            except UserError as error:  # one damaged picture must not cost the others
                 left_out.append(str(error))
                 if len(paths) > 1:
                     print("left out: {}".format(error), file=sys.stderr)
                 continue
             yield path, image
         if len(left_out) == len(paths):
-            raise EdgeError("source={}: none of {} images can be read: {}".format(source, len(paths), left_out[0]))
+            raise UserError("source={}: none of {} images can be read: {}".format(source, len(paths), left_out[0]))
 
 
 def main(args: List[str]) -> int:
@@ -190,7 +192,7 @@ def main(args: List[str]) -> int:
         elif not os.listdir(folder.path):
             os.rmdir(folder.path)
     if not records:
-        raise EdgeError("source={}: not one frame came".format(chosen.source))
+        raise UserError("source={}: not one frame came".format(chosen.source))
     return EXIT_DONE
 
 

@@ -2,9 +2,12 @@
 
 from typing import List
 
-from . import __version__, images, options, power, runtimes, system
+from . import __version__, options
 from .bench import root
 from .errors import EXIT_DONE
+from .pictures import images
+from .power import sampler, system
+from .runtimes import open
 
 DOCTOR_OPTIONS: options.Spec = {"power": ("auto", options.text, "the sensor to look for")}
 
@@ -18,9 +21,9 @@ def main(args: List[str]) -> int:
         print("  {:<12} {}".format(key, board[key] if board[key] is not None else "-"))
     print("images: {}".format(images.backend()))
     print("runtimes:")
-    for name, there, words in runtimes.installed():
+    for name, there, words in open.installed():
         print("  {} {:<12} {}".format("yes" if there else "no ", name, words))
-    choice = power.choose(chosen.power, root())
+    choice = sampler.choose(chosen.power, root())
     print(
         "power sensor: {}".format(
             "{} ({})".format(choice.sensor.name, choice.sensor.source) if choice.sensor else "none"

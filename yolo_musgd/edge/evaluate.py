@@ -11,13 +11,14 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from . import boxes, images, options
-from .artifact import open_artifact
+from . import options
 from .detect import MODEL_OPTIONS, require
-from .errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError
-from .letterbox import Letterbox, place_for_val
-from .results import Folder
-from .runtimes import open_runtime
+from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
+from .files import Folder
+from .pictures import boxes, images
+from .pictures.letterbox import Letterbox, place_for_val
+from .runtimes.artifact import open_artifact
+from .runtimes.open import open_runtime
 from .stats import rounded
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU, COCO's ten
@@ -44,7 +45,7 @@ def read_labels(path: str) -> np.ndarray:
         float32 (n, 5) without duplicates; empty when the file does not exist, which means an image without objects.
 
     Raises:
-        EdgeError: A line that is no label, with its number.
+        UserError: A line that is no label, with its number.
     """
     if not os.path.isfile(path):
         return np.zeros((0, 5), np.float32)
@@ -54,7 +55,7 @@ def read_labels(path: str) -> np.ndarray:
             try:
                 values = [float(word) for word in line.split()]
             except ValueError:
-                raise EdgeError("{}:{}: not numbers: {:.60}".format(path, number, line.strip()))
+                raise UserError("{}:{}: not numbers: {:.60}".format(path, number, line.strip()))
             if not values:
                 continue
             if len(values) > 6 and len(values) % 2:
@@ -62,7 +63,7 @@ def read_labels(path: str) -> np.ndarray:
                 centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
                 values = values[:1] + [float(value) for value in centre]
             if len(values) != 5 or values[0] != int(values[0]) or not _in_the_image(values):
-                raise EdgeError(
+                raise UserError(
                     "{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip())
                 )
             rows.append(values)
@@ -86,11 +87,11 @@ def read_pair(path: str, classes: int, labels: str = "") -> Tuple[np.ndarray, np
         uint8 BGR (height, width, 3) and float32 (n, 5), see read_labels.
 
     Raises:
-        EdgeError: One of them cannot be read, or a class that the model does not have.
+        UserError: One of them cannot be read, or a class that the model does not have.
     """
     targets = read_labels(label_path(path, labels))
     if classes and len(targets) and targets[:, 0].max() >= classes:
-        raise EdgeError("{}: class {} but the model has {}".format(path, int(targets[:, 0].max()), classes))
+        raise UserError("{}: class {} but the model has {}".format(path, int(targets[:, 0].max()), classes))
     return images.read_image(path), targets
 
 
@@ -253,11 +254,11 @@ def _list_labelled(chosen: Any) -> List[str]:
     """List the images to judge.
 
     Raises:
-        EdgeError: No image, or not one with a label file.
+        UserError: No image, or not one with a label file.
     """
     paths = images.list_images(chosen.source)[: chosen.n]
     if not any(os.path.isfile(label_path(path, chosen.labels)) for path in paths):
-        raise EdgeError(
+        raise UserError(
             "no label file for any of {} images; looked for {}; give labels=".format(
                 len(paths), label_path(paths[0], chosen.labels)
             )
@@ -269,13 +270,13 @@ def _evaluate(paths: List[str], chosen: Any, artifact: Any, runtime: Any, evalua
     """Judge the images one by one.
 
     Raises:
-        EdgeError: Not one of them, or of their labels, can be read; or the runtime fails.
+        UserError: Not one of them, or of their labels, can be read; or the runtime fails.
     """
     letterbox = Letterbox(artifact.imgsz)
     for count, path in enumerate(paths, 1):
         try:
             pair = read_pair(path, len(artifact.names), chosen.labels)
-        except EdgeError as error:  # Ultralytics leaves such images out too, and one must not cost the others
+        except UserError as error:  # Ultralytics leaves such images out too, and one must not cost the others
             evaluator.left_out.append(str(error))
             if len(evaluator.left_out) <= SHOWN:
                 print("left out: {}".format(error), file=sys.stderr)
@@ -284,7 +285,7 @@ def _evaluate(paths: List[str], chosen: Any, artifact: Any, runtime: Any, evalua
         if count % max(1, len(paths) // 10) == 0:
             print("{}/{} images".format(count, len(paths)), file=sys.stderr)
     if not evaluator.images:
-        raise EdgeError("none of {} images can be judged: {}".format(len(paths), evaluator.left_out[0]))
+        raise UserError("none of {} images can be judged: {}".format(len(paths), evaluator.left_out[0]))
 
 
 def main(args: List[str]) -> int:
@@ -298,7 +299,7 @@ def main(args: List[str]) -> int:
     evaluator, partial = Evaluator(), False
     try:
         _evaluate(paths, chosen, artifact, runtime, evaluator)
-    except EdgeError:
+    except UserError:
         os.rmdir(folder.path)  # nothing was written yet
         raise
     except KeyboardInterrupt:

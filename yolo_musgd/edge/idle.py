@@ -4,14 +4,15 @@ import json
 import time
 from typing import List
 
-from . import options, power, system
+from . import options
 from .bench import root
-from .errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError
-from .results import Folder
+from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
+from .files import Folder
+from .power import sampler, system
 from .stats import rounded
 
 IDLE_OPTIONS = {
-    "power": ("auto", options.text, "auto, csv:FILE, " + ", ".join(power.NAMES)),
+    "power": ("auto", options.text, "auto, csv:FILE, " + ", ".join(sampler.NAMES)),
     "csv_offset": (0.0, options.number(-1e6, 1e6), "seconds by which the meter's clock is ahead"),
     "seconds": (10.0, options.number(0.5, 1e6), "how long"),
     "project": ("", options.text, "write idle.json to project/name; without it nothing is written"),
@@ -22,35 +23,35 @@ IDLE_OPTIONS = {
 def main(args: List[str]) -> int:
     """Run ``idle seconds=10 power=auto``: prints watts and temperatures; an error without a sensor."""
     chosen = options.parse_args(args, IDLE_OPTIONS, "idle", None)
-    choice = power.choose(chosen.power, root())
+    choice = sampler.choose(chosen.power, root())
     if choice.sensor is None and choice.csv is None:
         reasons = "; ".join("{}: {}".format(*item) for item in choice.tried.items())
-        raise EdgeError("no power sensor, so there is nothing to measure. Tried: {}".format(reasons))
-    sampler, partial = power.Sampler(choice.sensor).start(), False
+        raise UserError("no power sensor, so there is nothing to measure. Tried: {}".format(reasons))
+    watts, partial = sampler.Sampler(choice.sensor).start(), False
     begin = time.perf_counter()
     try:
         time.sleep(chosen.seconds)
     except KeyboardInterrupt:
         partial = True
     end = time.perf_counter()
-    sampler.stop()
+    watts.stop()
     if choice.sensor is not None:
         choice.sensor.close()
     if choice.csv is not None:
-        sampler.take_csv(choice.csv, chosen.csv_offset)
-    result = power.window(sampler, begin, end)
+        watts.take_csv(choice.csv, chosen.csv_offset)
+    result = sampler.window(watts, begin, end)
     content = {
         "schema": "yolo-musgd/idle/1",
         "partial": partial,
         "board": system.identity(root()),
-        "power": power.describe(choice),
+        "power": sampler.describe(choice),
         "seconds": end - begin,
         "idle": result,
-        "wall_estimate_w": power.wall_estimate(choice, result["mean_w"]),
+        "wall_estimate_w": sampler.wall_estimate(choice, result["mean_w"]),
         "state": system.state(root()),
     }
-    if sampler.lost:
-        content["lost"] = sampler.lost
+    if watts.lost:
+        content["lost"] = watts.lost
     text = json.dumps(rounded(content, 5), indent=1)
     print(text)
     if chosen.project:

@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from . import jpeg_pixels
-from .errors import EdgeError
+from .errors import UserError
 
 _ZIGZAG = (
     "0 1 8 16 9 2 3 10 17 24 32 25 18 11 4 5 12 19 26 33 40 48 41 34 27 20 13 6 7 14 21 28 35 42 49 56 57 50 43 36 29 "
@@ -82,15 +82,15 @@ def _read_tables(frame: _Frame, marker: int, body: bytes) -> None:
 def _read_frame(frame: _Frame, body: bytes) -> None:
     depth, frame.height, frame.width, count = struct.unpack(">BHHB", body[:6])
     if depth != 8 or count not in (1, 3):
-        raise EdgeError("a JPEG of {} bits and {} colours needs Pillow or OpenCV".format(depth, count))
+        raise UserError("a JPEG of {} bits and {} colours needs Pillow or OpenCV".format(depth, count))
     if frame.width < 1 or frame.height < 1 or frame.width * frame.height > MAX_PIXELS:
-        raise EdgeError("a JPEG of {} x {} pixels is not read".format(frame.width, frame.height))
+        raise UserError("a JPEG of {} x {} pixels is not read".format(frame.width, frame.height))
     for k in range(count):
         name, sampling, table = body[6 + 3 * k : 9 + 3 * k]
         frame.components[name] = _Component(sampling >> 4, sampling & 15, table)
     parts = list(frame.components.values())
     if len(parts) != count or any(not 1 <= part.across <= 4 or not 1 <= part.down <= 4 for part in parts):
-        raise EdgeError("damaged JPEG: sampling factors")
+        raise UserError("damaged JPEG: sampling factors")
     if count == 1:
         parts[0].across = parts[0].down = 1  # with one component the factors have no meaning
     across, down = max(part.across for part in parts), max(part.down for part in parts)
@@ -175,7 +175,7 @@ def _read_segment(frame: _Frame, order: List[Tuple[_Component, List[int]]], data
                     bits += 64
                 entry = table[(buffer >> (bits - 16)) & 0xFFFF]
                 if not entry:
-                    raise EdgeError("damaged JPEG: unknown Huffman code")
+                    raise UserError("damaged JPEG: unknown Huffman code")
                 bits -= entry >> 8
                 length = entry & 15
                 value = 0
@@ -202,7 +202,7 @@ def _parse(data: bytes) -> _Frame:
     frame, at = _Frame(), 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
-            raise EdgeError("damaged JPEG: no marker where one must be")
+            raise UserError("damaged JPEG: no marker where one must be")
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
@@ -217,7 +217,7 @@ def _parse(data: bytes) -> _Frame:
         elif marker in (0xC0, 0xC1):
             _read_frame(frame, body)
         elif 0xC2 <= marker <= 0xCF and marker != 0xCC:
-            raise EdgeError("a progressive or lossless JPEG needs Pillow or OpenCV: python3 -m pip install pillow")
+            raise UserError("a progressive or lossless JPEG needs Pillow or OpenCV: python3 -m pip install pillow")
         elif marker == 0xDD:
             frame.interval = struct.unpack(">H", body[:2])[0]
         elif marker == 0xE1:
@@ -236,11 +236,11 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     """Decode a baseline JPEG file to uint8 BGR (height, width, 3), upright by its EXIF orientation.
 
     Raises:
-        EdgeError: Damaged, or a kind of JPEG that needs Pillow or OpenCV.
+        UserError: Damaged, or a kind of JPEG that needs Pillow or OpenCV.
     """
     frame = _parse(data)
     if not frame.components or not frame.huffman:
-        raise EdgeError("damaged JPEG: no picture in it")
+        raise UserError("damaged JPEG: no picture in it")
     parts = list(frame.components.values())
     across, down = max(part.across for part in parts), max(part.down for part in parts)
     planes = []

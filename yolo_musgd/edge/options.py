@@ -4,7 +4,7 @@ import difflib
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from .errors import EdgeError
+from .errors import UserError
 
 Parser = Callable[[str], Any]
 Spec = Dict[str, Tuple[Any, Parser, str]]  # key -> (default, parser, one line of help)
@@ -84,7 +84,7 @@ def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[s
         positional: Key that a word without ``=`` fills; None where no such word is allowed.
 
     Raises:
-        EdgeError: Unknown key (with the nearest one), repeated key, or a value outside its range.
+        UserError: Unknown key (with the nearest one), repeated key, or a value outside its range.
     """
     values = {key: default for key, (default, _, _) in spec.items()}
     seen = set()
@@ -93,19 +93,19 @@ def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[s
         key = key.lstrip("-")
         if not equals:
             if positional is None or positional in seen:
-                raise EdgeError("{}: expected key=value, got {!r}".format(command, word))
+                raise UserError("{}: expected key=value, got {!r}".format(command, word))
             key, value = positional, word
         if key not in spec:
             near = difflib.get_close_matches(key, list(spec), 1, 0.5)
             hint = "did you mean {}=?".format(near[0]) if near else "it knows: {}".format(", ".join(sorted(spec)))
-            raise EdgeError("{}: unknown option {!r}; {}".format(command, key, hint))
+            raise UserError("{}: unknown option {!r}; {}".format(command, key, hint))
         if key in seen:
-            raise EdgeError("{}: {}= is given twice".format(command, key))
+            raise UserError("{}: {}= is given twice".format(command, key))
         seen.add(key)
         try:
             values[key] = spec[key][1](value)
         except ValueError as error:
-            raise EdgeError("{}: {}={}: {}".format(command, key, value, error))
+            raise UserError("{}: {}={}: {}".format(command, key, value, error))
     return SimpleNamespace(**values)
 
 

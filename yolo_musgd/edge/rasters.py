@@ -9,7 +9,7 @@ from typing import List, Tuple
 
 import numpy as np
 
-from .errors import EdgeError
+from .errors import UserError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples per pixel
@@ -18,7 +18,7 @@ MAX_PIXELS = 1 << 27  # a hostile header must not allocate gigabytes
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise EdgeError("an image of {} x {} pixels is not read".format(width, height))
+        raise UserError("an image of {} x {} pixels is not read".format(width, height))
 
 
 def _paeth(left: int, up: int, corner: int) -> int:
@@ -32,7 +32,7 @@ def _paeth(left: int, up: int, corner: int) -> int:
 def _unfilter(raw: bytes, height: int, row_bytes: int, step: int) -> np.ndarray:
     """Undo PNG's row filters; ``step`` is the number of bytes per pixel."""
     if len(raw) < height * (row_bytes + 1):
-        raise EdgeError("truncated PNG")
+        raise UserError("truncated PNG")
     out = np.zeros((height, row_bytes), np.uint8)
     above = np.zeros(row_bytes, np.uint8)
     for y in range(height):
@@ -54,7 +54,7 @@ def _unfilter(raw: bytes, height: int, row_bytes: int, step: int) -> np.ndarray:
                     values[x] = (values[x] + _paeth(left, up[x], up[x - step] if x >= step else 0)) & 255
             line = np.array(values, np.uint8)
         elif kind != 0:
-            raise EdgeError("PNG with an unknown filter {}".format(kind))
+            raise UserError("PNG with an unknown filter {}".format(kind))
         out[y] = above = line
     return out
 
@@ -72,18 +72,18 @@ def decode_png(data: bytes) -> np.ndarray:
     """Decode an 8-bit, not interlaced PNG (grey, RGB, palette, with or without alpha, which is dropped)."""
     chunks = _chunks(data)
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
-        raise EdgeError("PNG without a header")
+        raise UserError("PNG without a header")
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
     _check_size(width, height)
     if depth != 8 or interlace or colour not in _CHANNELS:
-        raise EdgeError("this kind of PNG (depth {}, colour {}) needs Pillow or OpenCV".format(depth, colour))
+        raise UserError("this kind of PNG (depth {}, colour {}) needs Pillow or OpenCV".format(depth, colour))
     step = _CHANNELS[colour]
     try:
         raw = zlib.decompressobj().decompress(
             b"".join(body for kind, body in chunks if kind == b"IDAT"), height * (width * step + 1)
         )
     except zlib.error as error:
-        raise EdgeError("damaged PNG: {}".format(error))
+        raise UserError("damaged PNG: {}".format(error))
     pixels = _unfilter(raw, height, width * step, step).reshape(height, width, step)
     if colour == 3:
         palette = np.zeros((256, 3), np.uint8)
@@ -123,13 +123,13 @@ def decode_pnm(data: bytes) -> np.ndarray:
         while at < len(data) and data[at : at + 1].isdigit():
             at += 1
         if start == at:
-            raise EdgeError("damaged PPM header")
+            raise UserError("damaged PPM header")
         fields.append(int(data[start:at]))
     width, height, top = fields
     _check_size(width, height)
     channels = 3 if data[:2] == b"P6" else 1
     if top != 255 or len(data) < at + 1 + width * height * channels:
-        raise EdgeError("truncated PPM, or not 8 bits")
+        raise UserError("truncated PPM, or not 8 bits")
     pixels = np.frombuffer(data, np.uint8, width * height * channels, at + 1).reshape(height, width, channels)
     return np.ascontiguousarray(pixels[:, :, ::-1]) if channels == 3 else np.repeat(pixels, 3, axis=2)
 
@@ -137,12 +137,12 @@ def decode_pnm(data: bytes) -> np.ndarray:
 def decode_bmp(data: bytes) -> np.ndarray:
     """Decode an uncompressed BMP of 24 or 32 bits."""
     if len(data) < 54:
-        raise EdgeError("truncated BMP")
+        raise UserError("truncated BMP")
     start, _, width, height, _, bits, packing = struct.unpack("<IIiiHHI", data[10:34])
     _check_size(width, abs(height))
     stride = (width * bits // 8 + 3) // 4 * 4
     if bits not in (24, 32) or packing not in (0, 3) or len(data) < start + stride * abs(height):
-        raise EdgeError("this kind of BMP ({} bits) needs Pillow or OpenCV, or it is truncated".format(bits))
+        raise UserError("this kind of BMP ({} bits) needs Pillow or OpenCV, or it is truncated".format(bits))
     rows = np.frombuffer(data, np.uint8, stride * abs(height), start).reshape(abs(height), stride)
     pixels = rows[:, : width * bits // 8].reshape(abs(height), width, bits // 8)[:, :, :3]
     return np.ascontiguousarray(pixels[::-1] if height > 0 else pixels)
@@ -152,7 +152,7 @@ def decode(data: bytes) -> np.ndarray:
     """Decode an image file's bytes to uint8 BGR (h, w, 3).
 
     Raises:
-        EdgeError: Damaged, or a kind that needs OpenCV or Pillow.
+        UserError: Damaged, or a kind that needs OpenCV or Pillow.
     """
     try:
         if data[:8] == _PNG:
@@ -166,5 +166,5 @@ def decode(data: bytes) -> np.ndarray:
 
             return decode_jpeg(data)
     except (IndexError, struct.error, ValueError, KeyError, OverflowError) as error:
-        raise EdgeError("damaged image: {}".format(error))
-    raise EdgeError("unknown image format; without OpenCV and Pillow only JPEG, PNG, PPM and BMP are read")
+        raise UserError("damaged image: {}".format(error))
+    raise UserError("unknown image format; without OpenCV and Pillow only JPEG, PNG, PPM and BMP are read")

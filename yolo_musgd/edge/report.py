@@ -32,10 +32,11 @@ import os
 import time
 from typing import Any, Dict, List, Optional
 
-from . import __version__, images, picture
-from .artifact import Artifact
-from .errors import EdgeError
-from .results import Folder
+from . import __version__, picture
+from .errors import UserError
+from .files import Folder
+from .pictures import images
+from .runtimes.artifact import Artifact
 from .stats import rounded
 
 SCHEMA = "yolo-musgd/bench/2"
@@ -230,7 +231,7 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
     """Write bench.json, bench.md and, where it can be drawn, bench.png; the Markdown goes to stdout too.
 
     Raises:
-        EdgeError: The disk is full; the report is printed all the same, so that it is not lost.
+        UserError: The disk is full; the report is printed all the same, so that it is not lost.
     """
     content = rounded(content, 5)
     text, drawn = markdown(content), False
@@ -240,7 +241,7 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
         if with_picture:
             drawn = picture.draw(content, folder.join("bench.png"))
     except OSError as error:
-        raise EdgeError("cannot write {}: {}".format(folder.join("bench.png"), error.strerror))
+        raise UserError("cannot write {}: {}".format(folder.join("bench.png"), error.strerror))
     finally:
         print(text)
     print("-> {} (bench.json, bench.md{})".format(folder.path, ", bench.png" if drawn else ""))

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.edge.artifact import Artifact
-from yolo_musgd.edge.boxes import decode, iou_matrix
-from yolo_musgd.edge.errors import EdgeError
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge, read_pair
-from yolo_musgd.edge.images import read_image
-from yolo_musgd.edge.letterbox import Letterbox
-from yolo_musgd.edge.runtimes import Runtime
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.pictures.boxes import decode, iou_matrix
+from yolo_musgd.edge.pictures.images import read_image
+from yolo_musgd.edge.pictures.letterbox import Letterbox
+from yolo_musgd.edge.runtimes.artifact import Artifact
+from yolo_musgd.edge.runtimes.base import Runtime
 
 CONF = 0.25  # lowest score of a detection that people would see
 SLACK = 0.05  # of a score at that border
@@ -86,13 +85,10 @@ def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: s
     for file in TQDM(files, desc=desc, disable=not desc):
         try:
             pair = read_pair(file, len(artifact.names))
-        except EdgeError as error:
+        except UserError as error:
             evaluator.left_out.append(str(error))
             continue
-        try:
-            found.append(judge(pair, artifact, runtime, letterbox, evaluator, _OPTIONS))
-        except EdgeError as error:
-            raise UserError(str(error)) from error
+        found.append(judge(pair, artifact, runtime, letterbox, evaluator, _OPTIONS))
     if files and not found:
         raise UserError(f"none of {len(files)} images can judge the model: {evaluator.left_out[0]}")
     result = evaluator.result(artifact.names)

@@ -9,21 +9,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd.edge.artifact import Artifact, open_artifact
-from yolo_musgd.edge.onnxfile import read_onnx
-from yolo_musgd.edge.runtimes import Runtime, available, open_runtime
-from yolo_musgd.export import openvino, sensitivity, tensorrt
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
+from yolo_musgd.edge.runtimes.base import Runtime
+from yolo_musgd.edge.runtimes.onnxfile import read_onnx
+from yolo_musgd.edge.runtimes.open import available, open_runtime
+from yolo_musgd.export import openvino, sensitivity, tensorrt_graph
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
-from yolo_musgd.export.artifact import write_artifact
 from yolo_musgd.export.calibration import Ranges, cached_ranges
 from yolo_musgd.export.checkpoint import export_by_ultralytics, require
-from yolo_musgd.export.graph import count_fused
 from yolo_musgd.export.guard import Guard, Guarded
-from yolo_musgd.export.images import CalibrationSet, calibration_set, spread
-from yolo_musgd.export.options import Job
+from yolo_musgd.export.manifest import write_artifact
+from yolo_musgd.export.onnx_graph import count_fused
 from yolo_musgd.export.parity import Parity, TorchRuntime, measure_parity
 from yolo_musgd.export.quantize import Plan, make_plan, quantize
-from yolo_musgd.settings import UserError
+from yolo_musgd.export.settings import Job
+from yolo_musgd.export.splits import CalibrationSet, calibration_set, spread
 
 PARITY_IMAGES = 8
 RANKING_IMAGES = 16
@@ -95,7 +96,7 @@ class Builder:
             folder.mkdir()
             model = folder / "model.onnx"
             if job.precision == "fp16":
-                tensorrt.save_half(self.fp32, model)
+                tensorrt_graph.save_half(self.fp32, model)
             else:
                 shutil.copyfile(self.fp32, model)
         return self._finish(runtime, folder, model, guarded)
@@ -178,7 +179,7 @@ class Builder:
             loaded.close()
         evidence = self._evidence(runtime, judge, model, accuracy, guarded)
         if runtime == "tensorrt" and job.settings.engine:
-            tensorrt.build_engine(model, job.precision)
+            tensorrt_graph.build_engine(model, job.precision)
         evidence["parity"], evidence["parity_of_fp32_graph"] = (p and as_dict(p) for p in (parity, parity_fp32))
         write_artifact(folder, job, runtime, model.name, evidence)
         size = sum(p.stat().st_size for p in folder.iterdir() if p.suffix in (".onnx", ".xml", ".bin", ".param"))
@@ -220,7 +221,7 @@ class Builder:
             if runtime == "onnxruntime":
                 _warn_if_slow(out["fused"])
         if runtime == "tensorrt":
-            out["tensorrt"] = tensorrt.inspect(model, job.target, job.settings.lint)
+            out["tensorrt"] = tensorrt_graph.inspect(model, job.target, job.settings.lint)
         return out
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.edge.images import read_image
-from yolo_musgd.edge.letterbox import Letterbox
-from yolo_musgd.export.images import CalibrationSet
+from yolo_musgd.edge.pictures.images import read_image
+from yolo_musgd.edge.pictures.letterbox import Letterbox
+from yolo_musgd.export.splits import CalibrationSet
 
 METHODS = ("minmax", "entropy", "percentile")
 Ranges = dict[str, tuple[float, float]]

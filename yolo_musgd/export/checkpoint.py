@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd.edge.artifact import sha256_of
-from yolo_musgd.edge.runtimes import first_line
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.edge.runtimes.artifact import sha256_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,19 +8,20 @@ import json
 import logging
 import platform
 import shutil
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from yolo_musgd.arguments import check_parent, new_folder, parse
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.runtimes import open_runtime
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.runtimes.artifact import open_artifact
+from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export.build import SUFFIX, Builder, Built, installed
-from yolo_musgd.export.latency import race
-from yolo_musgd.export.options import ExportSettings, Job, check
-from yolo_musgd.export.report import draw_searches, to_markdown
-from yolo_musgd.settings import UserError
+from yolo_musgd.export.bundle import make_archive, make_bundle
+from yolo_musgd.export.settings import ExportSettings, Job, check
+from yolo_musgd.export.summary import draw_searches, to_markdown
+from yolo_musgd.export.timing import race
+from yolo_musgd.settings import check_parent, new_folder, parse
 
 MACHINES = {"x86": ("x86_64", "amd64")}  # everything else is aarch64
 
@@ -63,8 +64,6 @@ def export_model(settings: ExportSettings) -> Result:
         project.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=project) as staging:
             return _export(job, runtimes, Path(staging), project)
-    except EdgeError as error:
-        raise UserError(str(error)) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no space left in {project}; nothing was written: give project= another disk") from error
@@ -149,5 +148,16 @@ def main(args: Mapping[str, str]) -> int:
     settings = parse(ExportSettings, args)
     result = export_model(settings)
     print((result.folder / "report.md").read_text(encoding="utf-8"))
+    for archive in _bundles(settings, result) if settings.bundle else ():
+        print(f"-> {archive}")
     print(f"results: {result.folder}")
     return 0
+
+
+def _bundles(settings: ExportSettings, result: Result) -> Iterator[Path]:
+    """Pack each artifact for the board; the archives lie beside the artifacts."""
+    for built in result.artifacts:
+        folder = result.folder / f"edge-{settings.target}-{built.runtime}"
+        for warning in make_bundle(str(built.folder), settings.target, folder, settings.samples or ""):
+            print(f"note: {warning}", file=sys.stderr)
+        yield make_archive(folder)

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.runtimes import Runtime, open_runtime
+from yolo_musgd.edge.runtimes.artifact import open_artifact
+from yolo_musgd.edge.runtimes.base import Runtime
+from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy, evaluate
-from yolo_musgd.export.latency import race
+from yolo_musgd.export.timing import race
 
 log = logging.getLogger("yolo_musgd")
 

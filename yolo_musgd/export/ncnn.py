@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.arguments import parse
-from yolo_musgd.edge.artifact import open_artifact
-from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.images import list_images, read_image
-from yolo_musgd.edge.letterbox import Letterbox
-from yolo_musgd.export.images import spread
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.pictures.images import list_images, read_image
+from yolo_musgd.edge.pictures.letterbox import Letterbox
+from yolo_musgd.edge.runtimes.artifact import open_artifact
 from yolo_musgd.export.ncnn_files import CONVOLUTIONS, GROUPS, INT8, OUTPUTS, TAG_FLOAT, TAG_INT8, Layer, read_network
-from yolo_musgd.settings import Settings, UserError, setting
+from yolo_musgd.export.splits import spread
+from yolo_musgd.settings import Settings, parse, setting
 
 
 @dataclass(frozen=True)
@@ -159,10 +158,7 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
     keep = last_convolutions(layers)
     every = [layer for layer in layers if layer.kind in CONVOLUTIONS]
     blobs = list(dict.fromkeys(layer.bottoms[0] for layer in every if layer.name not in keep))
-    try:
-        size = open_artifact(str(source)).imgsz
-    except EdgeError as error:
-        raise UserError(str(error)) from error
+    size = open_artifact(str(source)).imgsz
     highest = measure(source, blobs, images, size, percentile)
     lines, parts = zip(*(_packed(layer, highest, keep) for layer in layers), strict=True)
     head = (source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
@@ -199,10 +195,7 @@ def main(args: dict[str, str]) -> int:
     source = Path(settings.model)
     stem = source.name.removesuffix("_ncnn_model")
     target = Path(settings.name) if settings.name else source.with_name(f"{stem}_int8_ncnn_model")
-    try:
-        images = list_images(settings.source)
-    except EdgeError as error:
-        raise UserError(str(error)) from error
+    images = list_images(settings.source)
     done = quantize_ncnn(source, target, spread(images, settings.images), settings.percentile)
     before = (source / "model.ncnn.bin").stat().st_size
     print(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 TAG_FLOAT, TAG_HALF, TAG_INT8 = 0, 0x01306B47, 0x000D4B38
 CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")

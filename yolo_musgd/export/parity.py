@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.edge.artifact import Artifact
-from yolo_musgd.edge.boxes import decode
-from yolo_musgd.edge.images import read_image
-from yolo_musgd.edge.letterbox import Letterbox
-from yolo_musgd.edge.runtimes import Runtime
+from yolo_musgd.edge.pictures.boxes import decode
+from yolo_musgd.edge.pictures.images import read_image
+from yolo_musgd.edge.pictures.letterbox import Letterbox
+from yolo_musgd.edge.runtimes.artifact import Artifact
+from yolo_musgd.edge.runtimes.base import Runtime
 from yolo_musgd.export.accuracy import Agreement, agreement, match
 from yolo_musgd.export.checkpoint import choose_head, load_model, quiet
 

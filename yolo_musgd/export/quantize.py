@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolo_musgd.export.calibration import Ranges, as_tensors_data
-from yolo_musgd.export.graph import constant_operand_nodes, head_parts
+from yolo_musgd.export.onnx_graph import constant_operand_nodes, head_parts
 
 
 class Flavour(NamedTuple):

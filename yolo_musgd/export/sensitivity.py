@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from yolo_musgd.edge.artifact import Artifact, open_artifact
-from yolo_musgd.edge.runtimes import Runtime, open_runtime
+from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
+from yolo_musgd.edge.runtimes.base import Runtime
+from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export.accuracy import Accuracy, decode_all, disagreement
 from yolo_musgd.export.calibration import Ranges
-from yolo_musgd.export.graph import layer_groups
+from yolo_musgd.export.onnx_graph import layer_groups
 from yolo_musgd.export.quantize import Plan, quantize
 
 

@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd.settings import UserError, nearest
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.settings import nearest
 
 NAMES = ("x86", "raspberry-pi-4", "raspberry-pi-5", "jetson-nano", "jetson-orin-nano")
 PRECISIONS = ("fp32", "fp16", "int8")

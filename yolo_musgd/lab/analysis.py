@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.lab.plan import Arm, Failed
-from yolo_musgd.lab.protocol import Protocol
-from yolo_musgd.lab.runs import RunSpec
-from yolo_musgd.lab.search import Point
-from yolo_musgd.lab.stats import (
+from yolo_musgd.lab.arms import Arm, Failed
+from yolo_musgd.lab.intervals import (
     Interval,
     Reach,
     bootstrap,
@@ -25,7 +22,10 @@ from yolo_musgd.lab.stats import (
     survival,
     t_interval,
 )
+from yolo_musgd.lab.protocol import Protocol
+from yolo_musgd.lab.runs import RunSpec
 from yolo_musgd.lab.store import Record, Store
+from yolo_musgd.lab.tuning import Point
 
 TRACES = ("optim/grad_norm", "optim/beta_t", "optim/beta_t_p10", "optim/beta_t_p90")
 Runs = dict[int, Record]

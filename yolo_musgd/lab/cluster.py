@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab.process import RunError, Task, train_on_node, unpack
 from yolo_musgd.lab.runs import RunSpec, versions
-from yolo_musgd.settings import UserError
 
 
 class RayExecutor:

@@ -12,13 +12,13 @@ import yaml
 from ultralytics.utils import LOGGER
 
 from yolo_musgd import plugin
-from yolo_musgd.arguments import parse
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.lab.arms import Arm, arms, none_failed
 from yolo_musgd.lab.parsing import load, numbers, parse_protocol
-from yolo_musgd.lab.plan import Arm, arms, none_failed
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
 from yolo_musgd.lab.store import Store
-from yolo_musgd.settings import Settings, UserError, setting
+from yolo_musgd.settings import Settings, parse, setting
 
 PROTOCOL_FILE = "protocol.yaml"
 
@@ -115,7 +115,7 @@ def main(args: Mapping[str, str]) -> int:
             LOGGER.info("finished runs are kept: the same command goes on from here")
             raise
     if any(arm.finished(store.find, outcome.failed) for arm in plan):
-        from yolo_musgd.lab.report import write_report
+        from yolo_musgd.lab.comparison_report import write_report
 
         _prepare_folder(folder, protocol, settings)
         for file in write_report(plan, store, folder, name, outcome.failures):

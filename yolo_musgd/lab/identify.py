@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd.plugin import quiet_host
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.host import quiet_host
 
 
 def locate(file: str) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd.arguments import read_recipe
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
-from yolo_musgd.lab.search import TRIALS, TUNING_SEED, Range, Search
+from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import UserError, nearest
+from yolo_musgd.settings import nearest, read_recipe
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""

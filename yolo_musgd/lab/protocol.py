@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yolo_musgd.lab.search import Search
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.lab.tuning import Search
 
 METRIC = "metrics/mAP50-95(B)"
 """The column of results.csv that decides."""

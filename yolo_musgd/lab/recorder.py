@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from yolo_musgd.edge import system
-from yolo_musgd.optim.memory import state_bytes
+from yolo_musgd.edge.power import system
+from yolo_musgd.optim.state import state_bytes
 
 
 class Recorder:

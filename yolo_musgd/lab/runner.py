@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from yolo_musgd.lab.plan import Arm, none_failed
+from yolo_musgd.lab.arms import Arm, none_failed
 from yolo_musgd.lab.process import RESULTS, Processes, RunError, Task, train_in_process
 from yolo_musgd.lab.runs import RunSpec, versions
 from yolo_musgd.lab.store import Record, Store

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import TelemetrySettings, UserError, plugin_keys
+from yolo_musgd.train.settings import TelemetrySettings, plugin_keys
 
 FIXED: dict[str, Any] = {
     "patience": 0,  # no early stop: every run gets its whole budget

@@ -16,10 +16,11 @@ from typing import Any
 import yaml
 from ultralytics.utils import LOGGER
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab import identify
 from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
 from yolo_musgd.lab.runs import RunSpec, resolve
-from yolo_musgd.settings import UserError, plugin_keys
+from yolo_musgd.train.settings import plugin_keys
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     import torch
     from ultralytics import YOLO
 
-    import yolo_musgd.train.trainer  # noqa: F401  registers the plugin, should the .pth be switched off
+    import yolo_musgd.trainers  # noqa: F401  registers the plugin, should the .pth be switched off
     from yolo_musgd.lab.identify import code_id
     from yolo_musgd.lab.recorder import Recorder, machine
     from yolo_musgd.lab.runs import versions

@@ -20,7 +20,7 @@ from yolo_musgd.optim.muon_update import (
     update_scale,
 )
 from yolo_musgd.optim.param_groups import is_matrix
-from yolo_musgd.settings import MuonSettings
+from yolo_musgd.optim.settings import MuonSettings
 
 # The first two are names that recent releases of Ultralytics do not halve in checkpoints, and say what they are.
 MOMENTUM, ROWS, SGD_MOMENTUM = "exp_avg", "exp_avg_sq", "momentum_buffer"

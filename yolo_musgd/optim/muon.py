@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from yolo_musgd.optim.checkpoint import protect, unprotect
+from yolo_musgd.optim.kernel_plan import Plan
 from yolo_musgd.optim.kernels import squared_norms
 from yolo_musgd.optim.matrix_steps import MOMENTUM, ROWS, SGD_MOMENTUM, MatrixSteps
 from yolo_musgd.optim.muon_update import RMS, describe
 from yolo_musgd.optim.musgd import MuSGD, _Batch
-from yolo_musgd.optim.plan import Plan
-from yolo_musgd.settings import MuonSettings, MuSGDSettings, Settings, setting
+from yolo_musgd.optim.settings import MuonSettings, MuSGDSettings
+from yolo_musgd.optim.state import protect, unprotect
+from yolo_musgd.settings import Settings, setting
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolo_musgd.optim.kernel_plan import CHUNK_ELEMENTS, Plan, choose_kernels, iteration_flops, make_plan
 from yolo_musgd.optim.orthogonalize import Kernel, Step, newton_schulz, ns_coefficients, svd_orthogonalize
-from yolo_musgd.optim.plan import CHUNK_ELEMENTS, Plan, choose_kernels, iteration_flops, make_plan
-from yolo_musgd.optim.rounding import stochastic_round
-from yolo_musgd.settings import MuonSettings
+from yolo_musgd.optim.settings import MuonSettings
+from yolo_musgd.optim.state import stochastic_round
 
 RMS = 0.2
 """Root mean square of AdamW's typical step at learning rate 1 (S4), which every scaled step here has."""

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yolo_musgd.optim.checkpoint import protect, unprotect
 from yolo_musgd.optim.kernels import (
     Coefficients,
     Hyper,
@@ -30,7 +29,9 @@ from yolo_musgd.optim.kernels import (
     zero_unless,
 )
 from yolo_musgd.optim.momentum import adaptive_momentum, relative_to_mean
-from yolo_musgd.settings import MuSGDSettings, Settings, SettingsError, setting
+from yolo_musgd.optim.settings import MuSGDSettings
+from yolo_musgd.optim.state import protect, unprotect
+from yolo_musgd.settings import Settings, SettingsError, setting
 
 
 class _Batch(NamedTuple):

@@ -8,7 +8,7 @@ Every method is an odd polynomial iteration ``X <- aX + b(XX^T)X + c(XX^T)^2 X``
 - ``cubic``: the classical Newton-Schulz step (1.5, -0.5, 0), which needs two to three times as many steps.
 - ``svd``: exact, for reference; singular values below ``1e-6`` of the largest are treated as zero.
 
-and one of three kernels, which compute the same polynomial (see :mod:`yolo_musgd.optim.plan` for the choice):
+and one of three kernels, which compute the same polynomial (see :mod:`yolo_musgd.optim.kernel_plan` for the choice):
 
 - standard: iterate on X itself;
 - Gram: iterate on the small Gram matrix R = XX^T and multiply back once. fp32 only: in bf16 the rounding of R turns

@@ -1,4 +1,7 @@
-"""Every optimizer by name: what it is, where it comes from, and how to build it from Ultralytics' param groups."""
+"""Every optimizer by name: what it is, where it comes from, how to build it from Ultralytics' param groups.
+
+``yolo-musgd optimizers`` prints it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from torch.optim import Optimizer
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.param_groups import muon_exclusions
+from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
 from yolo_musgd.optim.zoo import builder
-from yolo_musgd.settings import ExclusionSettings, MuonSettings, MuSGDSettings, SettingsError, nearest
+from yolo_musgd.settings import SettingsError, nearest
 
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, Mapping[str, Any], nn.Module], Optimizer]
@@ -163,3 +167,18 @@ def _host_names() -> set[str]:
 
     quoted = re.findall(r'"(\w+)"', inspect.getsource(BaseTrainer.build_optimizer))
     return {q.lower() for q in quoted if hasattr(optim, q)}
+
+
+def table() -> str:
+    """The registry as aligned text, one optimizer a line."""
+    head = ("optimizer=", "state", "lr0", "what it is", "source")
+    rows = [(e.name, e.state, f"{e.lr0:g}" if e.lr0 else "-", e.description, e.source) for e in REGISTRY.values()]
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [head, *rows])
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Print the table."""
+    print(table())
+    print("\nstate: optimizer memory as a multiple of the parameters'. Names in any case: yolo train optimizer=musgd")
+    return 0

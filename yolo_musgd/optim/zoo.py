@@ -3,7 +3,7 @@
 What an optimizer needs to live in that trainer, and gets here:
 
 - Ultralytics' param groups, with the names that the optimizer uses (``momentum`` becomes ``betas``).
-- State that survives a checkpoint, see :mod:`yolo_musgd.optim.checkpoint`.
+- State that survives a checkpoint, see :mod:`yolo_musgd.optim.state`.
 - A step with a non-finite gradient is skipped and counted (on a CPU; on a GPU Ultralytics' gradient scaler does that).
 """
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yolo_musgd.optim.checkpoint import protect, unprotect
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim.kernels import squared_norms
-from yolo_musgd.settings import UserError
+from yolo_musgd.optim.state import protect, unprotect
 
 
 class MissingExtraError(UserError):

@@ -29,14 +29,12 @@ def main(words: list[str]) -> int:
     if LOCK in os.environ:
         held = FileLock(os.environ[LOCK])  # the system frees it, however this ends
         held.acquire()
+    if words[0] == "yolo-musgd":
+        words = ["python", "-m", "yolo_musgd.cli", *words[1:]]
     if words[0] == "python":
         sys.argv = words[2:]
         runpy.run_module(words[2], run_name="__main__")
         return 0
-    if words[0] == "yolo-musgd":
-        from yolo_musgd import cli
-
-        return cli.main(words[1:])
     sys.argv = words  # Ultralytics keeps them when it is imported
     from ultralytics.cfg import entrypoint
 

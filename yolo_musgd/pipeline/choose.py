@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from yolo_musgd import resources
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.pipeline.settings import PipelineSettings
-from yolo_musgd.settings import SettingsError, UserError
+from yolo_musgd.settings import SettingsError
 
 SIZES = range(160, 672, 32)
 WIDTHS = "nsmlx"
@@ -130,7 +131,7 @@ def count_gflops(model: str) -> float:
     from ultralytics import YOLO
     from ultralytics.utils.torch_utils import get_flops
 
-    from yolo_musgd.plugin import quiet_host
+    from yolo_musgd.host import quiet_host
 
     try:
         with quiet_host():

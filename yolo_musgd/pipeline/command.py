@@ -12,21 +12,21 @@ from pathlib import Path
 import yaml
 
 from yolo_musgd import plugin
-from yolo_musgd.arguments import check_parent
-from yolo_musgd.edge.artifact import MANIFEST
-from yolo_musgd.edge.results import write_whole
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results
-from yolo_musgd.pipeline import graph, outside
+from yolo_musgd.pipeline import dag, inputs
 from yolo_musgd.pipeline.choose import Choice, choose
 from yolo_musgd.pipeline.dataset import DataSet, read_data
+from yolo_musgd.pipeline.execute import Runner
+from yolo_musgd.pipeline.pipeline_report import Road, write_report
 from yolo_musgd.pipeline.progress import in_words
-from yolo_musgd.pipeline.report import Road, write_report
-from yolo_musgd.pipeline.runner import Runner
 from yolo_musgd.pipeline.samples import photos
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
 from yolo_musgd.pipeline.step import Step
-from yolo_musgd.settings import UserError
+from yolo_musgd.settings import check_parent
 
 OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
 CACHE = ".files.json"
@@ -45,27 +45,27 @@ def main(args: Mapping[str, str]) -> int:
     check_parent(settings.project)
     plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
-    outside.require_packages(settings, _precision(settings))
+    inputs.require_packages(settings, _precision(settings))
     if settings.images:
         photos(settings.images)
     data = read_data(str(settings.data))
-    outside.check_images(settings, data)
+    inputs.check_images(settings, data)
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
-    outside.check_model(settings, model)
-    recipes = outside.recipes(settings)  # before a download
-    file = outside.find_model(model, fetch=not settings.dry_run)
-    outside.check_task(model, file)
-    known = {"model": outside.of_model(model, file), **recipes}
+    inputs.check_model(settings, model)
+    recipes = inputs.recipes(settings)  # before a download
+    file = inputs.find_model(model, fetch=not settings.dry_run)
+    inputs.check_task(model, file)
+    known = {"model": inputs.of_model(model, file), **recipes}
     if settings.dry_run:
         cache = folder / CACHE if folder.is_dir() else None
-        runner = Runner(folder, outside.collect(settings, data, known, cache), settings.resume_after)
+        runner = Runner(folder, inputs.collect(settings, data, known, cache), settings.resume_after)
         print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
-        if file is None and outside.published(model):
+        if file is None and inputs.published(model):
             print(f"model={model} is not here yet; it is downloaded when the steps are done")
         return 0
     with _alone(folder):
-        things = outside.collect(settings, data, known, folder / CACHE)
+        things = inputs.collect(settings, data, known, folder / CACHE)
         runner = Runner(folder, things, settings.resume_after, settings.verbose)
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
         print(
@@ -74,7 +74,7 @@ def main(args: Mapping[str, str]) -> int:
         )
         try:
             if settings.max_hours is not None:
-                runner.run([graph.probe(_first_plan(settings, data, choice))])
+                runner.run([dag.probe(_first_plan(settings, data, choice))])
             plan = _plan(settings, data, choice, runner)
             print(_to_do(runner, plan), flush=True)
             plan = _walk(runner, plan)
@@ -83,7 +83,7 @@ def main(args: Mapping[str, str]) -> int:
             raise
         road = Road(settings, recipe, plan, data, choice, runner)
         print("\n" + write_report(road))
-    print(f"results: {folder / 'report.html'}, bundle: {runner.place(graph.Names(plan).bundle)}")
+    print(f"results: {folder / 'report.html'}, bundle: {runner.place(dag.Names(plan).bundle)}")
     return 0
 
 
@@ -111,15 +111,15 @@ def _precision(settings: PipelineSettings) -> str:
     return settings.precision or load_target(settings.target).precision
 
 
-def _first_plan(settings: PipelineSettings, data: DataSet, choice: Choice | None) -> graph.Plan:
+def _first_plan(settings: PipelineSettings, data: DataSet, choice: Choice | None) -> dag.Plan:
     imgsz = choice.imgsz if choice else settings.imgsz or 640
-    return graph.Plan(
+    return dag.Plan(
         settings, imgsz, _precision(settings), settings.epochs, settings.finetune_epochs, settings.flops,
         len(data.images["train"]), data.judged,
     )  # fmt: skip
 
 
-def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runner: Runner) -> graph.Plan:
+def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runner: Runner) -> dag.Plan:
     """The plan with its epochs cut to ``max_hours``, once an epoch has been timed.
 
     Raises:
@@ -129,9 +129,9 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runn
     seconds = read_results(runner.place("probe") / "run" / "results.csv").get("time")
     if settings.max_hours is None or not seconds:
         return plan
-    used = min(plan.train_images, graph.PROBE_IMAGES)
+    used = min(plan.train_images, dag.PROBE_IMAGES)
     epoch = seconds[0] * plan.train_images / used * OVERHEAD
-    rest = sum(s.seconds for s in graph.road(plan) if not s.epochs)
+    rest = sum(s.seconds for s in dag.road(plan) if not s.epochs)
     share = 0.4 + 0.6 * (1 + plan.cut)  # a pruned model's epoch; data loading does not shrink with it
     tuned = plan.finetune_epochs if plan.cut else 0
     wanted, first = plan.epochs + tuned * share, plan.epochs or tuned
@@ -148,7 +148,7 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runn
     )  # fmt: skip
 
 
-def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
+def _walk(runner: Runner, plan: dag.Plan) -> dag.Plan:
     """Walk the road; with ``max_drop``, again with a gentler cut where the final model lost too much.
 
     Returns:
@@ -158,8 +158,8 @@ def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
     cuts = [plan.cut] if limit is None or not plan.cut else [plan.cut, plan.cut / 2, 0.0]
     for cut in cuts:
         plan = dataclasses.replace(plan, cut=cut)
-        steps = graph.road(plan)
-        judged = [s.name for s in steps].index(graph.Names(plan).measure)
+        steps = dag.road(plan)
+        judged = [s.name for s in steps].index(dag.Names(plan).measure)
         runner.run(steps[:judged], total=len(steps))
         drop = drop_on_val(runner, plan)
         if limit is not None and drop is not None and drop > limit:
@@ -174,17 +174,17 @@ def _walk(runner: Runner, plan: graph.Plan) -> graph.Plan:
     raise AssertionError("the last cut is always kept")
 
 
-def _to_do(runner: Runner, plan: graph.Plan) -> str:
-    states = runner.states(graph.road(plan))
+def _to_do(runner: Runner, plan: dag.Plan) -> str:
+    states = runner.states(dag.road(plan))
     left = [s.seconds for s in states if s.reason]
     if not left:
         return "everything is done; the report is written anew"
     return f"{len(left)} of {len(states)} steps to do, about {in_words(sum(left))} (a first guess)"
 
 
-def drop_on_val(runner: Runner, plan: graph.Plan) -> float | None:
+def drop_on_val(runner: Runner, plan: dag.Plan) -> float | None:
     """MAP50-95 on val of the FP32 base minus that of the final model; None where it was not measured."""
-    names = graph.Names(plan)
+    names = dag.Names(plan)
     base, final = (_map_on_val(runner.place(n)) for n in ("export-base", names.final))
     if base is None or final is None:
         return None
@@ -199,7 +199,7 @@ def _map_on_val(step: Path) -> dict[str, float] | None:
 
 def _in_a_line(choice: Choice, settings: PipelineSettings) -> str:
     precision = _precision(settings)
-    made = f"{precision.upper()} for {graph.runtime_of(settings, precision)}"
+    made = f"{precision.upper()} for {dag.runtime_of(settings, precision)}"
     return (
         f"; {choice.model} at {choice.imgsz} px, estimated {choice.estimated_fps:.0f} FPS on the board "
         f"(by FLOPs from {choice.anchor.model} at {choice.anchor.imgsz} px in {choice.anchor.ms:g} ms: "
@@ -208,13 +208,13 @@ def _in_a_line(choice: Choice, settings: PipelineSettings) -> str:
 
 
 def _overview(
-    runner: Runner, plan: graph.Plan, settings: PipelineSettings, recipe: str | None, choice: Choice | None
+    runner: Runner, plan: dag.Plan, settings: PipelineSettings, recipe: str | None, choice: Choice | None
 ) -> str:
     """What is done and what is to do, with the commands."""
-    steps: Sequence[Step] = graph.road(plan)
+    steps: Sequence[Step] = dag.road(plan)
     probed = settings.max_hours is not None
     if probed:
-        steps = [graph.probe(plan), *steps]
+        steps = [dag.probe(plan), *steps]
     states = runner.states(steps)
     width = max(len(s.name) for s in steps)
     lines = [

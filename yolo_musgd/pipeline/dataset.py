@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd.edge.artifact import sha256_of
+from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.evaluate import label_path
-from yolo_musgd.edge.results import write_whole
-from yolo_musgd.edge.runtimes import first_line
-from yolo_musgd.export.images import any_labelled, judging_split, list_split
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.runtimes.artifact import sha256_of
+from yolo_musgd.export.splits import any_labelled, judging_split, list_split
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo_musgd.arguments import parse
-from yolo_musgd.edge.errors import EdgeError
-from yolo_musgd.edge.images import list_images, read_image
-from yolo_musgd.export.images import spread
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.pictures.images import list_images, read_image
+from yolo_musgd.export.splits import spread
 from yolo_musgd.pipeline.dataset import read_data
-from yolo_musgd.settings import Settings, UserError, setting
+from yolo_musgd.settings import Settings, parse, setting
 
 MOST = 6
 
@@ -38,7 +37,7 @@ def photos(source: str) -> list[str]:
         files = spread(list_images(source), MOST)
         for file in files:
             read_image(file)
-    except EdgeError as error:
+    except UserError as error:
         raise UserError(f"images={source}: {str(error).removeprefix(f'source={source}: ')}") from error
     return files
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from yolo_musgd import resources
-from yolo_musgd.arguments import parse, read_recipe
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.targets import NAMES, PRECISIONS
-from yolo_musgd.settings import Settings, SettingsError, UserError, setting
+from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from yolo_musgd.edge.artifact import sha256_of
-from yolo_musgd.export import artifact
+from yolo_musgd.edge.runtimes.artifact import sha256_of
+from yolo_musgd.export import manifest
 
 MARKER = "step.json"
 
@@ -68,7 +68,7 @@ class Outside:
 @cache
 def versions() -> dict[str, str]:
     """Versions of the packages that compute, as far as they are installed."""
-    found = artifact.versions()
+    found = manifest.versions()
     with suppress(PackageNotFoundError):
         found["torch-pruning"] = version("torch-pruning")
     return found

@@ -20,7 +20,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from ultralytics.nn.modules import block, conv, head
 
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 REFUSED: dict[str, str] = {
     "RepNCSPELAN4": "YOLOv9's re-parameterised blocks split their channels unequally",

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from yolo_musgd.arguments import check_parent, new_folder
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune.settings import PruneSettings, read_settings
-from yolo_musgd.settings import UserError
+from yolo_musgd.settings import check_parent, new_folder
 
 
 def main(args: Mapping[str, str]) -> int:
@@ -28,7 +28,7 @@ def main(args: Mapping[str, str]) -> int:
     """
     if find_spec("torch_pruning") is None:
         raise UserError("torch-pruning is not installed: pip install 'yolo-musgd[prune]'")
-    from yolo_musgd.prune.report import LAYERS
+    from yolo_musgd.prune.pruning_report import LAYERS
     from yolo_musgd.prune.run import Run
 
     settings, folder = _resumed(args) if "resume" in args else (read_settings(args), None)

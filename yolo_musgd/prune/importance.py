@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.utils import TQDM
 
-from yolo_musgd.prune.data import Images
-from yolo_musgd.prune.graph import PruneGraph
+from yolo_musgd.prune.channel_graph import PruneGraph
+from yolo_musgd.prune.training_images import Images
 
 
 def score(graph: PruneGraph, kind: str, images: Images | None = None, seed: int = 0) -> list[Tensor]:

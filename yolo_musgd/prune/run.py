@@ -11,16 +11,16 @@ from typing import Any
 from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
-from yolo_musgd.edge.results import write_whole
-from yolo_musgd.export.images import judging_split
-from yolo_musgd.prune import checkpoint, latency, report, sparse, tuning
-from yolo_musgd.prune.data import Images, check_classes, read_data, recalibrate
-from yolo_musgd.prune.graph import Cost, PruneGraph
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.export.splits import judging_split
+from yolo_musgd.prune import finetuning, measuring, pruning_report, sparse, stock_checkpoint
+from yolo_musgd.prune.channel_graph import Cost, PruneGraph
 from yolo_musgd.prune.importance import score
 from yolo_musgd.prune.schedule import Removal, schedule
-from yolo_musgd.prune.search import Target, by_arithmetic, by_latency
+from yolo_musgd.prune.search import Target, by_arithmetic, by_latency, flops_for
 from yolo_musgd.prune.settings import RUNTIMES, PruneSettings, words
-from yolo_musgd.settings import UserError
+from yolo_musgd.prune.training_images import Images, check_classes, read_data, recalibrate
 
 DEFAULT_ROUND_TO = 16
 
@@ -56,7 +56,7 @@ class Run:
         self.settings = settings
         if settings.model is None:
             raise UserError("model= is required, for example model=runs/detect/train/weights/best.pt")
-        self.model, self.saved = checkpoint.load(settings.model)
+        self.model, self.saved = stock_checkpoint.load(settings.model)
         trained = self.saved.get("train_args") or {}
         size = settings.imgsz or trained.get("imgsz") or 640
         self.imgsz = int(max(size) if isinstance(size, (list, tuple)) else size)
@@ -68,7 +68,7 @@ class Run:
         self.data = read_data(str(self.data_name), self.model.task, download=settings.data is not None)
         check_classes(self.model, self.data, str(self.data_name))
         self.images = Images(self.data, self.model.task, self.imgsz, settings.images, settings.batch, settings.seed)
-        self.arguments = tuning.training_arguments(settings, str(self.data_name), self.imgsz)
+        self.arguments = finetuning.training_arguments(settings, str(self.data_name), self.imgsz)
         self.runtimes = self._runtimes()
         # classification has folders in place of label files
         has_test = self.data.get("test") if self.model.task == "classify" else judging_split(self.data) == "test"
@@ -80,16 +80,16 @@ class Run:
         if asked == "none" or (asked == "auto" and self.model.task != "detect"):
             chosen = []
         elif asked == "auto":
-            chosen = [r for r in RUNTIMES if not latency.missing(r)]
+            chosen = [r for r in RUNTIMES if not measuring.missing(r)]
         else:
             chosen = words(asked)
         if self.settings.latency is not None and not self.settings.table:
-            latency.require(self.settings.runtime)
+            measuring.require(self.settings.runtime)
             chosen = list(dict.fromkeys([self.settings.runtime, *chosen]))
         if chosen and self.model.task != "detect":
             raise UserError(f"latency is measured for task=detect, this model is for {self.model.task}: use flops=-0.4")
         for runtime in chosen:
-            latency.require(runtime)
+            measuring.require(runtime)
         return chosen
 
     def graph(self, model: Any) -> PruneGraph:
@@ -135,7 +135,7 @@ class Run:
 
     def _by_latency(self, scores: list[Tensor], removals: list[Removal], log: list[str]) -> list[int]:
         chosen = self.settings
-        with latency.Stopwatch(self.model, chosen.runtime, self.imgsz, str(self.data_name)) as stopwatch:
+        with measuring.Stopwatch(self.model, chosen.runtime, self.imgsz, str(self.data_name)) as stopwatch:
             return by_latency(
                 lambda: self.graph(self.model), scores, removals, stopwatch.times, chosen.latency or 1.0,
                 chosen.tolerance, lambda line: _say(f"{chosen.runtime}: {line}", log),
@@ -144,8 +144,6 @@ class Run:
     def _target(self, log: list[str]) -> Target:
         chosen = self.settings
         if chosen.latency is not None and chosen.table:
-            from yolo_musgd.prune.ladder import flops_for
-
             share = flops_for(words(chosen.table), chosen.latency)
             _say(f"the board's reports say that {chosen.latency:g} of the time is {share:.3f} of the FLOPs", log)
             return Target("flops", share)
@@ -171,14 +169,14 @@ class Run:
             "data": str(self.data_name),
             "split": self.split,
             "cost": {"before": dataclasses.asdict(plan.before), "after": dataclasses.asdict(plan.after)},
-            "layers": report.layer_table(self.model, plan.model),
+            "layers": pruning_report.layer_table(self.model, plan.model),
             "accuracy": {},
             "latency_ms": {},
             "log": plan.log,
         }
-        base = checkpoint.save(self.model, folder / "base.pt", self.saved, self.model.yaml.get("pruned") or {})
+        base = stock_checkpoint.save(self.model, folder / "base.pt", self.saved, self.model.yaml.get("pruned") or {})
         record["accuracy"]["base"] = self._validate(base, folder)
-        cut = checkpoint.save(plan.model, folder / "pruned.part.pt", self.saved, note)
+        cut = stock_checkpoint.save(plan.model, folder / "pruned.part.pt", self.saved, note)
         record["accuracy"]["cut"] = self._validate(cut, folder)
         cut.unlink()
         if chosen.recalibrate:
@@ -187,7 +185,7 @@ class Run:
         if chosen.sparse != "none":
             record["sparsity"] = sparse.sparsify(plan.model, chosen.sparse, chosen.sparsity)
             _say(f"{chosen.sparse} masks: {record['sparsity']['total']:.1%} of the weights are zero", plan.log)
-        file = checkpoint.save(plan.model, folder / "pruned.pt", self.saved, note)
+        file = stock_checkpoint.save(plan.model, folder / "pruned.pt", self.saved, note)
         if chosen.recalibrate or chosen.sparse != "none":
             record["accuracy"]["recalibrated"] = self._validate(file, folder)
         record["size_mb"] = {"before": _megabytes(base), "after": _megabytes(file)}
@@ -200,9 +198,9 @@ class Run:
         for arm, model, extra in self._arms(folder, record):
             if arm not in accuracy:
                 held = chosen.sparse != "none" and arm == "finetune"
-                best = tuning.train(str(model), folder, arm, {**self.arguments, **extra}, held)
+                best = finetuning.train(str(model), folder, arm, {**self.arguments, **extra}, held)
                 accuracy[arm] = self._validate(best, folder)
-                record.setdefault("curves", {})[arm] = tuning.curve(folder, arm)
+                record.setdefault("curves", {})[arm] = finetuning.curve(folder, arm)
                 self._write(folder, record)
         if chosen.epochs:
             shutil.copyfile(folder / "finetune" / "weights" / "best.pt", folder / "best.pt")
@@ -211,7 +209,7 @@ class Run:
                 record["latency_ms"][runtime] = self._time(folder, runtime)
                 self._write(folder, record)
         shutil.rmtree(folder / "val", ignore_errors=True)
-        report.write(folder, record)
+        pruning_report.write(folder, record)
 
     def _arms(self, folder: Path, record: dict[str, Any]) -> list[tuple[str, Path, dict[str, Any]]]:
         chosen = self.settings
@@ -226,19 +224,19 @@ class Run:
             if not file.exists():
                 import yaml
 
-                content = tuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
+                content = finetuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
                 write_whole(str(file), yaml.safe_dump(content, sort_keys=False))
             trained = int((self.saved.get("train_args") or {}).get("epochs") or 0)
             arms.append(("scratch", file, {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}))
         return arms
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:
-        model: nn.Module = checkpoint.load(str(folder / ("best.pt" if self.settings.epochs else "pruned.pt")))[0]
-        with latency.Stopwatch(self.model, runtime, self.imgsz, str(self.data_name)) as stopwatch:
+        model: nn.Module = stock_checkpoint.load(str(folder / ("best.pt" if self.settings.epochs else "pruned.pt")))[0]
+        with measuring.Stopwatch(self.model, runtime, self.imgsz, str(self.data_name)) as stopwatch:
             return stopwatch.times(model)
 
     def _validate(self, model: Path, folder: Path) -> dict[str, Any]:
-        found = tuning.validate(model, str(self.data_name), self.split, self.settings, self.imgsz, folder / "val")
+        found = finetuning.validate(model, str(self.data_name), self.split, self.settings, self.imgsz, folder / "val")
         return dataclasses.asdict(found)
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:

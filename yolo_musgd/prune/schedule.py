@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from yolo_musgd.prune.graph import PruneGraph
+from yolo_musgd.prune.channel_graph import PruneGraph
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 
 def mask_2_4(weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from yolo_musgd.settings import UserError
+from yolo_musgd.edge.errors import UserError
 
 MARK = "pruned"
 """Key of ``model.yaml`` under which `yolo-musgd prune` notes what it did; Ultralytics ignores keys it does not know."""

@@ -6,11 +6,7 @@ then brings them all. Per step they go to ``optimizer_steps.csv.gz``, per epoch 
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,21 +19,17 @@ from ultralytics.utils import LOGGER
 
 from yolo_musgd.optim.orthogonalize import singular_value_entropy
 from yolo_musgd.settings import SettingsError, nearest
-
-STEPS_FILE = "optimizer_steps.csv.gz"
-LAYERS_FILE = "optimizer_layers.csv"
-ENTROPY_FILE = "optimizer_entropy.csv"
-COLUMNS = (
-    "grad_norm",  # before clipping
-    "grad_norm_clipped",  # what the optimizer sees
-    "beta_t",  # mean over the parameter tensors
-    "beta_t_min",
-    "beta_t_max",
-    "beta_t_p10",
-    "beta_t_p90",
-    "update_rms",  # mean over the matrices that Muon updates
-    "skipped_steps",  # count since the start of this process
+from yolo_musgd.train.records import (
+    COLUMNS,
+    ENTROPY_FILE,
+    LAYERS_FILE,
+    STEPS_FILE,
+    append_steps,
+    append_values,
+    forget_steps,
+    forget_values,
 )
+
 _QUANTILES = (0.1, 0.9)
 
 
@@ -149,37 +141,25 @@ class Monitor:
         first, self._begun = not self._begun, True
         steps, layers, entropy = (self.folder / n for n in (STEPS_FILE, LAYERS_FILE, ENTROPY_FILE))
         if first:
-            self._steps = _forget_steps(steps, epoch)
+            self._steps = forget_steps(steps, epoch)
             for file in (layers, entropy):
-                _forget_values(file, epoch)
+                forget_values(file, epoch)
         if len(rows):
-            self._append_steps(steps, epoch, rows)
+            self._steps = append_steps(steps, epoch, rows, self._steps)
         if self._layer_rows:
             sums: dict[str, list[float]] = {}
             for names, betas in self._layer_rows:
                 for name, beta in zip(names, betas.tolist(), strict=True):
                     sums.setdefault(name, []).append(beta)
             self._layer_rows.clear()
-            _append_values(layers, "beta_t", epoch, {name: sum(v) / len(v) for name, v in sums.items()})
+            append_values(layers, "beta_t", epoch, {name: sum(v) / len(v) for name, v in sums.items()})
         if self._watched:
             values = torch.stack([singular_value_entropy(p) for p in self._watched.values()]).tolist()
-            _append_values(entropy, "entropy", epoch, dict(zip(self._watched, values, strict=True)))
-
-    def _append_steps(self, file: Path, epoch: int, rows: Any) -> None:
-        """Append as a gzip member of its own: what an interruption cuts off is the last epoch at most."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not file.exists():
-            writer.writerow(("epoch", "step", *COLUMNS))
-        for row in rows:
-            self._steps += 1
-            writer.writerow((epoch, self._steps, *(f"{v:.6g}" for v in row)))
-        with file.open("ab") as out:
-            out.write(gzip.compress(text.getvalue().encode(), mtime=0))
+            append_values(entropy, "entropy", epoch, dict(zip(self._watched, values, strict=True)))
 
     def plot(self) -> list[Path]:
         """Draw optimizer.png, and optimizer_layers.png if layers were recorded; returns what was drawn."""
-        from yolo_musgd.train.plots import plot_entropy, plot_layers, plot_steps
+        from yolo_musgd.train.optimizer_plots import plot_entropy, plot_layers, plot_steps
 
         pictures = [plot_steps(self.folder, type(self.optimizer).__name__)]
         if self.layers and (self.folder / LAYERS_FILE).exists():
@@ -211,69 +191,3 @@ def _scale(scaler: Any) -> Any:
         return 1.0
     on_device = getattr(scaler, "_get_scale_async", lambda: None)()
     return scaler.get_scale() if on_device is None else on_device
-
-
-def _append_values(file: Path, column: str, epoch: int, values: Mapping[str, float]) -> None:
-    header = "" if file.exists() else f"epoch,layer,{column}\n"
-    with file.open("a", encoding="utf-8") as out:
-        out.write(header + "".join(f"{epoch},{layer},{value:.6g}\n" for layer, value in values.items()))
-
-
-def read_steps(file: Path) -> dict[str, Any]:
-    """Columns of a step file as arrays of equal length; empty without a file or a row in it."""
-    header, rows = _lines(file)
-    if not rows:
-        return {}
-    values = np.array([[float(x) for x in row.split(",")] for row in rows])
-    return dict(zip(header.split(","), values.T, strict=True))
-
-
-def _lines(file: Path) -> tuple[str, list[str]]:
-    """Header and complete rows of a step file; a member that a power cut left incomplete is passed over."""
-    if not file.exists():
-        return "", []
-    data, text = file.read_bytes(), b""
-    while data:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            part = member.decompress(data)
-        except zlib.error:
-            break
-        if not member.eof:
-            break
-        text, data = text + part, member.unused_data
-    header, *rows = text.decode().splitlines() or [""]
-    return header, [row for row in rows if row.count(",") == header.count(",")]
-
-
-def _forget_steps(file: Path, epoch: int) -> int:
-    """Drop the rows from this epoch on, and anything unreadable; returns the last step that stays."""
-    if not file.exists():
-        return 0
-    header, rows = _lines(file)
-    if header != ",".join(("epoch", "step", *COLUMNS)):  # another release's columns: begin anew, and keep the old file
-        file.replace(file.with_name(f"old_{file.name}"))
-        return 0
-    kept = [row for row in rows if int(row.split(",")[0]) < epoch]
-    if not kept:
-        file.unlink()
-        return 0
-    _replace(file, gzip.compress("".join(f"{row}\n" for row in [header, *kept]).encode(), mtime=0))
-    return int(kept[-1].split(",")[1])
-
-
-def _forget_values(file: Path, epoch: int) -> None:
-    """Drop the rows from this epoch on of a file with one value a layer."""
-    if file.exists():
-        header, *rows = file.read_text(encoding="utf-8").splitlines() or [""]
-        kept = [row for row in rows if int(row.split(",")[0]) < epoch]
-        if kept:
-            _replace(file, "".join(f"{row}\n" for row in [header, *kept]).encode())
-        else:
-            file.unlink()
-
-
-def _replace(file: Path, content: bytes) -> None:
-    part = file.with_suffix(".part")
-    part.write_bytes(content)
-    part.replace(file)

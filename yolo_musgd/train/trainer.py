@@ -1,13 +1,10 @@
-"""Trainers: one mixin over whichever trainer Ultralytics has for a task.
+"""What the plugin adds to a trainer of Ultralytics, as a mixin; `trainer_class` puts it over a given trainer.
 
-`trainer_class` makes the class for a given base, and this module's ``__getattr__`` finds it again by name, so that
-pickle and DDP workers can import ``yolo_musgd.train.trainer.MuSGDDetectionTrainer`` and its siblings.
+:mod:`yolo_musgd.trainers` finds the classes again by name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,23 +16,16 @@ from torch.optim import Optimizer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr, remove_colorstr
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolo_musgd import plugin
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import PLUGIN_SETTINGS, TelemetrySettings, UserError, plugin_keys
 from yolo_musgd.train import pruned
+from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings, plugin_keys
 from yolo_musgd.train.telemetry import Monitor
 
-plugin.register()  # a worker process that unpickles a trainer needs the keys before it builds the configuration
-
 PREFIX = "MuSGD"
+HOME = "yolo_musgd.trainers"  # where pickle and DDP find the classes again
 _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of the host's groups; the rest is SGD's
-_HOMES = (
-    *(f"ultralytics.models.yolo.{t}" for t in ("detect", "segment", "pose", "obb", "classify", "semantic", "depth")),
-    "ultralytics.models.yolo.world",
-    "ultralytics.models.yolo.yoloe",
-    "ultralytics.models.rtdetr",
-    "ultralytics.models.rtdetr.train",
-)
 
 
 class DataError(UserError):
@@ -87,7 +77,7 @@ class MuSGDTrainerMixin:
             optimizer: Optimizer = super().build_optimizer(model, entry.host_name, *args, **kwargs)  # type: ignore[misc]
         else:
             self._require_labels()
-            with plugin.quiet_host():  # its message would name SGD
+            with quiet_host():  # its message would name SGD
                 host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
             groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
             given = {**vars(self.args), registry.FINE_TUNES: self._fine_tunes}  # type: ignore[attr-defined]
@@ -265,17 +255,4 @@ def trainer_class(base: type) -> type:
     if issubclass(base, MuSGDTrainerMixin):
         return base
     doc = f"{base.__name__} of Ultralytics with yolo-musgd's optimizers and telemetry."
-    return type(PREFIX + base.__name__, (MuSGDTrainerMixin, base), {"__module__": __name__, "__doc__": doc})
-
-
-def __getattr__(name: str) -> Any:
-    """``MuSGD<Trainer>`` for any trainer of Ultralytics (PEP 562); ``MuSGDTrainer`` is the detection trainer's."""
-    if name == "MuSGDTrainer":
-        name = "MuSGDDetectionTrainer"
-    if name.startswith(PREFIX) and name.endswith("Trainer"):
-        for home in _HOMES:
-            with contextlib.suppress(ImportError):
-                base = getattr(importlib.import_module(home), name.removeprefix(PREFIX), None)
-                if isinstance(base, type):
-                    return trainer_class(base)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return type(PREFIX + base.__name__, (MuSGDTrainerMixin, base), {"__module__": HOME, "__doc__": doc})

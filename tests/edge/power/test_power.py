@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import edge_samples as samples
+import pytest
+from edge_samples import FakeBoard
+
+from yolo_musgd.edge.errors import SensorError, UserError
+from yolo_musgd.edge.power import sampler, sensors, system
+from yolo_musgd.edge.power.base import Reading, Sensor, read_text
+
+NANO = "/sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
+ORIN = "/sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+
+
+def nano(board: FakeBoard) -> None:
+    for k, (rail, mw) in enumerate([("POM_5V_IN", 2132), ("POM_5V_GPU", 78), ("POM_5V_CPU", 275)]):
+        board.write(f"{NANO}/rail_name_{k}", rail)
+        board.write(f"{NANO}/in_power{k}_input", mw)
+
+
+def orin(board: FakeBoard) -> None:
+    for k, (label, mv, ma) in enumerate([("VDD_IN", 4920, 968), ("NC", 4920, 1), ("VDD_SOC", 4920, 290)], 1):
+        board.write(f"{ORIN}/in{k}_label", label)
+        board.write(f"{ORIN}/in{k}_input", mv)
+        board.write(f"{ORIN}/curr{k}_input", ma)
+    board.write(f"{ORIN}/in7_label", "Sum of shunt voltages")
+    board.write(f"{ORIN}/in7_input", 99)
+    board.write(f"{ORIN}/curr7_input", 9999)
+
+
+def test_jetpack_4_by_hand(board: FakeBoard) -> None:
+    nano(board)
+    choice = sampler.choose("auto", str(board.root))
+    assert isinstance(choice.sensor, sensors.Ina3221Jetpack4)
+    reading = choice.sensor.read()
+    assert reading.watts == 2.132
+    assert reading.rails["POM_5V_GPU"] == 0.078
+
+
+def test_jetpack_6_by_hand(board: FakeBoard) -> None:
+    orin(board)
+    choice = sampler.choose("auto", str(board.root))
+    assert isinstance(choice.sensor, sensors.Ina3221Hwmon)
+    reading = choice.sensor.read()
+    assert reading.watts == pytest.approx(4.920 * 0.968)
+    assert set(reading.rails) == {"VDD_IN", "VDD_SOC"}  # neither NC nor the sum of shunts
+
+
+def test_pmic_program(board: FakeBoard) -> None:
+    board.program("vcgencmd", f"cat <<'X'\n{samples.PMIC_PI5}X")
+    choice = sampler.choose("pmic", str(board.root))
+    assert choice.sensor is not None
+    watts = choice.sensor.read().watts
+    assert watts == pytest.approx(4.721132, abs=1e-5)
+    assert sampler.wall_estimate(choice, watts) == pytest.approx(1.1451 * 4.721132 + 0.5879, abs=1e-4)
+
+
+def test_pmic_on_a_pi_4_is_named_and_skipped(board: FakeBoard) -> None:
+    board.program("vcgencmd", f"cat <<'X'\n{samples.PMIC_OTHER}X")
+    choice = sampler.choose("auto", str(board.root))
+    assert choice.sensor is None
+    assert "Command not registered" in choice.tried["pmic"]
+    with pytest.raises(UserError, match="only a Raspberry Pi 5"):
+        sampler.choose("pmic", str(board.root))
+
+
+def test_tegrastats_program(board: FakeBoard) -> None:
+    board.program("tegrastats", f"while true; do echo '{samples.ORIN_JP6}'; echo garbage; sleep 0.05; done")
+    sensor = sensors.Tegrastats(str(board.root))
+    try:
+        assert sensor.read() == Reading(4.761, {"VDD_IN": 4.761, "VDD_CPU_GPU_CV": 0.515, "VDD_SOC": 1.428}, None)
+    finally:
+        sensor.close()
+
+
+def test_hwmon_power_is_in_microwatts(board: FakeBoard) -> None:
+    board.write("/sys/class/hwmon/hwmon0/name", "cpu_thermal")
+    board.write("/sys/class/hwmon/hwmon1/name", "ina226")
+    board.write("/sys/class/hwmon/hwmon1/power1_input", 3_250_000)
+    board.write("/sys/class/hwmon/hwmon2/name", "ina219")
+    board.write("/sys/class/hwmon/hwmon2/in1_input", 5000)
+    board.write("/sys/class/hwmon/hwmon2/curr1_input", 400)
+    assert sensors.HwmonIna(str(board.root)).read().watts == pytest.approx(3.25 + 2.0)
+
+
+def test_rapl_counts_across_its_wrap(board: FakeBoard) -> None:
+    zone = "/sys/class/powercap/intel-rapl:0"
+    board.write(f"{zone}/name", "package-0")
+    board.write(f"{zone}/max_energy_range_uj", 999_999)
+    board.write(f"{zone}/energy_uj", 900_000)
+    board.write("/sys/class/powercap/intel-rapl:0:0/name", "core")  # a part of the package, not counted again
+    sensor = sensors.Rapl(str(board.root))
+    assert sensor.read().joules == 0
+    board.write(f"{zone}/energy_uj", 400_000)
+    reading = sensor.read()
+    assert reading.joules == pytest.approx(0.5)
+    assert reading.watts is not None
+    assert reading.watts > 0
+
+
+def test_nvml_not_available(board: FakeBoard) -> None:
+    board.program("nvidia-smi", "echo '[N/A]'")
+    with pytest.raises(SensorError, match="N/A"):
+        sensors.Nvml(str(board.root))
+    board.program("nvidia-smi", "echo 31.50")
+    assert sensors.Nvml(str(board.root)).read().watts == 31.5
+
+
+def test_permission_names_file_and_way_out(board: FakeBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = board.write("/sys/class/powercap/intel-rapl:0/energy_uj", 1)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # the tests may run as root, who is never refused
+    with pytest.raises(SensorError) as caught:
+        read_text(str(path))
+    assert "energy_uj" in str(caught.value)
+    assert "sudo" in str(caught.value)
+
+
+def test_no_sensor_is_said(board: FakeBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(board.bin))
+    choice = sampler.choose("auto", str(board.root))
+    assert choice.sensor is None
+    assert set(choice.tried) == set(sampler.NAMES)
+    assert sampler.describe(choice)["sensor"] is None
+    with pytest.raises(UserError, match="must be auto"):
+        sampler.choose("volts", str(board.root))
+
+
+class Scripted(Sensor):
+    """Gives the watts of a list, then fails for good."""
+
+    name, period = "scripted", 0.005
+
+    def __init__(self, watts: list[float | None]) -> None:
+        super().__init__()
+        self.watts = watts
+
+    def read(self) -> Reading:
+        if not self.watts:
+            raise SensorError("unplugged")
+        value = self.watts.pop(0)
+        if value is None:
+            raise SensorError("one bad line")
+        return Reading(value, {"a": value}, None)
+
+
+def wait_for(done: object, limit: float = 3.0) -> None:
+    end = time.monotonic() + limit
+    while not done() and time.monotonic() < end:  # type: ignore[operator]
+        time.sleep(0.005)
+
+
+def test_one_bad_line_is_survived_a_lost_sensor_is_told() -> None:
+    running = sampler.Sampler(Scripted([2.0, None, None, 2.0, 2.0])).start()
+    wait_for(lambda: running.lost)
+    running.stop()
+    assert running.watts == [2.0, 2.0, 2.0]
+    assert running.lost == "unplugged"
+    span = (running.times[0], running.times[-1] + 10)
+    assert sampler.window(running, *span)["energy_j"] is None  # nothing is made up for the time after the loss
+
+
+def test_watts_and_joules_per_frame_by_hand() -> None:
+    running = sampler.Sampler(None)
+    running.times, running.watts = [0.0, 1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 6.0, 6.0, 6.0]
+    running.rails = {"IN": list(running.watts)}
+    idle, load = sampler.window(running, 0, 1), sampler.window(running, 2, 4)
+    assert idle["mean_w"] == 2.0
+    assert (load["energy_j"], load["mean_w"], load["samples"], load["rate_hz"]) == (12.0, 6.0, 3, 1.5)
+    assert load["rails_w"] == {"IN": 6.0}
+    per = sampler.per_frame(load["energy_j"], 2.0, 40, idle["mean_w"])
+    assert per == {"gross_j_per_frame": pytest.approx(0.3), "net_j_per_frame": pytest.approx(0.2)}
+    assert sampler.per_frame(None, 2.0, 40, 2.0) == {"gross_j_per_frame": None, "net_j_per_frame": None}
+
+
+def test_external_meter(tmp_path: Path) -> None:
+    now = time.time()
+    log = tmp_path / "meter.csv"
+    log.write_text("time,power_w\n" + "".join(f"{now + k},{4 + k % 2}\n" for k in range(11)))
+    running = sampler.Sampler(None)
+    running.take_csv(str(log))
+    start = time.perf_counter()
+    assert sampler.window(running, start + 2, start + 8)["mean_w"] == pytest.approx(4.5, abs=0.01)
+    with pytest.raises(SensorError, match="cannot read"):
+        running.take_csv(str(tmp_path / "absent.csv"))
+
+
+def test_system_state(board: FakeBoard) -> None:
+    board.write("/proc/device-tree/model", "NVIDIA Jetson Nano Developer Kit\0")
+    board.write("/etc/nv_tegra_release", "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref")
+    board.write("/sys/class/thermal/thermal_zone0/type", "CPU-therm")
+    board.write("/sys/class/thermal/thermal_zone0/temp", 39500)
+    board.write("/sys/class/thermal/thermal_zone1/type", "PMIC-Die")
+    board.write("/sys/class/thermal/thermal_zone1/temp", 100000)
+    board.write("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "schedutil")
+    board.write("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", 1479000)
+    board.write("/sys/class/devfreq/57000000.gpu/cur_freq", 921600000)
+    board.program("vcgencmd", "echo throttled=0x50000")
+    board.program("nvpmodel", "echo 'NV Power Mode: MAXN'; echo 0")
+    root = str(board.root)
+    assert system.board_name(root) == "NVIDIA Jetson Nano Developer Kit"
+    assert system.jetpack_release(root) == "R32.7.1"
+    state = system.state(root)
+    assert state["temperatures_c"] == {"CPU-therm": 39.5}
+    assert state["clocks"] == {"cpu_mhz": 1479.0, "57000000.gpu_mhz": 921.6}
+    assert (state["governor"], state["nvpmodel"]) == ("schedutil", "MAXN")
+    assert state["throttling"]["since_boot"] == ["under-voltage", "throttled"]
+
+
+def test_throttling_of_this_run_only() -> None:
+    before = {"now": [], "since_boot": ["under-voltage"], "counters": {"package_throttle_count": 4}}
+    after = {"now": [], "since_boot": ["under-voltage", "throttled"], "counters": {"package_throttle_count": 6}}
+    assert system.throttled_reasons(before, ["frequency capped"], after) == [
+        "frequency capped",
+        "package_throttle_count +2",
+        "throttled",
+    ]
+    assert system.throttled_reasons(before, [], before) == []
+
+
+def test_memory_is_this_process() -> None:
+    resident, peak = system.memory_mb()
+    if Path("/proc/self/status").exists():
+        assert resident is not None
+        assert peak is not None
+        assert 1 < resident <= peak

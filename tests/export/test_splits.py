@@ -1,0 +1,66 @@
+"""Which split judges, with which images, and whether the classes are the model's."""
+
+import pytest
+from PIL import Image
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.export.splits import calibration_set, check_names, judging_split, read_splits
+
+
+@pytest.fixture
+def data(tmp_path):
+    """What Ultralytics read: a data set whose test split has two images and no label file."""
+    for split in ("val", "test"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        for name in ("a", "b"):
+            (tmp_path / "images" / split / f"{name}.jpg").touch()
+    return {"path": tmp_path, "val": str(tmp_path / "images" / "val"), "test": str(tmp_path / "images" / "test")}
+
+
+def test_one_labelled_image_is_enough(data):
+    (data["path"] / "labels" / "test" / "b.txt").touch()  # empty: an image without objects
+    assert judging_split(data) == "test"
+
+
+def test_images_without_labels_judge_nothing(data):
+    assert judging_split(data) == "val"
+
+
+def test_a_list_of_images_without_labels(data):
+    listed = data["path"] / "test-dev.txt"
+    listed.write_text("./images/test/a.jpg\n./images/test/b.jpg\n")
+    assert judging_split({**data, "test": str(listed)}) == "val"
+    (data["path"] / "labels" / "test" / "a.txt").touch()
+    assert judging_split({**data, "test": str(listed)}) == "test"
+
+
+@pytest.mark.parametrize("entry", [None, "", "nosuch/images", "nosuch.txt", [], ["nosuch/images"]])
+def test_a_test_split_that_is_not_there(data, entry):
+    assert judging_split({**data, "test": entry}) == "val"
+    assert judging_split({"val": data["val"]}) == "val"
+
+
+def test_images_without_objects_judge_too(tmp_path):
+    for split, count in (("train", 2), ("val", 3)):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        for k in range(count):
+            Image.new("RGB", (32, 32), (k * 40, 0, count)).save(tmp_path / "images" / split / f"{k}.png")
+    (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: [a]\n")
+    assert read_splits(str(tmp_path / "data.yaml")).val == (), "nothing says that these are labelled"
+    (tmp_path / "labels" / "val" / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    splits = read_splits(str(tmp_path / "data.yaml"))
+    assert len(splits.val) == 3, "Ultralytics counts what is found in an image without a label file as false"
+    (tmp_path / "images" / "train" / "0.png").write_text("no picture")
+    assert [file[-5:] for file in calibration_set(splits, 8).files] == ["1.png"]
+
+
+def test_classes_in_another_order_are_refused_and_renamed_ones_named(caplog):
+    model = {0: "cat", 1: "dog", 2: "owl"}
+    check_names(model, {0: "Cat", 1: "dog", 2: "owl"}, "d.yaml")
+    assert not caplog.messages
+    check_names(model, {0: "cat", 1: "hound", 2: "owl"}, "d.yaml")
+    assert "1 of 3 classes otherwise: class 1 is 'dog' in the model and 'hound' there" in caplog.text
+    with pytest.raises(UserError, match="in another order: class 0 is 'cat' in the model and 'dog' there"):
+        check_names(model, {0: "dog", 1: "cat", 2: "owl"}, "d.yaml")

@@ -1,0 +1,98 @@
+"""The step-time table: what it measures, and that it says None rather than guess."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.lab import steptime
+from yolo_musgd.lab.steptime import (
+    contenders,
+    main,
+    measure,
+    state_bytes,
+    to_markdown,
+    transient_bytes,
+    ultralytics_groups,
+)
+
+
+def test_rows_hold_ratios_of_medians_and_memory_in_parameters():
+    names = ["torch SGD foreach", "torch AdamW fused", "MuonSGD", "MuSGD-native"]
+    rows = {r.optimizer: r for r in measure("yolo26n", names, steps=2, imgsz=64)}
+    assert list(rows) == names
+    native, ours = rows["MuSGD-native"], rows["MuonSGD"]
+    assert ours.vs_native == pytest.approx(ours.median_ms / native.median_ms)
+    assert rows["torch SGD foreach"].vs_sgd == 1.0
+    assert rows["torch AdamW fused"].state_per_parameter == pytest.approx(2, abs=0.01)
+    assert ours.state_per_parameter == pytest.approx(1, abs=0.01)
+    if ours.transient_per_parameter is not None:
+        assert ours.transient_per_parameter <= 0.5
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(steptime.importlib.util, "find_spec", lambda name: None)
+    assert "pytorch_optimizer Muon" not in contenders()
+    assert "MuonSGD" in contenders()
+
+
+def test_transient_memory_is_what_a_step_holds():
+    class Step(torch.optim.SGD):
+        def step(self, closure=None):
+            first = torch.empty(1000)
+            second = torch.empty(3000)
+            del first, second
+            torch.empty(2000).fill_(0)
+
+    optimizer = Step([nn.Parameter(torch.zeros(2))], lr=1.0)
+    assert transient_bytes([optimizer], "cpu") in (None, 16000)
+    assert transient_bytes([optimizer], "mps") is None
+
+
+def test_state_counts_every_tensor():
+    p = nn.Parameter(torch.zeros(10))
+    optimizer = torch.optim.Adam([p])
+    p.grad = torch.ones(10)
+    optimizer.step()
+    assert state_bytes(optimizer) == 2 * 40 + 4
+
+
+def test_groups_are_ultralytics(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    groups = ultralytics_groups(model)
+    assert [g["param_group"] for g in groups] == ["weight", "bn", "bias"]
+    assert [len(g["params"]) for g in groups] == [1, 1, 2]
+
+
+def test_command_prints_and_writes(tmp_path, capsys):
+    args = {"optimizers": "torch SGD fused,MuSGD", "steps": "1", "imgsz": "64", "project": str(tmp_path)}
+    assert main(args) == 0
+    record = json.loads((tmp_path / "exp" / "steptime.json").read_text())
+    assert [r["optimizer"] for r in record["rows"]] == ["torch SGD fused", "MuSGD"]
+    assert record["rows"][0]["vs_native"] is None
+    assert record["machine"]["threads"] == 1
+    assert (tmp_path / "exp" / "steptime.md").read_text() in capsys.readouterr().out
+    assert main({"plan": "True", "imgsz": "64", "project": str(tmp_path)}) == 0
+    assert "256 x 384" in capsys.readouterr().out
+    assert not (tmp_path / "exp2").exists()
+
+
+def test_markdown_leaves_unknown_cells_empty():
+    text = to_markdown([steptime.StepTime("m", "o", 1.0, 0.9, None, None, 1.0, None)])
+    assert "| m | o | 1.00 | 0.90 |  |  | 1.000 |  |" in text
+
+
+def test_unknown_optimizer():
+    with pytest.raises(UserError, match=r"optimizers must be among .*MuonSGD.*, got 'Adam'"):
+        main({"optimizers": "Adam"})
+
+
+@pytest.mark.parametrize("plan", ["False", "True"])
+def test_unknown_model(tmp_path, plan):
+    with pytest.raises(UserError, match=r"models=yolo99n.*not a model of this Ultralytics"):
+        main({"models": "yolo99n", "plan": plan, "project": str(tmp_path)})
+    assert not any(tmp_path.iterdir())

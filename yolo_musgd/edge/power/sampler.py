@@ -1,0 +1,201 @@
+"""Chooses a power sensor, samples it beside the work, and turns the samples into watts and joules per frame."""
+
+import threading
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from ..errors import SensorError, UserError
+from ..stats import counter_joules, energy_joules, summarize
+from . import parsers, sensors
+from .base import Sensor
+
+# name -> the classes that answer to it, in the order that power=auto tries them
+ORDER: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...] = (
+    ("ina3221", (sensors.Ina3221Jetpack4, sensors.Ina3221Hwmon)),
+    ("tegrastats", (sensors.Tegrastats,)),
+    ("pmic", (sensors.RaspberryPi5,)),
+    ("hwmon", (sensors.HwmonIna,)),
+    ("rapl", (sensors.Rapl,)),
+    ("nvml", (sensors.Nvml,)),
+)
+NAMES = tuple(name for name, _ in ORDER)
+
+
+class Choice(NamedTuple):
+    """The sensor that was found, or None with the reason why each candidate is not usable."""
+
+    sensor: Optional[Sensor]
+    tried: Dict[str, str]
+    csv: Optional[str]  # path of an external meter's log, read after the run
+
+
+def choose(power: str, root: str = "/") -> Choice:
+    """Find the sensor for ``power``: auto, none, csv:FILE, or one of NAMES.
+
+    Raises:
+        UserError: An unknown name, or a sensor that was asked for by name and cannot be used. ``auto`` never raises:
+            without a sensor the report says so.
+    """
+    if power.startswith("csv:"):
+        return Choice(None, {}, power[4:])
+    if power == "none":
+        return Choice(None, {"none": "switched off by power=none"}, None)
+    if power != "auto" and power not in NAMES:
+        raise UserError("power={}: must be auto, none, csv:FILE or one of {}".format(power, ", ".join(NAMES)))
+    tried: Dict[str, str] = {}
+    for name, classes in ORDER:
+        if power not in ("auto", name):
+            continue
+        for sensor_class in classes:
+            try:
+                return Choice(sensor_class(root), tried, None)
+            except SensorError as error:
+                tried[name] = "{}; {}".format(tried[name], error) if name in tried else str(error)
+    if power != "auto":
+        raise UserError("power={}: {}".format(power, tried[power]))
+    return Choice(None, tried, None)
+
+
+class Sampler:
+    """Reads a sensor in a thread of its own until stopped; a sensor that disappears ends the sampling, not the run.
+
+    Sample times are time.perf_counter seconds, each the middle of its reading.
+    """
+
+    def __init__(self, sensor: Optional[Sensor]) -> None:
+        self.sensor = sensor
+        self.times: List[float] = []
+        self.watts: List[float] = []
+        self.joules: List[float] = []
+        self.joule_times: List[float] = []
+        self.rails: Dict[str, List[float]] = {}
+        self.lost: Optional[str] = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def start(self) -> "Sampler":
+        """Begin sampling; does nothing without a sensor."""
+        if self.sensor is not None:
+            self._thread.start()
+        return self
+
+    def _follow(self) -> None:
+        assert self.sensor is not None
+        failures = 0
+        while not self._stop.is_set():
+            begin = time.perf_counter()
+            try:
+                reading = self.sensor.read()
+                failures = 0
+            except SensorError as error:
+                failures += 1
+                if failures >= 3:  # one bad line is noise, three in a row are a lost sensor
+                    self.lost = str(error)
+                    return
+            else:
+                moment = (begin + time.perf_counter()) / 2
+                if reading.watts is not None:
+                    self.times.append(moment)
+                    self.watts.append(reading.watts)
+                    for rail, watts in reading.rails.items():
+                        self.rails.setdefault(rail, []).append(watts)
+                if reading.joules is not None:
+                    self.joule_times.append(moment)
+                    self.joules.append(reading.joules)
+            self._stop.wait(max(0.0, self.sensor.period - (time.perf_counter() - begin)))
+
+    def stop(self) -> None:
+        """End the sampling and wait for the thread; safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def take_csv(self, path: str, offset: float = 0.0) -> None:
+        """Fill the samples from an external meter's log, whose clock is ``offset`` seconds ahead of this machine's.
+
+        Raises:
+            SensorError: The file cannot be read, or has too few usable rows.
+        """
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                rows = parsers.parse_meter_csv(file.read(), path)
+        except OSError as error:
+            raise SensorError("cannot read {}: {}".format(path, error.strerror))
+        shift = time.perf_counter() - time.time() - offset
+        self.times = [moment + shift for moment, _ in rows]
+        self.watts = [watts for _, watts in rows]
+
+
+def window(sampler: Sampler, start: float, end: float) -> Dict[str, Any]:
+    """Summarize a span of sampled power.
+
+    Args:
+        sampler: A stopped or running sampler.
+        start: perf_counter seconds.
+        end: perf_counter seconds.
+
+    Returns:
+        ``samples``, ``rate_hz``, ``energy_j`` (the counter's where there is one, else trapezoids), ``mean_w`` =
+        energy / time, ``watts`` (summary), ``rails_w`` (means). Energy is None without a sample in the span, or when
+        the sensor was lost in it.
+    """
+    times = np.array(sampler.times)
+    inside = (times >= start) & (times <= end)
+    count = int(inside.sum())
+    reaches = bool(count) and times[-1] >= end - max(1.0, 0.05 * (end - start)) and times[0] <= start + 1.0
+    energy = counter_joules(sampler.joule_times, sampler.joules, start, end)
+    if energy is None and reaches:
+        energy = energy_joules(sampler.times, sampler.watts, start, end)
+    return {
+        "samples": count,
+        "rate_hz": count / (end - start) if end > start and count else None,
+        "energy_j": energy,
+        "mean_w": energy / (end - start) if energy is not None else None,
+        "watts": summarize(np.array(sampler.watts)[inside]) if count else None,
+        "rails_w": {
+            rail: float(np.mean(np.array(values)[inside]))
+            for rail, values in sorted(sampler.rails.items())
+            if count and len(values) == len(times)
+        },
+    }
+
+
+def per_frame(energy_j: Optional[float], seconds: float, frames: int, idle_w: Optional[float]) -> Dict[str, Any]:
+    """Joules per frame: gross = energy / frames; net takes idle power times the span away first; None if unmeasured."""
+    gross = energy_j / frames if energy_j is not None and frames else None
+    net = None
+    if energy_j is not None and idle_w is not None and frames:
+        net = (energy_j - idle_w * seconds) / frames
+    return {"gross_j_per_frame": gross, "net_j_per_frame": net}
+
+
+def describe(choice: Choice) -> Dict[str, Any]:
+    """Return what the report says about the sensor."""
+    if choice.csv is not None:
+        return {
+            "sensor": "csv",
+            "source": choice.csv,
+            "scope": "what the external meter sees",
+            "uncertainty": "the meter's own, and the difference of the two clocks",
+            "tried": {},
+        }
+    if choice.sensor is None:
+        return {"sensor": None, "source": None, "scope": None, "uncertainty": None, "tried": choice.tried}
+    sensor = choice.sensor
+    return {
+        "sensor": sensor.name,
+        "source": sensor.source,
+        "scope": sensor.scope,
+        "uncertainty": sensor.uncertainty,
+        "tried": choice.tried,
+    }
+
+
+def wall_estimate(choice: Choice, watts: Optional[float]) -> Optional[float]:
+    """For a Raspberry Pi 5 only: the published fit of wall power to the PMIC's sum, an estimate; else None."""
+    if watts is None or not isinstance(choice.sensor, sensors.RaspberryPi5):
+        return None
+    slope, constant = sensors.RaspberryPi5.WALL
+    return slope * watts + constant

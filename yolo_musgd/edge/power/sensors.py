@@ -1,0 +1,255 @@
+"""Power sensors: each finds itself, reads watts by rail, and says where a figure comes from and how far to trust it."""
+
+import glob
+import os
+import shutil
+import subprocess
+import threading
+import time
+from typing import Any, Dict, List, Optional
+
+from ..errors import SensorError
+from . import parsers
+from .base import Reading, Sensor, read_number, read_text, run_tool, under
+
+
+class Ina3221Jetpack4(Sensor):
+    """Jetson Nano, TX2, Xavier under JetPack 4: the ina3221x driver's industrial-I/O files."""
+
+    name = "ina3221"
+    uncertainty = (
+        "INA3221: steps of 40 uV over the shunt (8 mA at 5 milliohm) and 8 mV of bus, offset up to 80 uV, gain 0.25 %; "
+        "shunt tolerance not included"
+    )
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        pattern = under(root, "/sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")
+        self._files: Dict[str, str] = {}
+        for path in sorted(glob.glob(pattern)):
+            number = path.rsplit("_", 1)[1]
+            power = os.path.join(os.path.dirname(path), "in_power{}_input".format(number))
+            if number.isdigit() and os.path.exists(power):
+                self._files[read_text(path)] = power
+        if not self._files:
+            raise SensorError("no INA3221 of JetPack 4 ({})".format(pattern))
+        self.source = os.path.dirname(next(iter(self._files.values())))
+
+    def read(self) -> Reading:
+        """See Sensor.read; the files are in milliwatts."""
+        rails = {name: read_number(path) / 1000.0 for name, path in self._files.items()}
+        return Reading(parsers.total_watts(rails)[0], rails, None)
+
+
+class Ina3221Hwmon(Sensor):
+    """Jetsons under JetPack 5 and 6: the mainline ina3221 driver's hwmon files."""
+
+    name = "ina3221"
+    uncertainty = Ina3221Jetpack4.uncertainty
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        pattern = under(root, "/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")
+        self._files: Dict[str, Any] = {}
+        for path in sorted(glob.glob(pattern)):
+            number = os.path.basename(path)[2:-6]
+            label = read_text(path)
+            current = os.path.join(os.path.dirname(path), "curr{}_input".format(number))
+            if label.upper() == "NC" or number == "7" or "sum" in label.lower() or not os.path.exists(current):
+                continue  # not connected; channel 7 is the sum of the shunts, not a rail
+            self._files[label] = (path[: -len("label")] + "input", current)
+        if not self._files:
+            raise SensorError("no INA3221 of JetPack 5 or 6 ({})".format(pattern))
+        self.source = os.path.dirname(next(iter(self._files.values()))[0])
+
+    def read(self) -> Reading:
+        """See Sensor.read; millivolts times milliamperes."""
+        rails = {name: read_number(volts) * read_number(amps) / 1e6 for name, (volts, amps) in self._files.items()}
+        return Reading(parsers.total_watts(rails)[0], rails, None)
+
+
+class Tegrastats(Sensor):
+    """Any Jetson, where sysfs is closed: the tegrastats program, left running, one line an interval."""
+
+    name = "tegrastats"
+    uncertainty = Ina3221Jetpack4.uncertainty + "; read by tegrastats"
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        path = shutil.which("tegrastats")
+        if path is None:
+            raise SensorError("tegrastats is not installed (not a Jetson?)")
+        self.source = path
+        self._latest: Optional[str] = None
+        self._moment = 0.0
+        try:
+            self._process = subprocess.Popen(
+                [path, "--interval", "100"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True
+            )
+        except OSError as error:
+            raise SensorError("tegrastats cannot be started: {}".format(error.strerror))
+        threading.Thread(target=self._follow, daemon=True).start()
+        deadline = time.monotonic() + 3.0
+        while self._latest is None and time.monotonic() < deadline and self._process.poll() is None:
+            time.sleep(0.02)
+        try:
+            self.read()
+        except SensorError:
+            self.close()
+            raise
+
+    def _follow(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if parsers.parse_tegrastats(line).rails:  # lines that are cut or are messages are left out
+                self._latest, self._moment = line, time.monotonic()
+
+    def read(self) -> Reading:
+        """See Sensor.read; a line older than three seconds means that tegrastats died."""
+        if self._latest is None or time.monotonic() - self._moment > 3.0:
+            raise SensorError("tegrastats gives no power rails (needs sudo on some boards), or has stopped")
+        rails = parsers.parse_tegrastats(self._latest).rails
+        return Reading(parsers.total_watts(rails)[0], rails, None)
+
+    def close(self) -> None:
+        """See Sensor.close."""
+        self._process.terminate()
+        self._process.wait()
+
+
+class RaspberryPi5(Sensor):
+    """The power management chip of a Raspberry Pi 5, through vcgencmd (23 ms a reading)."""
+
+    name = "pmic"
+    scope = "the PMIC's rails; without the 5 V input stage, USB and HATs on 5 V"
+    uncertainty = (
+        "sum of twelve rails, below the wall's power; a published fit against a wall meter, 1.1451 * P + 0.5879 W, is "
+        "reported apart as an estimate"
+    )
+    WALL = (1.1451, 0.5879)
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        self.source = "vcgencmd pmic_read_adc"
+        self.read()
+
+    def read(self) -> Reading:
+        """See Sensor.read."""
+        rails = parsers.parse_pmic(run_tool(["vcgencmd", "pmic_read_adc"]))
+        return Reading(sum(rails.values()), rails, None)
+
+
+class HwmonIna(Sensor):
+    """An INA219, INA226, INA260 or relative on the I2C bus, through Linux' hwmon (a Raspberry Pi 4's way to watts)."""
+
+    name = "hwmon"
+    scope = "what flows through the shunt"
+    uncertainty = (
+        "INA2xx: as calibrated by the driver's shunt_resistor; INA226 0.1 %, INA219 0.5 % gain, plus the shunt's own"
+    )
+    CHIPS = ("ina219", "ina220", "ina226", "ina230", "ina231", "ina260", "ina228", "ina233", "ina237", "ina238")
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        self._folders: Dict[str, str] = {}
+        for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
+            chip = read_text(path)
+            if chip in self.CHIPS:
+                self._folders["{}-{}".format(chip, len(self._folders)) if self._folders else chip] = os.path.dirname(
+                    path
+                )
+        if not self._folders:
+            raise SensorError("no INA219, INA226 or INA260 among {}".format(under(root, "/sys/class/hwmon")))
+        self.source = ", ".join(self._folders.values())
+        self.read()
+
+    def read(self) -> Reading:
+        """See Sensor.read; power1_input is in microwatts, unlike the currents."""
+        rails = {}
+        for name, folder in self._folders.items():
+            power = os.path.join(folder, "power1_input")
+            if os.path.exists(power):
+                rails[name] = read_number(power) / 1e6
+            else:
+                volts, amps = (read_number(os.path.join(folder, part)) for part in ("in1_input", "curr1_input"))
+                rails[name] = volts * amps / 1e6
+        return Reading(sum(rails.values()), rails, None)
+
+
+class Rapl(Sensor):
+    """The energy counters of x86 packages."""
+
+    name = "rapl"
+    scope = "CPU packages only; no memory modules, disks, fans or power supply"
+    uncertainty = "RAPL: the processor's own counter; the maker gives no error bound"
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        pattern = under(root, "/sys/class/powercap/intel-rapl:[0-9]*")
+        folders = [path for path in sorted(glob.glob(pattern)) if os.path.basename(path).count(":") == 1]
+        if not folders:
+            raise SensorError("no RAPL counter ({})".format(pattern))
+        self.source = folders[0]
+        self._zones: List[Dict[str, Any]] = []
+        for folder in folders:
+            wrap = read_number(os.path.join(folder, "max_energy_range_uj")) + 1
+            path = os.path.join(folder, "energy_uj")
+            name = "{}-{}".format(read_text(os.path.join(folder, "name")), folder.rsplit(":", 1)[1])
+            self._zones.append({"name": name, "path": path, "wrap": wrap, "last": read_number(path), "total": 0.0})
+        self._moment: Optional[float] = None
+
+    def read(self) -> Reading:
+        """See Sensor.read; counters that wrapped are carried on, watts are the mean since the last reading."""
+        now, rails, elapsed = time.monotonic(), {}, None
+        if self._moment is not None:
+            elapsed = now - self._moment
+        self._moment = now
+        for zone in self._zones:
+            value = read_number(zone["path"])
+            step = (value - zone["last"]) % zone["wrap"] / 1e6
+            zone["last"], zone["total"] = value, zone["total"] + step
+            if elapsed:
+                rails[zone["name"]] = step / elapsed
+        joules = sum(zone["total"] for zone in self._zones)
+        return Reading(sum(rails.values()) if rails else None, rails, joules)
+
+
+class Nvml(Sensor):
+    """An NVIDIA card's own power figure: nvidia-ml-py when installed, else nvidia-smi."""
+
+    name = "nvml"
+    scope = "the GPU card only"
+    uncertainty = "NVML: within 5 % by the maker's manual; on some cards an average over up to a second"
+
+    def __init__(self, root: str = "/") -> None:
+        Sensor.__init__(self, root)
+        self._nvml: Any = None
+        self._handle: Any = None
+        try:
+            pynvml = __import__("pynvml")
+
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            self._nvml, self.source = pynvml, "nvmlDeviceGetPowerUsage"
+        except Exception:  # not installed, no driver, no card: nvidia-smi says which
+            self.source = "nvidia-smi --query-gpu=power.draw"
+        self.read()
+
+    def read(self) -> Reading:
+        """See Sensor.read."""
+        if self._nvml is not None:
+            try:
+                watts: Optional[float] = self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000.0
+            except Exception as error:
+                raise SensorError("NVML gives no power: {}".format(error))
+        else:
+            words = ["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits", "--id=0"]
+            watts = parsers.parse_milliwatts(run_tool(words))
+        if watts is None:
+            raise SensorError("this GPU does not report its power ([N/A])")
+        return Reading(watts, {"gpu": watts}, None)
+
+    def close(self) -> None:
+        """See Sensor.close."""
+        if self._nvml is not None:
+            self._nvml.nvmlShutdown()

@@ -1,0 +1,1 @@
+"""Inference runtimes behind one interface, and the model files that they open."""

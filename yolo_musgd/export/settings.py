@@ -1,0 +1,155 @@
+"""Arguments of ``yolo-musgd export``, and what is known once they have been checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.export.calibration import METHODS
+from yolo_musgd.export.checkpoint import Checkpoint, read_checkpoint
+from yolo_musgd.export.quantize import FLAVOURS
+from yolo_musgd.export.splits import Splits, check_names, read_splits
+from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
+from yolo_musgd.settings import Settings, setting
+
+RUNTIMES = ("onnxruntime", "openvino", "ncnn", "tensorrt")
+
+log = logging.getLogger("yolo_musgd")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings(Settings):
+    """Arguments of ``yolo-musgd export``."""
+
+    model: str | None = setting(None, "checkpoint that training wrote: best.pt", kind=str)
+    target: str = setting("x86", "board: " + ", ".join(NAMES), choices=NAMES)
+    precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
+    data: str | None = setting(
+        None, "data YAML: train calibrates, val judges; by default the one the model was trained with", kind=str
+    )
+    imgsz: int | None = setting(None, "side of the input, pixels; by default the one of training", kind=int, low=32)
+    head: str | None = setting(
+        None, "raw (one-to-many, NMS after it) or nms_free; by default the board's", kind=str,
+        choices=("raw", "nms_free"),
+    )  # fmt: skip
+    runtime: str = setting(
+        "auto", "auto makes one artifact for each installed runtime of the board", choices=("auto", *RUNTIMES)
+    )
+    flavour: str | None = setting(
+        None, "kind of quantized ONNX graph; by default the board's", kind=str, choices=tuple(FLAVOURS)
+    )
+    calibration: str = setting("percentile", "how ranges are found", choices=METHODS)
+    calibration_images: int = setting(128, "different train images that calibrate", low=1)
+    percentile: float = setting(99.99, "share of values kept by calibration=percentile, percent", low=90, high=100)
+    float_layers: str | None = setting(None, "graph nodes to leave in float besides, separated by commas", kind=str)
+    max_drop: float = setting(0.01, "largest drop of mAP50-95 that is accepted", low=0.0, high=1.0)
+    search: bool = setting(True, "move the worst layers to float where the drop is larger than max_drop")
+    val_images: int = setting(500, "most val images that judge, evenly spaced", low=1)
+    opset: int | None = setting(None, "ONNX opset; by default the board's", kind=int, low=11, high=23)
+    lint: bool = setting(True, "for TensorRT: try the graph in TensorRT-RTX's builder where it is installed")
+    engine: bool = setting(False, "for TensorRT: also build the engine; only on the board that will run it")
+    threads: int = setting(1, "CPU threads of the timings and of the judging", low=1)
+    bundle: bool = setting(False, "also pack each artifact with all the board needs, see yolo-musgd help bundle")
+    samples: str | None = setting(None, "folder of images that bundle=True takes along", kind=str)
+    project: str = setting("runs/export", "parent folder of the results")
+    name: str = setting("exp", "folder of the results, counted up")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """An export whose arguments fit together.
+
+    Attributes:
+        settings: as given.
+        target: the board.
+        checkpoint: the model.
+        precision: fp32, fp16 or int8.
+        head: raw or nms_free.
+        imgsz: side of the input, pixels.
+        opset: of ONNX graphs.
+        flavour: of quantized ONNX graphs.
+        runtimes: the ones to try, most wanted first.
+        splits: images, or None where no data set was given and none is needed.
+    """
+
+    settings: ExportSettings
+    target: Target
+    checkpoint: Checkpoint
+    precision: str
+    head: str
+    imgsz: int
+    opset: int
+    flavour: str
+    runtimes: tuple[str, ...]
+    splits: Splits | None
+
+
+def check(settings: ExportSettings) -> Job:
+    """Put defaults in and refuse what cannot work, before anything is computed.
+
+    Raises:
+        UserError: one line with value, reason and fix.
+    """
+    target = load_target(settings.target)
+    precision = settings.precision or target.precision
+    head = settings.head or target.heads[0]
+    runtime = None if settings.runtime == "auto" else settings.runtime
+    target.check(precision, head, runtime)
+    if settings.model is None:
+        raise UserError("model= is required, for example model=runs/detect/train/weights/best.pt")
+    checkpoint = read_checkpoint(Path(settings.model))
+    if head not in checkpoint.heads:
+        raise UserError(f"{checkpoint.path} has no NMS-free head; use head=raw")
+    opset = settings.opset or target.opset
+    if opset > target.opset and target.tensorrt:
+        raise UserError(f"opset={opset} is newer than TensorRT of target={target.name} reads; use opset={target.opset}")
+    if opset < 13 and precision == "int8":
+        raise UserError(f"opset={opset} has no weights quantized per channel; use opset=13 or newer")
+    return Job(
+        settings=settings,
+        target=target,
+        checkpoint=checkpoint,
+        precision=precision,
+        head=head,
+        imgsz=_image_size(settings.imgsz or checkpoint.imgsz, checkpoint.stride),
+        opset=opset,
+        flavour=settings.flavour or target.flavour,
+        runtimes=(runtime,) if runtime else tuple(target.runtimes_for(precision)),
+        splits=_splits(settings, checkpoint, precision),
+    )
+
+
+def _image_size(imgsz: int, stride: int) -> int:
+    if imgsz % stride:
+        below = max(imgsz // stride, 1) * stride
+        raise UserError(
+            f"imgsz={imgsz} is no multiple of the model's stride {stride}; use imgsz={below} or {below + stride}"
+        )
+    return imgsz
+
+
+def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) -> Splits | None:
+    data, splits, reason = settings.data or checkpoint.data, None, ""
+    if data:
+        try:
+            splits = read_splits(str(data), download=settings.data is not None)
+        except UserError as error:
+            if settings.data is not None:
+                raise
+            reason = f"; the one it was trained with is not at hand ({error})"
+    if splits is None:
+        if precision == "int8":
+            raise UserError(f"precision=int8 needs data=, a data YAML whose train split calibrates{reason}")
+        log.warning("no data= given: the accuracy is not measured%s", reason)
+        return None
+    if len(splits.names) != len(checkpoint.names):
+        raise UserError(
+            f"data={data} has {len(splits.names)} classes, {checkpoint.path} has {len(checkpoint.names)}; "
+            "give the data set that it was trained with"
+        )
+    check_names(checkpoint.names, splits.names, str(data))
+    if not splits.val:
+        log.warning("data=%s: no val image has a label file, so the accuracy is not measured", data)
+    return splits

@@ -1,0 +1,92 @@
+"""What an export shows: one table of what was made, and a picture of each sensitivity search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolo_musgd.export import sensitivity
+from yolo_musgd.export.accuracy import Accuracy
+
+if TYPE_CHECKING:
+    from yolo_musgd.export.build import Built
+    from yolo_musgd.export.settings import Job
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def to_markdown(
+    job: Job, artifacts: Sequence[Built], expected: Accuracy | None, latency: Mapping[str, float], fastest: str | None
+) -> str:
+    """The table, one row an artifact, under a row of the FP32 graph."""
+    base = latency["onnxruntime fp32"]
+    lines = [
+        f"# {job.checkpoint.path.name} for {job.target.title}: {job.precision}, {job.head} head, {job.imgsz} px",
+        "",
+        "| runtime | precision | MB | ms here (p50) | times FP32 | mAP50-95 | drop | same detections | float layers |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| onnxruntime | fp32 | | {base:.2f} | 1.00 | {_number(expected.map50_95 if expected else None)} | | | |",
+    ]
+    for built in artifacts:
+        ms = latency.get(built.runtime)
+        drop = expected.map50_95 - built.accuracy.map50_95 if expected and built.accuracy else None
+        same = (built.evidence.get("agreement") or {}).get("matched")
+        cells = [
+            built.runtime,
+            job.precision,
+            f"{built.size_bytes / 1e6:.1f}",
+            _number(ms, 2),
+            _number(base / ms if ms else None, 2),
+            _number(built.accuracy.map50_95 if built.accuracy else None),
+            _number(drop),
+            "-" if same is None else f"{100 * same:.0f} %",
+            str(len(built.evidence.get("float_layers", []))) if "float_layers" in built.evidence else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    if fastest and len(artifacts) > 1:
+        lines += ["", f"Fastest here: **{fastest}**."]
+    lines += ["", *_notes(job, artifacts, expected)]
+    for built in artifacts:
+        lines += _search_table(built)
+    return "\n".join(lines) + "\n"
+
+
+def _notes(job: Job, artifacts: Sequence[Built], expected: Accuracy | None) -> list[str]:
+    notes = [f"One image, {job.settings.threads} thread(s), models in turns in one process."]
+    if expected:
+        notes.append(f"mAP on {expected.images} val images; differences below .01 on a few hundred images are noise.")
+    if job.target.name != "x86":
+        notes.append(f"Speed here says little about {job.target.title}: measure there with `edge.pyz bench`.")
+    if any(built.runtime == "tensorrt" for built in artifacts):
+        notes.append("TensorRT's graph was judged by ONNX Runtime; the board builds the engine.")
+    return [" ".join(notes), ""]
+
+
+def _search_table(built: Built) -> list[str]:
+    steps = built.evidence.get("search") or []
+    if not steps:
+        return []
+    rows = [
+        f"## Sensitivity search, {built.runtime}",
+        "",
+        "| groups in float | layers in float | mAP50-95 | drop | times FP32 | last group added |",
+        "|---:|---:|---:|---:|---:|---|",
+    ]
+    for step in steps:
+        last = step["groups"][-1] if step["groups"] else ""
+        rows.append(
+            f"| {len(step['groups'])} | {len(step['float_layers'])} | {step['map50_95']:.4f} | {step['drop']:.4f} | "
+            f"{_number(step['fp32_ms'] / step['latency_ms'], 2)} | {last} |"
+        )
+    return [*rows, ""]
+
+
+def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
+    """Write ``search_<runtime>.png`` for each artifact whose layers were searched."""
+    for built in artifacts:
+        steps = [sensitivity.Step(**step) for step in built.evidence.get("search") or []]
+        if steps:
+            sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")

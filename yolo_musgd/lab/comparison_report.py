@@ -1,0 +1,102 @@
+"""The report of a comparison: an HTML page that needs no other file, the same as Markdown, and the figures as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from yolo_musgd import __version__
+from yolo_musgd.lab import comparison_plots
+from yolo_musgd.lab.analysis import analyse
+from yolo_musgd.lab.arms import Arm
+from yolo_musgd.lab.comparison_tables import metric_name, view
+from yolo_musgd.lab.store import Store, write_json
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+
+
+def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, failures: Mapping[str, str]) -> list[Path]:
+    """Write report.html, report.md (with its pictures) and report.json; returns their paths.
+
+    Args:
+        plan: the arms of the protocol.
+        store: their finished runs.
+        folder: of the comparison.
+        name: of the comparison.
+        failures: key of a run -> why it has no result.
+    """
+    figures = analyse(plan, store, name, failures)
+    write_json(folder / JSON, figures)
+    metric = metric_name(figures["protocol"]["metric"])
+    pictures = [draw(group, metric) for group in figures["groups"]]
+    (folder / "plots").mkdir(exist_ok=True)
+    inline, files = [], []
+    for group, drawn in zip(figures["groups"], pictures, strict=True):
+        where = f"{slug(group['data'])}-{slug(group['start'])}"
+        for kind, figure in drawn.items():
+            figure.savefig(folder / "plots" / f"{where}-{kind}.png", dpi=130)
+        files.append([{"alt": alt(k, group), "file": f"plots/{where}-{k}.png"} for k in drawn])
+        inline.append([{"alt": alt(k, group), "svg": comparison_plots.to_svg(figure)} for k, figure in drawn.items()])
+    values = {**view(figures, metric), "version": __version__}
+    for template, page, images in (("report.html.j2", HTML, inline), ("report.md.j2", MARKDOWN, files)):
+        _replace(folder / page, render(template, {**values, "images": images}))
+    return [folder / HTML, folder / MARKDOWN, folder / JSON]
+
+
+def slug(text: str) -> str:
+    """A label as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_") or "x"
+
+
+def alt(kind: str, group: Mapping[str, Any]) -> str:
+    """What a picture shows, in words."""
+    said = {
+        "curves": "accuracy over epochs",
+        "reach": "epochs to the target, by seed",
+        "difference": "final accuracy against the baseline",
+        "traces": "gradient norm and momentum over epochs",
+        "costs": "time and memory",
+    }
+    return (
+        f"{said.get(kind, kind.replace('map-', 'final accuracy over the grid of '))}: {group['data']}, {group['start']}"
+    )
+
+
+def draw(group: Mapping[str, Any], metric: str) -> dict[str, Figure]:
+    """Name -> picture for one data set and start; what has nothing to show is left out."""
+    colour = comparison_plots.colours([a["label"] for a in group["arms"]], group["baseline"])
+    found: dict[str, Figure | None] = {}
+    if any(a["curve"] for a in group["arms"]):
+        found["curves"] = comparison_plots.plot_curves(group, colour, metric)
+        found["reach"] = comparison_plots.plot_reach(group, colour)
+        found["difference"] = comparison_plots.plot_difference(group, colour, metric)
+        found["traces"] = comparison_plots.plot_traces(group, colour)
+        found["costs"] = comparison_plots.plot_costs(group, colour)
+    top = max((m["best"] for m in group["maps"] if m["best"] is not None), default=None)
+    for m in group["maps"]:
+        found[f"map-{slug(m['label'])}"] = comparison_plots.plot_map(m, metric, top) if top else None
+    return {k: f for k, f in found.items() if f is not None}
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """A Jinja template beside this module, filled in."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def _replace(file: Path, text: str) -> None:
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

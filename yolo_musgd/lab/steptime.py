@@ -1,0 +1,354 @@
+"""``yolo-musgd steptime``: what one ``optimizer.step()`` costs, side by side.
+
+Every optimizer gets its own copy of the model and the same real gradients. The optimizers take turns in one process, so
+that a busy machine slows all of them alike; the figure to trust is the ratio of medians, not the milliseconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.optim.state import state_bytes
+from yolo_musgd.settings import Settings, check_parent, new_folder, parse, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimeSettings(Settings):
+    """Arguments of ``yolo-musgd steptime``."""
+
+    models: str = setting("yolo26n", "Ultralytics models, separated by commas")
+    optimizers: str = setting("", "names from the table, separated by commas; empty for all that are installed")
+    threads: int = setting(1, "CPU threads", low=1)
+    steps: int = setting(15, "timed steps of each optimizer", low=1)
+    imgsz: int = setting(192, "image size for the gradients", low=32)
+    device: str = setting("cpu", "cpu, or cuda:0 and so on")
+    plan: bool = setting(False, "show which kernel orthogonalises which shapes instead of timing")
+    project: str = setting("runs/steptime", "parent folder of the results")
+    name: str = setting("exp", "folder of the results, counted up")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTime:
+    """One row of the table; None is what could not be measured."""
+
+    model: str
+    optimizer: str
+    median_ms: float
+    min_ms: float
+    vs_sgd: float | None
+    vs_native: float | None
+    state_per_parameter: float
+    transient_per_parameter: float | None
+
+
+Builder = Callable[[nn.Module], list[Optimizer]]
+
+
+def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed: int = 0) -> nn.Module:
+    """A model with random weights and the gradients of its own loss on random images and boxes.
+
+    Args:
+        name: an Ultralytics model YAML, with or without the suffix.
+        imgsz: side of the square images, pixels.
+        batch: images.
+        seed: of weights, images and boxes.
+
+    Raises:
+        UserError: Ultralytics has no such model.
+    """
+    from ultralytics import YOLO
+    from ultralytics.cfg import get_cfg
+
+    torch.manual_seed(seed)
+    try:
+        model: Any = YOLO(name if name.endswith(".yaml") else f"{name}.yaml").model
+    except FileNotFoundError as error:
+        raise UserError(f"models={name} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m") from error
+    model.args = get_cfg()
+    model.train()
+    random = torch.Generator().manual_seed(seed)
+    boxes = batch * 6
+    centre = torch.rand(boxes, 2, generator=random) * 0.6 + 0.2
+    size = torch.rand(boxes, 2, generator=random) * 0.3 + 0.05
+    loss, _ = model.loss(
+        {
+            "img": torch.rand(batch, 3, imgsz, imgsz, generator=random),
+            "batch_idx": torch.arange(boxes) // 6,
+            "cls": torch.randint(0, 80, (boxes, 1), generator=random).float(),
+            "bboxes": torch.cat([centre, size], 1),
+        }
+    )
+    loss.sum().backward()
+    result: nn.Module = model
+    return result
+
+
+def ultralytics_groups(model: nn.Module, lr: float = 0.01, momentum: float = 0.9) -> list[dict[str, Any]]:
+    """The three param groups that Ultralytics' trainer makes: weights with decay, normalisation weights, biases."""
+    norms = tuple(v for k, v in nn.__dict__.items() if "Norm" in k)
+    groups: dict[str, list[Tensor]] = {"weight": [], "bn": [], "bias": []}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            kind = "bias" if "bias" in name else "bn" if isinstance(module, norms) else "weight"
+            groups[kind].append(p)
+    return [
+        {
+            "params": params,
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": True,
+            "weight_decay": 5e-4 if kind == "weight" else 0.0,
+            "param_group": kind,
+        }
+        for kind, params in groups.items()
+    ]
+
+
+def as_trained(name: str, model: nn.Module) -> Optimizer:
+    """The optimizer that ``yolo train optimizer=<name>`` makes from the plugin's defaults."""
+    from yolo_musgd.optim.registry import find
+
+    build = find(name).build
+    assert build is not None, f"{name} is the host's"
+    return build(ultralytics_groups(model), {}, model)
+
+
+def contenders() -> dict[str, Builder]:
+    """Name -> function from a model to the optimizers whose steps make one step; what is not installed is left out."""
+    from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
+    from yolo_musgd.optim.musgd import MuSGD
+    from yolo_musgd.optim.param_groups import muon_exclusions
+    from yolo_musgd.optim.settings import MuonSettings
+
+    def torch_optimizer(cls: Any, **options: Any) -> Builder:
+        """As the trainer would make it: with decay on the weights, which costs a pass over memory."""
+
+        def build(model: nn.Module) -> list[Optimizer]:
+            groups = [{k: g[k] for k in ("params", "weight_decay")} for g in ultralytics_groups(model)]
+            return [cls(groups, **options)]
+
+        return build
+
+    table: dict[str, Builder] = {
+        "torch SGD foreach": torch_optimizer(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=True),
+        "torch SGD fused": torch_optimizer(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, fused=True),
+        "torch AdamW foreach": torch_optimizer(torch.optim.AdamW, lr=1e-3, foreach=True),
+        "torch AdamW fused": torch_optimizer(torch.optim.AdamW, lr=1e-3, fused=True),
+        "MuSGD": lambda m: [as_trained("MuSGD", m)],
+        "MuSGD article": lambda m: [MuSGD(ultralytics_groups(m))],
+        "MuSGD article global": lambda m: [MuSGD(ultralytics_groups(m), norm_scope="global")],
+        "MuonSGD": lambda m: [MuonSGD(ultralytics_groups(m), exclude=muon_exclusions(m))],
+        "MuonSGD all filters": lambda m: [MuonSGD(ultralytics_groups(m))],
+        "MuonSGD + SGD branch": lambda m: [MuonSGD(ultralytics_groups(m), muon=MuonSettings.native())],
+        "MuonAdamW": lambda m: [MuonAdamW(ultralytics_groups(m), exclude=muon_exclusions(m))],
+        "MuSGD-native": _native,
+    }
+    if hasattr(torch.optim, "Muon"):
+        table["torch Muon + SGD"] = _torch_muon
+    if importlib.util.find_spec("pytorch_optimizer"):
+        table["pytorch_optimizer Muon"] = _pytorch_optimizer_muon
+    return table
+
+
+def _by_dimension(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    params = list(model.parameters())
+    return [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
+
+
+def _native(model: nn.Module) -> list[Optimizer]:
+    """Ultralytics' MuSGD with the factors its trainer passes."""
+    from ultralytics.optim import MuSGD as Native
+
+    matrices, rest = _by_dimension(model)
+    common = {"lr": 0.01, "momentum": 0.9, "nesterov": True}
+    groups = [
+        {"params": matrices, "use_muon": True, "weight_decay": 5e-4, **common},
+        {"params": rest, "use_muon": False, "weight_decay": 0.0, **common},
+    ]
+    return [Native(groups, muon=0.2, sgd=1.0)]
+
+
+def _torch_muon(model: nn.Module) -> list[Optimizer]:
+    """torch.optim.Muon takes 2-D parameters only: filters are given to it as views."""
+    matrices, rest = _by_dimension(model)
+    views = []
+    for p in matrices:
+        view = nn.Parameter(p.detach().flatten(1))
+        view.grad = None if p.grad is None else p.grad.flatten(1)
+        views.append(view)
+    muon = torch.optim.Muon(views, lr=0.01, momentum=0.9, weight_decay=0.0)
+    return [muon, torch.optim.SGD(rest, lr=0.01, momentum=0.9, nesterov=True, foreach=True)]
+
+
+def _pytorch_optimizer_muon(model: nn.Module) -> list[Optimizer]:
+    from pytorch_optimizer import Muon
+
+    matrices, rest = _by_dimension(model)
+    groups = [{"params": matrices, "use_muon": True, "lr": 0.01}, {"params": rest, "use_muon": False, "lr": 1e-3}]
+    return [Muon(groups)]
+
+
+def measure(
+    model_name: str, names: list[str], steps: int = 15, imgsz: int = 192, device: str = "cpu"
+) -> list[StepTime]:
+    """Time ``step()`` of the named contenders on one model, in turns.
+
+    Args:
+        model_name: see :func:`real_gradients`.
+        names: keys of :func:`contenders`.
+        steps: timed steps of each, after two untimed ones.
+        imgsz: side of the images behind the gradients.
+        device: where the optimizers run.
+    """
+    from ultralytics.utils import TQDM
+
+    source = real_gradients(model_name, imgsz).to(device)
+    parameters = sum(p.numel() for p in source.parameters())
+    builders = contenders()
+    runs = {}
+    for name in names:
+        model = copy.deepcopy(source)
+        for p, q in zip(model.parameters(), source.parameters(), strict=True):
+            p.grad = None if q.grad is None else q.grad.clone()  # torch's SGD writes to the gradient
+        runs[name] = builders[name](model)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    order = random.Random(0)
+    for round_ in TQDM(range(steps + 2), desc=model_name):
+        # In turns, in an order of its own each time: what ran just before decides what the caches hold.
+        for name in order.sample(names, len(names)):
+            optimizers = runs[name]
+            _wait(device)
+            start = time.perf_counter()
+            for optimizer in optimizers:
+                optimizer.step()
+            _wait(device)
+            if round_ >= 2:
+                times[name].append(time.perf_counter() - start)
+    median = {name: statistics.median(t) * 1e3 for name, t in times.items()}
+    sgd, native = median.get("torch SGD foreach"), median.get("MuSGD-native")
+    return [
+        StepTime(
+            model_name,
+            name,
+            median[name],
+            min(times[name]) * 1e3,
+            median[name] / sgd if sgd else None,
+            median[name] / native if native else None,
+            sum(map(state_bytes, optimizers)) / (4 * parameters),
+            None if (peak := transient_bytes(optimizers, device)) is None else peak / (4 * parameters),
+        )
+        for name, optimizers in runs.items()
+    ]
+
+
+def transient_bytes(optimizers: list[Optimizer], device: str) -> int | None:
+    """Most memory that one step holds beyond what it found, in bytes; None where torch does not tell."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        for optimizer in optimizers:
+            optimizer.step()
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    if device != "cpu":
+        return None
+    try:
+        os.environ["KINETO_LOG_LEVEL"] = "99"  # Ultralytics sets 5, at which the profiler prints lines of its own
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as trace:
+            for optimizer in optimizers:
+                optimizer.step()
+        events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
+        held = peak = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+    except (AttributeError, RuntimeError):  # the profiler's raw events are not a public interface
+        return None
+    return peak
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def to_markdown(rows: list[StepTime]) -> str:
+    """The table, one row an optimizer."""
+    lines = [
+        "| model | optimizer | median ms | min ms | / SGD foreach | / MuSGD-native | state | transient |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in rows:
+        cells = [r.model, r.optimizer, f"{r.median_ms:.2f}", f"{r.min_ms:.2f}"]
+        numbers = (r.vs_sgd, r.vs_native, r.state_per_parameter, r.transient_per_parameter)
+        cells += ["" if x is None else f"{x:.3f}" for x in numbers]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\nState and transient memory in units of the parameters' own.\n"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Run the command with its ``key=value`` arguments.
+
+    Returns:
+        0. The table is printed and written to ``steptime.json`` and ``steptime.md``.
+
+    Raises:
+        UserError: unknown argument or optimizer, or a value out of range.
+    """
+    settings = parse(StepTimeSettings, args)
+    torch.set_num_threads(settings.threads)
+    models = [m.strip() for m in settings.models.strip("[]").split(",") if m.strip()]
+    if settings.plan:
+        _show_plans(models, settings)
+        return 0
+    known = contenders()
+    names = [n.strip() for n in settings.optimizers.strip("[]").split(",") if n.strip()] or list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(f"optimizers must be among {', '.join(known)}, got {name!r}")
+    check_parent(settings.project)
+    rows: list[StepTime] = []
+    for model in models:
+        rows += measure(model, names, settings.steps, settings.imgsz, settings.device)
+    text = to_markdown(rows)
+    print(text)
+    folder = new_folder(settings.project, settings.name)
+    record = {"machine": machine(), "settings": settings.to_dict(), "rows": [dataclasses.asdict(r) for r in rows]}
+    (folder / "steptime.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / "steptime.md").write_text(text, encoding="utf-8")
+    print(f"results: {folder}")
+    return 0
+
+
+def _show_plans(models: list[str], settings: StepTimeSettings) -> None:
+    from yolo_musgd.optim.muon import MuonSGD
+    from yolo_musgd.optim.param_groups import muon_exclusions
+
+    for name in models:
+        model = real_gradients(name, settings.imgsz).to(settings.device)
+        print(f"{name}\n{MuonSGD(ultralytics_groups(model), exclude=muon_exclusions(model)).plan()}\n")

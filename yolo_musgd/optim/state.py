@@ -1,0 +1,78 @@
+"""Optimizer state: how it survives Ultralytics' checkpoints, its rounding to bfloat16, its size.
+
+Ultralytics saves fp32 tensors of an optimizer's state in fp16, but for a few names (8.4.0: ``step`` alone). What is
+below 6e-8 becomes zero: squared gradients of 1e-4, say, or the momentum of a matrix whose gradients are small, which
+Muon would nevertheless step along at full length. It does not look into tuples, so there they are safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def protect(state_dict: dict[str, Any], names: Collection[str] | None = None) -> dict[str, Any]:
+    """A state dict with fp32 tensors inside tuples of one.
+
+    Args:
+        state_dict: as torch's; not changed.
+        names: keys of the state to protect; all but ``step`` if None.
+    """
+    return {**state_dict, "state": {k: _wrap(v, names) for k, v in state_dict["state"].items()}}
+
+
+def unprotect(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`protect`; an unprotected state dict comes back as it is."""
+    return {**state_dict, "state": {k: _unwrap(v) for k, v in state_dict["state"].items()}}
+
+
+def _wrap(state: Any, names: Collection[str] | None) -> Any:
+    if not isinstance(state, Mapping):
+        return state
+    return {k: (v,) if _exposed(k, v, names) else v for k, v in state.items()}
+
+
+def _exposed(name: str, value: Any, names: Collection[str] | None) -> bool:
+    wanted = name != "step" if names is None else name in names
+    return wanted and isinstance(value, Tensor) and value.dtype == torch.float32
+
+
+def _unwrap(state: Any) -> Any:
+    if not isinstance(state, Mapping):
+        return state
+    return {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in state.items()}
+
+
+def stochastic_round(source: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Round fp32 to bf16 up or down at random, with the exact value as the mean.
+
+    Rounding to nearest loses every change below 1/256 of a value, and a moving average makes such changes all the
+    time: with ``momentum=0.9`` and a constant gradient it stops short of the gradient.
+
+    Args:
+        source: fp32, any shape, finite.
+        generator: source of the random bits; the global one if None.
+
+    Returns:
+        bf16, same shape and strides.
+    """
+    bits = source.view(torch.int32)
+    noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)
+    return noise.add_(bits).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of the tensors in an optimizer's state, in lists and tuples too."""
+    return _bytes(optimizer.state)
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

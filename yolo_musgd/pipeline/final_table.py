@@ -1,0 +1,101 @@
+"""The final table: accuracy, size, latency and agreement of the exported models, measured side by side here.
+
+``python -m yolo_musgd.pipeline.final_table base=... pruned=... final=... data=... split=test out=measure.json``
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.runtimes.artifact import MANIFEST, Artifact, open_artifact
+from yolo_musgd.edge.runtimes.base import Runtime
+from yolo_musgd.edge.runtimes.open import open_runtime
+from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
+from yolo_musgd.export.splits import any_labelled
+from yolo_musgd.export.timing import race
+from yolo_musgd.pipeline.dataset import read_data
+from yolo_musgd.settings import Settings, parse, setting
+
+ROLES = ("base", "pruned", "final")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureSettings(Settings):
+    """Arguments."""
+
+    base: str = setting("base", "artifact of the base model")
+    pruned: str | None = setting(None, "artifact of the pruned model", kind=str)
+    final: str = setting("final", "artifact of the final model")
+    data: str = setting("shapes.yaml", "data YAML")
+    split: str = setting("val", "split that judges", choices=("val", "test"))
+    threads: int = setting(1, "CPU threads", low=1)
+    out: str = setting("measure.json", "file to write")
+
+
+def measure(chosen: MeasureSettings) -> dict[str, Any]:
+    """Open every model, judge it on the split, time all of them in turns, compare their detections with the base's.
+
+    Raises:
+        UserError: a model that cannot be run here, or no labels.
+    """
+    files = read_data(chosen.data).images[chosen.split]
+    if not any_labelled(files):
+        raise UserError(f"data={chosen.data}: no image of its {chosen.split} split has a label file")
+    opened = {role: _open(path, chosen.threads) for role in ROLES if (path := getattr(chosen, role))}
+    found: dict[str, Accuracy] = {}
+    for role, (artifact, runtime) in opened.items():
+        found[role] = evaluate(artifact, runtime, files, f"{role} on {chosen.split}")
+    latency = race(
+        {role: runtime for role, (_, runtime) in opened.items()}, seconds=6.0, least=40, desc="timing in turns"
+    )
+    rows = []
+    for role, (artifact, runtime) in opened.items():
+        same = as_dict(agreement(found["base"].detections, found[role].detections))
+        rows.append(
+            {
+                "role": role,
+                "precision": artifact.precision,
+                "runtime": f"{runtime.name} {runtime.version}",
+                "map50_95": round(found[role].map50_95, 5),
+                "map50": round(found[role].map50, 5),
+                "size_bytes": artifact.size_bytes,
+                "latency_ms_p50": round(latency[role], 3),
+                "agreement": same,
+                "sha256": artifact.sha256,
+            }
+        )
+        runtime.close()
+    return {
+        "schema": "yolo-musgd/pipeline-measure/1",
+        "split": chosen.split,
+        "images": found["base"].images,
+        "left_out": list(found["base"].left_out),
+        "threads": chosen.threads,
+        "rows": rows,
+    }
+
+
+def _open(path: str, threads: int) -> tuple[Artifact, Runtime]:
+    """A model with the runtime that judged it when it was exported: ONNX Runtime for the graphs of TensorRT."""
+    artifact = open_artifact(path)
+    manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
+    runtime = "onnxruntime" if manifest["runtime"] == "tensorrt" else manifest["runtime"]
+    return artifact, open_runtime(artifact, runtime, threads, precision=artifact.precision)
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure and write the table as JSON."""
+    chosen = parse(MeasureSettings, dict(w.split("=", 1) for w in words))
+    write_whole(chosen.out, json.dumps(measure(chosen), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,172 @@
+"""What comes from outside the road: found and checked before anything is computed, known by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.edge.runtimes.artifact import sha256_of
+from yolo_musgd.export.checkpoint import load_model, require
+from yolo_musgd.export.splits import MIN_IMAGES
+from yolo_musgd.pipeline.dag import runtime_of
+from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
+from yolo_musgd.pipeline.settings import PipelineSettings
+from yolo_musgd.pipeline.step import Outside
+
+RUNTIME_PACKAGES = {"openvino": (("openvino",), "openvino"), "ncnn": (("ncnn", "pnnx"), "export")}
+"""Runtime -> packages beside the ONNX ones that make and judge its models here, and the extra that has them."""
+
+
+def require_packages(settings: PipelineSettings, precision: str) -> None:
+    """Check that what the steps will need is installed.
+
+    Raises:
+        UserError: with the line to type.
+    """
+    require(("onnx", "onnxruntime", "onnxslim"))
+    if settings.flops:
+        require(("torch_pruning",), "prune")
+    for runtime in (runtime_of(settings, "fp32"), runtime_of(settings, precision)):
+        if runtime in RUNTIME_PACKAGES:
+            require(*RUNTIME_PACKAGES[runtime])
+
+
+def check_model(settings: PipelineSettings, model: str) -> None:
+    """Refuse a model that is not there and that Ultralytics does not have.
+
+    Raises:
+        UserError: with what can be given.
+    """
+    file = Path(model)
+    if settings.epochs == 0 and (file.suffix != ".pt" or not file.is_file()):
+        raise UserError(f"epochs=0 takes a trained model as it is, and model={model} is no .pt file here")
+    known = file.is_file() or published(model) or (file.suffix != ".pt" and "/" not in model)
+    if file.suffix not in (".pt", ".yaml", ".yml") or not known:
+        raise UserError(
+            f"model={model} must be a .pt checkpoint that is there, or a model of Ultralytics such as yolo26n.pt or "
+            "yolo26n.yaml"
+        )
+
+
+def check_images(settings: PipelineSettings, data: DataSet) -> None:
+    """Refuse a data set that the pruning step would refuse after the training.
+
+    Raises:
+        UserError: too few training images.
+    """
+    count = len(data.images["train"])
+    if settings.flops and count < MIN_IMAGES:
+        raise UserError(
+            f"data={settings.data} has {count} training images, and pruning needs at least {MIN_IMAGES} to tell which "
+            "channels matter: add some, or leave pruning out with flops=0"
+        )
+
+
+def check_task(model: str, file: Path | None) -> None:
+    """Refuse a model that is no detector, which is all that can be exported and measured.
+
+    Args:
+        model: as given.
+        file: behind it, None where Ultralytics builds it from a YAML of its own or has yet to download it.
+
+    Raises:
+        UserError: with its task, or with what is wrong with the checkpoint.
+    """
+    from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+    if file is not None and file.suffix == ".pt":
+        load_model(file)
+        return
+    try:
+        task = guess_model_task(yaml_model_load(model)) if not model.endswith(".pt") else guess_model_task(Path(model))
+    except Exception as error:  # no such file, several of them, not a model
+        raise UserError(f"model={model} cannot be read: {first_line(error)}") from error
+    if task != "detect":
+        raise UserError(f"model={model} is a model for task={task}; the pipeline is for task=detect")
+
+
+def published(model: str) -> str | None:
+    """The file name of weights that Ultralytics offers for download; None for any other model."""
+    from ultralytics.utils.checks import check_yolov5u_filename
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    name: str = check_yolov5u_filename(model, verbose=False)  # yolov5n.pt is yolov5nu.pt by now
+    return name if name in GITHUB_ASSETS_NAMES else None
+
+
+def find_model(model: str, fetch: bool = True) -> Path | None:
+    """The file behind ``model=``.
+
+    Published weights are looked for where training would find them, in the working folder and in Ultralytics' folder of
+    weights, and downloaded before the first step: a step that did so would change what it was made from.
+
+    Args:
+        model: a path, or a name that Ultralytics knows.
+        fetch: download published weights that are not here.
+
+    Returns:
+        None for a model that Ultralytics builds from a YAML of its own, and for weights that are not here.
+
+    Raises:
+        UserError: they cannot be downloaded.
+    """
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    name = published(model)
+    places = [Path(name), Path(SETTINGS["weights_dir"]) / name] if name else [Path(model)]
+    file = next((place for place in places if place.is_file()), None)
+    if file or not name or not fetch:
+        return file
+    try:
+        file = Path(attempt_download_asset(name))
+        reason = "no file came"
+    except Exception as error:  # whatever the network makes the host raise
+        reason = first_line(error).strip("❌. ")
+    if file is None or not file.is_file():
+        raise UserError(f"model={model} cannot be downloaded: {reason}; give a .pt file, or train yolo26n.yaml anew")
+    return file
+
+
+def of_model(model: str, file: Path | None) -> Outside:
+    """The model as the steps know it: by its content, or by its name where there is no file."""
+    if file is None:
+        return Outside(model, hashlib.sha256(model.encode()).hexdigest())
+    return Outside(str(file.absolute()), sha256_of(str(file)))
+
+
+def recipes(settings: PipelineSettings) -> dict[str, Outside]:
+    """The training recipes, under the names that are given and known by their content.
+
+    Raises:
+        UserError: not there; they are looked for where training would find them.
+    """
+    from ultralytics.utils.checks import check_yaml
+
+    found = {}
+    for word in ("cfg", "finetune_cfg"):
+        name = getattr(settings, word)
+        try:
+            found[word] = Outside(name, sha256_of(check_yaml(name)))
+        except Exception as error:  # no such file, several of them, not a YAML
+            raise UserError(f"{word}={name} cannot be read: {first_line(error)}") from error
+    return found
+
+
+def collect(
+    settings: PipelineSettings, data: DataSet, known: Mapping[str, Outside], cache: Path | None
+) -> dict[str, Outside]:
+    """Everything from outside, by the name that the steps have for it.
+
+    Args:
+        settings: as given.
+        data: the data set.
+        known: the model and the recipes.
+        cache: see :func:`yolo_musgd.pipeline.dataset.digest`.
+    """
+    found = {"data": Outside(data.yaml, digest(data, cache)), **known}
+    if settings.images:
+        found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
+    return found

@@ -1,0 +1,272 @@
+"""The road's report: one HTML page that needs no other file, the figures as JSON, and the final table as text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd import __version__
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.power import system
+from yolo_musgd.export.targets import load_target
+from yolo_musgd.lab.store import read_results, write_json
+from yolo_musgd.pipeline import dag, svg
+from yolo_musgd.pipeline.choose import Choice
+from yolo_musgd.pipeline.dataset import DataSet
+from yolo_musgd.pipeline.detections import Pair, pairs
+from yolo_musgd.pipeline.execute import Runner
+from yolo_musgd.pipeline.settings import PipelineSettings
+from yolo_musgd.pipeline.step import read_marker, versions
+from yolo_musgd.train.records import STEPS_FILE, read_steps
+
+HTML, JSON = "report.html", "report.json"
+
+
+@dataclass(frozen=True)
+class Road:
+    """A finished road.
+
+    Attributes:
+        settings: as given.
+        recipe: file of the recipe, None without one.
+        plan: as it was walked.
+        data: the data set.
+        choice: of size and width, None where none was asked for.
+        runner: its folder.
+    """
+
+    settings: PipelineSettings
+    recipe: str | None
+    plan: dag.Plan
+    data: DataSet
+    choice: Choice | None
+    runner: Runner
+
+    def json(self, step: str, file: str) -> dict[str, Any]:
+        """A JSON file that a step made; ``*`` in its name is allowed."""
+        found = next(self.runner.place(step).glob(file))
+        content: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+        return content
+
+    def labels(self) -> dict[str, str]:
+        """What the models of the final table are called."""
+        final = "pruned" if self.plan.cut else "base"
+        return {
+            "base": "base FP32",
+            "pruned": "pruned FP32",
+            "final": f"{final} {self.plan.precision.upper()}",
+        }
+
+
+def write_report(road: Road) -> str:
+    """Write report.html and report.json; returns the final table as text."""
+    figures = collect(road)
+    write_json(road.runner.folder / JSON, figures)
+    page = _render({**figures, "pictures": _pictures(road, figures), "pairs": _pairs(road), "version": __version__})
+    write_whole(str(road.runner.folder / HTML), page)
+    return as_text(figures)
+
+
+def collect(road: Road) -> dict[str, Any]:
+    """Every figure of the report, for JSON."""
+    names = dag.Names(road.plan)
+    measured = road.json(names.measure, "measure.json")
+    final = road.json(names.final, "export/*_model/manifest.json")
+    pruned = road.json(names.prune, "cut/prune.json") if road.plan.cut else None
+    target = load_target(road.settings.target)
+    return {
+        "schema": "yolo-musgd/pipeline/1",
+        "title": f"{road.settings.data_name} on {target.title}",
+        "target": road.settings.target,
+        "data": {
+            "yaml": road.data.yaml,
+            "images": {split: len(files) for split, files in road.data.images.items()},
+            "names": road.data.names,
+        },
+        "imgsz": road.plan.imgsz,
+        "precision": road.plan.precision,
+        "split": measured["split"],
+        "images": measured["images"],
+        "threads": measured["threads"],
+        "labels": road.labels(),
+        "rows": measured["rows"],
+        "picked_on_judged": road.plan.judged == "val",
+        "foreign": road.settings.target != "x86",
+        "choice": road.choice.to_dict() if road.choice else None,
+        "pruning": _pruning(pruned) if pruned else None,
+        "quantization": _quantization(final),
+        "bench": _bench(road.json(names.bench, "bench/bench.json")),
+        "notes": road.runner.notes + _left_out(measured) + _resumed(road) + _busy(road),
+        "steps": _steps(road),
+        "machine": system.identity(),
+        "versions": versions(),
+        "settings": road.settings.to_dict(),
+        "recipe": road.recipe,
+    }
+
+
+def _left_out(measured: Mapping[str, Any]) -> list[str]:
+    lines = measured.get("left_out") or []
+    if not lines:
+        return []
+    return [
+        f"{len(lines)} of {len(lines) + measured['images']} {measured['split']} images did not judge, since they or "
+        f"their labels cannot be read ({lines[0]})"
+    ]
+
+
+def _pruning(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("cost", "accuracy", "layers", "log", "split")}
+
+
+def _quantization(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    keys = (
+        "precision",
+        "runtime",
+        "map50_95",
+        "parity",
+        "calibration",
+        "float_layers",
+        "search",
+        "judged_by",
+        "agreement",
+    )
+    return {key: manifest.get(key) for key in keys}
+
+
+def _bench(report: Mapping[str, Any]) -> dict[str, Any]:
+    run = report["runs"][0]
+    power = run["power"]
+    return {
+        "latency_ms": run["latency_ms"]["total"],
+        "fps": run["fps"]["end_to_end"],
+        "frames": run["frames"],
+        "sensor": report["power"]["sensor"],
+        "watts": power["mean_w"],
+        "joules": power["net_j_per_frame"] if power["net_j_per_frame"] is not None else power["gross_j_per_frame"],
+        "peak_mb": run["watch"]["rss_mb"]["peak"],
+        "board": report["board"]["board"],
+    }
+
+
+def _resumed(road: Road) -> list[str]:
+    """Trainings that went on after an interruption."""
+    return [
+        f"{s['step']} was interrupted after epoch {s['interrupted_after_epoch']} and went on from its last checkpoint; "
+        "an uninterrupted training would have ended near this, not exactly here"
+        for s in _steps(road)
+        if s["interrupted_after_epoch"]
+    ]
+
+
+def _busy(road: Road) -> list[str]:
+    """A warning where other work disturbed the timing."""
+    record = read_marker(road.runner.place(dag.Names(road.plan).measure)) or {}
+    load, cores = record.get("load"), os.cpu_count() or 1
+    if load is None or load < 1.5 * cores:
+        return []
+    return [
+        f"This machine was busy while it measured (load {load:g} on {cores} cores): milliseconds say nothing then and "
+        "ratios little; for better ones remove steps/measure and steps/bench and give the command again"
+    ]
+
+
+def _steps(road: Road) -> list[dict[str, Any]]:
+    """The record of every step that the report draws on."""
+    found = []
+    first = [dag.probe(road.plan)] if road.settings.max_hours is not None else []
+    for step in [*first, *dag.road(road.plan)]:
+        record = read_marker(road.runner.place(step.name))
+        if record is not None:
+            kept = ("step", "command", "started", "seconds", "load", "interrupted_after_epoch", "outputs")
+            found.append(
+                {**{k: record.get(k) for k in kept}, "title": step.title, "machine": record["machine"]["board"]}
+            )
+    return found
+
+
+def _pictures(road: Road, figures: Mapping[str, Any]) -> dict[str, str | None]:
+    names = dag.Names(road.plan)
+    walked = {step.name for step in dag.road(road.plan)}  # a folder may be left of another road
+    trainings = (("training", "train"), ("fine-tuning", names.finetune))
+    runs = {title: road.runner.place(step) / "run" for title, step in trainings if step in walked}
+    found = figures["quantization"]["search"]
+    return {
+        "tradeoff": svg.tradeoff(figures["rows"], figures["labels"], figures["split"]),
+        "curves": svg.curves([(n, read_results(f / "results.csv")) for n, f in runs.items()]),
+        "optimizer": svg.optimizer([(n, read_steps(f / STEPS_FILE)) for n, f in runs.items()]),
+        "layers": svg.layers(figures["pruning"]["layers"]) if figures["pruning"] else None,
+        "search": svg.search(found) if found else None,
+    }
+
+
+def _pairs(road: Road) -> list[Pair]:
+    names = dag.Names(road.plan)
+    before, after = (road.json(n, "out/detections.json") for n in ("detect-before", names.after))
+    return pairs(before, after)
+
+
+def as_text(figures: Mapping[str, Any]) -> str:
+    """The final table as Markdown."""
+    lines = [
+        f"| model | mAP50-95 ({figures['split']}, {figures['images']} images) | mAP50 | MB | ms here (p50) | speed | "
+        "same detections |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += ["| " + " | ".join(cells) + " |" for cells in table(figures)]
+    if figures["foreign"]:
+        lines += [
+            "",
+            f"Speed was measured here, not on {figures['target']}: INT8 kernels differ. The bundle measures there.",
+        ]
+    return "\n".join(lines)
+
+
+def table(figures: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the final table, a row a model."""
+    rows: Sequence[Mapping[str, Any]] = figures["rows"]
+    base = rows[0]
+    cells = []
+    for row in rows:
+        same = row["agreement"]["matched"]
+        cells.append(
+            [
+                figures["labels"][row["role"]],
+                f"{row['map50_95']:.3f}",
+                f"{row['map50']:.3f}",
+                f"{row['size_bytes'] / 1e6:.2f}",
+                f"{row['latency_ms_p50']:.2f}",
+                f"{base['latency_ms_p50'] / row['latency_ms_p50']:.2f}x",
+                "-" if row is base or same is None else f"{same:.0%}",
+            ]
+        )
+    return cells
+
+
+def headline(figures: Mapping[str, Any]) -> list[str]:
+    """What each change cost and won against the model before it, a line each."""
+    rows: Sequence[Mapping[str, Any]] = figures["rows"]
+    lines = []
+    for old, new in pairwise(rows):
+        what = "Pruning and fine-tuning" if new["role"] == "pruned" else f"{new['precision'].upper()}"
+        lines.append(
+            f"{what}: mAP50-95 {new['map50_95'] - old['map50_95']:+.3f}, {old['size_bytes'] / new['size_bytes']:.1f} "
+            f"times smaller, {old['latency_ms_p50'] / new['latency_ms_p50']:.2f} times the speed here."
+        )
+    return lines
+
+
+def _render(values: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals.update(table=table(values), headline=headline(values))
+    return environment.get_template("report.html.j2").render(values)

@@ -1,0 +1,173 @@
+"""Training after pruning, the control arms beside it, and the figures of a split that did not pick the epoch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd import resources
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.prune import sparse
+from yolo_musgd.prune.settings import PruneSettings
+from yolo_musgd.settings import read_recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Accuracy of one model.
+
+    Attributes:
+        split: of the data that it was measured on.
+        map50_95: mean AP over IoU .50 to .95 (top-1 accuracy for classify).
+        map50: AP at IoU .50 (top-5 accuracy for classify).
+    """
+
+    split: str
+    map50_95: float
+    map50: float
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A training recipe, shipped or one's own.
+
+    Raises:
+        UserError: it does not exist, or is no YAML mapping.
+    """
+    file = resources.find(name) or Path(name)
+    if not file.is_file():
+        raise UserError(f"cfg={name} does not exist; give a training recipe such as musgd.yaml")
+    return read_recipe(file)
+
+
+def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[str, Any]:
+    """Arguments of Ultralytics' ``train`` that every arm shares.
+
+    Raises:
+        UserError: the training recipe does not exist, or distillation needs a newer ultralytics.
+    """
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    arguments: dict[str, Any] = {}
+    if settings.cfg and settings.cfg.lower() != "none":
+        arguments.update(recipe(settings.cfg))
+    arguments.update(
+        {
+            "data": data, "imgsz": imgsz, "epochs": settings.epochs, "batch": settings.batch, "nbs": settings.batch,
+            "seed": settings.seed, "workers": settings.workers, "device": settings.device, "exist_ok": True,
+        }
+    )  # fmt: skip
+    if settings.optimizer:
+        arguments["optimizer"] = settings.optimizer
+    if settings.lr0 is not None:
+        arguments["lr0"] = settings.lr0
+    if settings.distill and "distill_model" not in DEFAULT_CFG_DICT:
+        from ultralytics import __version__
+
+        raise UserError(
+            f"distill=True needs an ultralytics with distill_model, {__version__} has none: pip install -U ultralytics"
+        )
+    return arguments
+
+
+def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: bool = False) -> Path:
+    """Train one arm with Ultralytics' trainer, or go on where an interrupted one stopped.
+
+    Args:
+        model: checkpoint or YAML to start from.
+        folder: of the whole run; the arm gets ``folder/arm``.
+        arm: finetune, control or scratch.
+        arguments: of ``train``.
+        held: weights that are zero stay zero.
+
+    Returns:
+        Its best checkpoint.
+    """
+    from ultralytics import YOLO
+    from ultralytics.utils.patches import torch_load
+
+    from yolo_musgd import plugin
+
+    plugin.register()
+    last = folder / arm / "weights" / "last.pt"
+    resumed = last.exists()
+    if resumed and torch_load(last, map_location="cpu")["epoch"] == -1:  # Ultralytics marks a finished run so
+        return folder / arm / "weights" / "best.pt"
+    yolo = YOLO(str(last) if resumed else model)
+    if held:
+        yolo.add_callback("on_train_start", sparse.hold)
+    if resumed:
+        yolo.train(resume=True)
+    else:
+        yolo.train(project=str(folder.resolve()), name=arm, **arguments)
+    return folder / arm / "weights" / "best.pt"
+
+
+def validate(model: Any, data: str, split: str, settings: PruneSettings, imgsz: int, folder: Path) -> Figures:
+    """Accuracy on a split.
+
+    Args:
+        model: checkpoint file.
+        data: data set.
+        split: val or test.
+        settings: batch, workers and device.
+        imgsz: side, pixels.
+        folder: where Ultralytics may write its pictures.
+    """
+    from ultralytics import YOLO
+
+    from yolo_musgd.host import quiet_host
+
+    with quiet_host():
+        result = YOLO(str(model)).val(
+            data=data, split=split, imgsz=imgsz, batch=settings.batch, workers=settings.workers, plots=False,
+            verbose=False, device=settings.device, project=str(folder.resolve()), name="val", exist_ok=True,
+        )  # fmt: skip
+    if hasattr(result, "top1"):
+        return Figures(split, float(result.top1), float(result.top5))
+    part = result.seg if hasattr(result, "seg") else result.pose if hasattr(result, "pose") else result.box
+    return Figures(split, float(part.map), float(part.map50))
+
+
+def curve(folder: Path, arm: str) -> list[float]:
+    """mAP50-95 (or top-1) on val after every epoch of an arm, from its results.csv."""
+    file = folder / arm / "results.csv"
+    if not file.exists():
+        return []
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    columns = [c for c in (rows[0] if rows else {}) if c and ("mAP50-95" in c or "accuracy_top1" in c)]
+    return [float(row[columns[-1]]) for row in rows] if columns else []
+
+
+def narrower(model: Any, flops: float, imgsz: int) -> dict[str, Any]:
+    """The model's own architecture as Ultralytics would scale it, at the width whose FLOPs come closest.
+
+    Args:
+        model: before pruning.
+        flops: to come close to, counted as `PruneGraph.cost` does.
+        imgsz: side, pixels.
+
+    Returns:
+        A model YAML's content.
+    """
+    import copy
+
+    from yolo_musgd.host import quiet_host
+    from yolo_musgd.prune.channel_graph import PruneGraph
+
+    content = {k: v for k, v in copy.deepcopy(model.yaml).items() if k not in ("pruned", "yaml_file", "scale")}
+    name = model.yaml.get("scale") or next(iter(content.get("scales", {})), None)
+    depth, width, most = content.get("scales", {}).get(name, (content.pop("depth_multiple", 1.0), 1.0, float("inf")))
+    best: tuple[float, dict[str, Any]] | None = None
+    low, high = 0.05, float(width)
+    for _ in range(9):
+        middle = (low + high) / 2
+        trial = {**content, "scales": {name or "n": [depth, round(middle, 4), most]}, "scale": name or "n"}
+        with quiet_host():
+            cost = PruneGraph(type(model)(copy.deepcopy(trial), verbose=False), imgsz).cost().flops
+        if best is None or abs(cost - flops) < best[0]:
+            best = abs(cost - flops), trial
+        low, high = (middle, high) if cost < flops else (low, middle)
+    assert best is not None
+    return best[1]

@@ -1,0 +1,127 @@
+"""A few training images without augmentation: what importance and BatchNorm are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from ultralytics.cfg import get_cfg
+from ultralytics.utils import LOGGER
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.export.splits import MIN_IMAGES, check_names
+
+Batch = dict[str, Any]
+
+
+def read_data(data: str, task: str, download: bool = True) -> dict[str, Any]:
+    """Ultralytics' description of a data set.
+
+    Args:
+        data: its path, or its name.
+        task: of the model.
+        download: fetch what is not here, where the YAML says how.
+
+    Raises:
+        UserError: it is not there, or not for this task.
+    """
+    from ultralytics.data.utils import check_cls_dataset, check_det_dataset
+
+    try:
+        found: dict[str, Any] = (
+            check_cls_dataset(data) if task == "classify" else check_det_dataset(data, autodownload=download)
+        )
+    except Exception as error:  # whatever a broken file, or a folder of another task, makes the host raise
+        raise UserError(f"data={data}: {' '.join(str(error).split())}") from error
+    return found
+
+
+def check_classes(model: Any, data: dict[str, Any], name: str) -> None:
+    """Refuse data of other classes than the model's.
+
+    Raises:
+        UserError: with both counts.
+    """
+    head = model.model[-1]
+    have = head.linear.out_features if hasattr(head, "linear") else head.nc
+    if have != data["nc"]:
+        raise UserError(
+            f"the model has {have} classes, data={name} has {data['nc']}: prune with the data the model was "
+            "trained on, or train it on this data first"
+        )
+    names = data["names"] if isinstance(data["names"], dict) else dict(enumerate(data["names"]))
+    check_names(model.names, names, name)
+
+
+class Images:
+    """Batches of training images, letterboxed, the same ones at every pass.
+
+    Args:
+        data: from `read_data`.
+        task: detect, segment, pose, obb or classify.
+        imgsz: side, pixels.
+        count: images.
+        batch: images a batch.
+        seed: of the choice among all training images.
+
+    Raises:
+        UserError: fewer than 16 training images.
+    """
+
+    def __init__(self, data: dict[str, Any], task: str, imgsz: int, count: int, batch: int = 16, seed: int = 0) -> None:
+        args = get_cfg(overrides={"task": task, "imgsz": imgsz, "mode": "train", "rect": False, "cache": False})
+        dataset: Any
+        if task == "classify":
+            from ultralytics.data.dataset import ClassificationDataset
+
+            dataset = ClassificationDataset(root=data["train"], args=args, augment=False, prefix="prune")
+        else:
+            from ultralytics.data import build_yolo_dataset
+
+            dataset = build_yolo_dataset(args, data["train"], batch, data, mode="val", rect=False, stride=32)
+        if len(dataset) < MIN_IMAGES:
+            raise UserError(
+                f"pruning needs at least {MIN_IMAGES} training images, got {len(dataset)} in {data['train']}"
+            )
+        if len(dataset) < count:
+            LOGGER.warning(f"images={count} were asked for, the training set has {len(dataset)}: all of them are used")
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+        self._loader = DataLoader(
+            Subset(dataset, order), batch_size=batch, collate_fn=getattr(dataset, "collate_fn", None)
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            image = batch["img"]
+            batch["img"] = image.float() if image.is_floating_point() else image.float() / 255
+            yield batch
+
+
+def recalibrate(model: torch.nn.Module, images: Images) -> None:
+    """Set the running mean and variance of every BatchNorm to those of the given images, averaged over batches.
+
+    Pruned inputs shift every later activation, and BatchNorm still expects the old ones: most of the accuracy that
+    pruning costs comes back with this one pass (Li et al., "EagleEye", 2020, arXiv:2007.02491).
+    """
+    from ultralytics.utils import TQDM
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over batches
+        norm.train()
+    with torch.no_grad():
+        for batch in TQDM(images, desc="recalibrating BatchNorm", total=len(images)):
+            image: Tensor = batch["img"]
+            model(image)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    model.eval()

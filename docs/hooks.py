@@ -18,7 +18,7 @@ def commands() -> str:
 
 def arguments() -> str:
     """A table for each group of arguments that the plugin adds to Ultralytics' own."""
-    from yolo_musgd.settings import PLUGIN_SETTINGS
+    from yolo_musgd.train.settings import PLUGIN_SETTINGS
 
     parts = []
     for group in PLUGIN_SETTINGS:

@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolo_musgd.export.bundle import build_pyz, main
+from yolo_musgd.cli import main as command
+from yolo_musgd.export.bundle import build_pyz
 from yolo_musgd.export.targets import NAMES
 
 
@@ -60,7 +61,7 @@ def test_pyz_is_reproducible_and_holds_edge_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", NAMES)
 def test_bundle_runs_by_itself(target: str, tmp_path: Path) -> None:
     model = detector(tmp_path / "best.onnx")
-    assert main([f"model={model}", f"target={target}", f"project={tmp_path}/out"]) == 0
+    assert command(["bundle", f"model={model}", f"target={target}", f"project={tmp_path}/out"]) == 0
     folder = tmp_path / "out" / f"edge-{target}"
     present = {path.name for path in folder.iterdir()}
     assert present == {"model", "edge.pyz", "requirements.txt", "run.sh", "samples", "README.md"}
@@ -86,7 +87,10 @@ def test_bundle_runs_by_itself(target: str, tmp_path: Path) -> None:
 
 
 def test_damaged_bundle_is_not_run(tmp_path: Path) -> None:
-    assert main([f"model={detector(tmp_path / 'best.onnx')}", f"project={tmp_path}/out", "archive=false"]) == 0
+    assert (
+        command(["bundle", f"model={detector(tmp_path / 'best.onnx')}", f"project={tmp_path}/out", "archive=false"])
+        == 0
+    )
     folder = tmp_path / "out" / "edge-x86"
     with (folder / "model" / "best.onnx").open("ab") as file:
         file.write(b"\0")
@@ -97,10 +101,10 @@ def test_damaged_bundle_is_not_run(tmp_path: Path) -> None:
 
 
 def test_an_artifact_is_copied_whole(tmp_path: Path) -> None:
-    assert main([f"model={detector(tmp_path / 'best.onnx')}", f"project={tmp_path}/out"]) == 0
+    assert command(["bundle", f"model={detector(tmp_path / 'best.onnx')}", f"project={tmp_path}/out"]) == 0
     artifact = tmp_path / "out" / "edge-x86" / "model"
     (artifact / "notes.txt").write_text("kept")
-    assert main([f"model={artifact}", f"project={tmp_path}/again"]) == 0
+    assert command(["bundle", f"model={artifact}", f"project={tmp_path}/again"]) == 0
     assert (tmp_path / "again" / "edge-x86" / "model" / "notes.txt").read_text() == "kept"
 
 
@@ -118,16 +122,16 @@ def test_refusals(
     words: list[str], changes: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = detector(tmp_path / "best.onnx", **changes)
-    assert main([f"model={model}", f"project={tmp_path}/out", *words]) == 2
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/out", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
 def test_warnings_and_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = detector(tmp_path / "best.onnx", opset=14)
-    assert main([f"model={model}", "target=jetson-nano", f"project={tmp_path}/out"]) == 0
+    assert command(["bundle", f"model={model}", "target=jetson-nano", f"project={tmp_path}/out"]) == 0
     assert "opset=13" in capsys.readouterr().err
-    assert main([f"model={model}", "target=jetson-nano", f"project={tmp_path}/out"]) == 2
+    assert command(["bundle", f"model={model}", "target=jetson-nano", f"project={tmp_path}/out"]) == 2
     assert "there already" in capsys.readouterr().err
-    assert main([]) == 2
+    assert command(["bundle"]) == 2
     assert "model= is required" in capsys.readouterr().err

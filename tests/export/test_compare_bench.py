@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yolo_musgd.cli import main as command
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.export.compare import load, main, pareto, rows_of
+from yolo_musgd.export.compare import load, pareto, rows_of
 
 
 def bench(
@@ -84,7 +85,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in reports.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         paths.append(str(tmp_path / f"{name}.json"))
-    assert main([*paths, f"project={tmp_path}/out"]) == 0
+    assert command(["compare-bench", *paths, f"project={tmp_path}/out"]) == 0
     table = capsys.readouterr().out
     assert "**nano**" in table
     assert "**pi5**" in table
@@ -92,7 +93,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out" / "compare-bench"
     assert (folder / "compare.png").stat().st_size > 10_000
     assert len(json.loads((folder / "compare.json").read_text())["rows"]) == 3
-    assert main([*paths[:3], f"project={tmp_path}/out", "name=bars"]) == 0
+    assert command(["compare-bench", *paths[:3], f"project={tmp_path}/out", "name=bars"]) == 0
     assert (tmp_path / "out" / "bars" / "compare.png").exists()
 
 
@@ -115,6 +116,6 @@ def test_bad_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     del broken["runs"][0]["power"]
     with pytest.raises(UserError, match="lacks a field"):
         rows_of([broken], [])
-    assert main([]) == 2
-    assert main([str(tmp_path / "absent.json")]) == 2
+    assert command(["compare-bench"]) == 2
+    assert command(["compare-bench", str(tmp_path / "absent.json")]) == 2
     assert "cannot read" in capsys.readouterr().err

@@ -177,7 +177,7 @@ def _after(plan: Plan, names: Names, contenders: list[str], final: str, needs: l
     source = "source={images}" if photos else f"split={plan.judged}"
     measure = Step(
         names.measure, "accuracy, latency and agreement, side by side",
-        _module("measure", *contenders, "data={data}", f"split={plan.judged}", threads, "out={out}/measure.json"),
+        _module("final_table", *contenders, "data={data}", f"split={plan.judged}", threads, "out={out}/measure.json"),
         tuple(needs), ("data",), ("measure.json",), 40,
     )  # fmt: skip
     samples = Step(

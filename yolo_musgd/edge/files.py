@@ -1,14 +1,52 @@
-"""The results folder: the only place a command writes to. Files appear whole or not at all."""
+"""Where results go: new folders whose names count up, and files that appear whole or not at all."""
 
 import errno
 import os
-import tempfile
-from typing import Optional
-
-import numpy as np
+from typing import Any, Union
 
 from .errors import UserError
-from .pictures.images import write_image
+
+
+def check_name(name: str) -> None:
+    """Refuse what is not the plain name of one folder.
+
+    Raises:
+        UserError: Empty, ``.`` or ``..``, an absolute path, or with a separator or a control character in it.
+    """
+    plain = name not in ("", ".", "..") and not os.path.splitdrive(name)[0]
+    if not plain or "/" in name or "\\" in name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise UserError("name={!r}: must be the name of one folder, without / or \\; project= says where".format(name))
+
+
+def numbered_folder(parent: str, name: str) -> str:
+    """Make ``parent/name``, or the first of ``name2``, ``name3``, ... that is free; safe against other processes.
+
+    Args:
+        parent: Made when absent.
+        name: See check_name.
+
+    Returns:
+        The path of the new, empty folder.
+
+    Raises:
+        UserError: A bad name, or a folder that cannot be made.
+    """
+    check_name(name)
+    base = os.path.join(parent, name)
+    path, count = base, 1
+    try:
+        if parent:
+            os.makedirs(parent, exist_ok=True)
+        while True:
+            try:
+                os.mkdir(path)
+                return path
+            except FileExistsError:
+                count += 1
+                path = "{}{}".format(base, count)
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError("cannot make the results folder {!r}: {}; give project=".format(path, reason))
 
 
 class Folder:
@@ -24,60 +62,59 @@ class Folder:
     """
 
     def __init__(self, command: str, project: str = "", name: str = "") -> None:
-        parent = project or os.path.join("runs", command)
-        base = os.path.join(parent, name or command)
-        self.path, count = base, 1
-        try:
-            os.makedirs(parent, exist_ok=True)
-            while True:
-                try:
-                    os.mkdir(self.path)
-                    break
-                except FileExistsError:
-                    count += 1
-                    self.path = "{}{}".format(base, count)
-        except OSError as error:
-            raise UserError("cannot make the results folder {}: {}; give project=".format(self.path, error.strerror))
+        self.path = numbered_folder(project or os.path.join("runs", command), name or command)
 
     def join(self, name: str) -> str:
         """Return the path of a file in the folder."""
         return os.path.join(self.path, name)
 
     def write_text(self, name: str, content: str) -> str:
-        """Write a text file whole: to a temporary name, then renamed.
-
-        Raises:
-            UserError: The disk is full or the folder is gone; nothing is left half written.
-        """
+        """Write a text file whole, see write_whole."""
         return write_whole(self.join(name), content)
 
-    def write_picture(self, name: str, image: np.ndarray) -> str:
+    def write_picture(self, name: str, image: Any) -> str:
         """Write a picture and return its path (the suffix may change, see images.write_image)."""
+        from .pictures.images import write_image
+
         try:
             return write_image(self.join(name), image)
         except OSError as error:
             raise UserError(_why(self.join(name), error))
 
 
-def write_whole(path: str, content: str) -> str:
-    """Write ``content`` to ``path`` so that readers see the old file or the whole new one. Returns the path."""
-    temporary: Optional[str] = None
+def write_whole(path: str, content: Union[str, bytes]) -> str:
+    """Write ``content`` to ``path`` so that readers see the old file or the whole new one, whatever ends the writing.
+
+    It goes to a temporary file beside ``path``, with the rights that the user's umask leaves, onto the disk (fsync),
+    and is renamed. Text is written as UTF-8.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: The disk is full, or the folder is gone or may not be written to; nothing is left half written.
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    temporary = os.path.join(os.path.dirname(path), ".part-" + os.urandom(8).hex())
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".part-", dir=os.path.dirname(path) or ".")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(_why(path, error))
-    finally:
-        if temporary is not None and os.path.exists(temporary):
+    except BaseException as error:  # Ctrl-C too leaves nothing behind
+        try:
             os.remove(temporary)
+        except (OSError, ValueError):  # never made
+            pass
+        if isinstance(error, (OSError, ValueError)):  # a ValueError is a NUL in the path
+            raise UserError(_why(path, error))
+        raise
     return path
 
 
-def _why(path: str, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "cannot write {}: {}; free some space or give project= on another disk".format(path, error.strerror)
-    return "cannot write {}: {}".format(path, error.strerror)
+def _why(path: str, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "cannot write {}: {}; free some space or give project= on another disk".format(path, reason)
+    return "cannot write {}: {}".format(path, reason)

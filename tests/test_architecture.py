@@ -13,7 +13,7 @@ import pytest
 import yolo_musgd
 
 PACKAGE = Path(yolo_musgd.__file__).parent
-BASE = {"settings", "resources", "edge"}
+BASE = {"settings", "resources", "tables", "edge"}
 TRAINING = BASE | {"host", "optim", "train", "data"}
 ALLOWED = {
     "__init__": {"optim", "plugin", "train", "trainers"},
@@ -22,6 +22,7 @@ ALLOWED = {
     "host": set(),
     "resources": set(),
     "settings": {"edge"},
+    "tables": {"edge"},
     "data": BASE | {"host"},
     "optim": BASE,
     "train": BASE | {"host", "optim"},

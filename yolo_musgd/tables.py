@@ -1,0 +1,93 @@
+"""What every report is made of: Markdown and HTML tables, the one Jinja environment, the one style of plots."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolo_musgd.edge.text import escape_markdown, markdown_table, one_line, plot_text
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "PALETTE",
+    "STYLE",
+    "escape_markdown",
+    "html_table",
+    "markdown_table",
+    "one_line",
+    "plot_style",
+    "plot_text",
+    "render",
+    "to_svg",
+]
+
+# Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#332288")
+BLUE, ORANGE, GREEN = PALETTE[:3]
+GREY, LIGHT = "#6b7280", "#d3d8df"
+STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.prop_cycle": f"cycler('color', {list(PALETTE)})",
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.hashsalt": "yolo-musgd",
+}
+
+
+def html_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Markup:
+    """A table as HTML, its cells escaped; templates call it by this name."""
+    from markupsafe import Markup
+
+    def row(cells: Sequence[Any], start: Markup, end: Markup) -> Markup:
+        return Markup("<tr>{}</tr>").format(Markup("").join(start + str(cell) + end for cell in cells))
+
+    head = row(header, Markup('<th scope="col">'), Markup("</th>"))
+    body = (row(cells, Markup("<td>"), Markup("</td>")) for cells in rows)
+    return Markup("<table>\n{}\n</table>").format(Markup("\n").join([head, *body]))
+
+
+def render(template: Path, values: Mapping[str, Any]) -> str:
+    """A Jinja template, filled in.
+
+    Values are escaped in ``*.html.j2``; Markdown has the filter ``md`` for them. Both know `html_table` and
+    `markdown_table`, and an unknown name is an error.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=template.name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = escape_markdown
+    environment.globals.update(html_table=html_table, markdown_table=markdown_table)
+    return environment.get_template(template.name).render(values)
+
+
+def plot_style(**more: Any) -> AbstractContextManager[None]:
+    """Context in which pictures are drawn and saved in the one style; ``more`` are further rcParams."""
+    import matplotlib as mpl
+
+    return mpl.rc_context({**STYLE, **more})
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as SVG for the inside of an HTML page."""
+    out = io.StringIO()
+    with plot_style():
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]

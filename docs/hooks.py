@@ -1,12 +1,15 @@
-"""Fills the pages that are made from the code: every command's help, and the arguments of `yolo train`."""
+"""Fills the pages that are made from elsewhere: every command's help, `yolo train`'s arguments, root files."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"<!-- commands -->": "commands", "<!-- arguments -->": "arguments"}
+ROOT_FILE = re.compile(r"<!-- (\w+\.md) -->")
 
 
 def commands() -> str:
@@ -33,12 +36,19 @@ def arguments() -> str:
     return "\n\n".join(parts)
 
 
+def root_file(match: re.Match[str]) -> str:
+    """A Markdown file of the root, which links from there: `docs/faq.md` is `faq.md` on the site."""
+    text = (ROOT / match[1]).read_text(encoding="utf-8")
+    text = re.sub(r"\]\(([A-Z]+\.md)", lambda link: f"]({link[1].lower()}", text)
+    return text.replace("](docs/", "](")
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the generated text where a page asks for it (called by mkdocs)."""
     for mark, maker in PLACES.items():
         if mark in markdown:
             markdown = markdown.replace(mark, globals()[maker]())
-    return markdown
+    return ROOT_FILE.sub(root_file, markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:

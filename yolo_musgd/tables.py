@@ -46,15 +46,17 @@ STYLE: dict[str, Any] = {
 
 
 def html_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Markup:
-    """A table as HTML, its cells escaped; templates call it by this name."""
+    """A table as HTML, its cells escaped; short cells have the class ``whole``, for a page that does not break them."""
     from markupsafe import Markup
 
-    def row(cells: Sequence[Any], start: Markup, end: Markup) -> Markup:
-        return Markup("<tr>{}</tr>").format(Markup("").join(start + str(cell) + end for cell in cells))
+    def row(cell: Markup, cells: Sequence[Any]) -> Markup:
+        whole = Markup(' class="whole"')
+        texts = (cell.format(text, whole if len(str(text)) < 28 else "") for text in cells)
+        return Markup("<tr>{}</tr>").format(Markup("").join(texts))
 
-    head = row(header, Markup('<th scope="col">'), Markup("</th>"))
-    body = (row(cells, Markup("<td>"), Markup("</td>")) for cells in rows)
-    return Markup("<table>\n{}\n</table>").format(Markup("\n").join([head, *body]))
+    lines = [row(Markup('<th scope="col">{0}</th>'), header)]
+    lines += [row(Markup("<td{1}>{0}</td>"), cells) for cells in rows]
+    return Markup("<table>\n{}\n</table>").format(Markup("\n").join(lines))
 
 
 def render(template: Path, values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from yolo_musgd.lab import comparison_plots
 from yolo_musgd.lab.analysis import analyse
 from yolo_musgd.lab.comparison_report import draw, write_report
 from yolo_musgd.lab.comparison_tables import headline
+from yolo_musgd.tables import GREY, to_svg
 
 TRACES = {"optim/grad_norm": [50.0, 20.0, 10.0, 5.0], "optim/beta_t": [0.8, 0.9, 0.9, 0.9],
           "optim/beta_t_p10": [0.7, 0.8, 0.8, 0.8], "optim/beta_t_p90": [0.9, 0.9, 0.9, 0.9]}  # fmt: skip
@@ -119,7 +120,7 @@ def test_maps(bench, make, tmp_path):
 def test_svg_is_well_formed_and_the_same_twice(filled):
     arms, store = filled
     group = analyse(arms, store, "x", {})["groups"][0]
-    first, second = ([comparison_plots.to_svg(f) for f in draw(group, "mAP").values()] for _ in range(2))
+    first, second = ([to_svg(f) for f in draw(group, "mAP").values()] for _ in range(2))
     assert first == second
     for svg in first:
         ET.fromstring(svg)
@@ -127,5 +128,5 @@ def test_svg_is_well_formed_and_the_same_twice(filled):
 
 def test_the_baseline_is_grey_and_colours_do_not_repeat():
     found = comparison_plots.colours([*"abcdefgh"], "c")
-    assert found["c"] == comparison_plots.GREY
+    assert found["c"] == GREY
     assert len(set(found.values())) == 8

@@ -172,9 +172,7 @@ def test_the_page_of_other_roads(road):
         "optimizer": None,
     }
     steps = [{"float_layers": ["a"] * k, "drop": 0.1 / (k + 1), "latency_ms": 5.0 + k} for k in range(3)]
-    text = pipeline_report._render(
-        {**figures, "pictures": {**drawn, "search": svg.search(steps)}, "pairs": [], "version": "0"}
-    )
+    text = pipeline_report.to_html(figures, {**drawn, "search": svg.search(steps)}, [])
     assert "0.123 J a frame, 4.50 W (pmic)" in text
     assert "<b>estimated</b> 31 frames" in text
     assert "Nothing of it was measured here" in text

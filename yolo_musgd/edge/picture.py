@@ -2,6 +2,8 @@
 
 from typing import Any, Dict, List, Tuple
 
+from .text import plot_text
+
 
 def draw(content: Dict[str, Any], path: str) -> bool:
     """Draw latency over time with its percentiles, power and temperature under it; False without matplotlib or runs."""
@@ -31,7 +33,7 @@ def draw(content: Dict[str, Any], path: str) -> bool:
         axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
     note = " ({} on this machine)".format(", ".join(absent)) if absent else ""
     axes[-1].set_xlabel("seconds since the first timed frame" + note)
-    figure.suptitle(_title(content, run), fontsize=11)
+    figure.suptitle(plot_text(_title(content, run)), fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -38,6 +38,7 @@ from .files import Folder
 from .pictures import images
 from .runtimes.artifact import Artifact
 from .stats import rounded
+from .text import markdown_table
 
 SCHEMA = "yolo-musgd/bench/2"
 
@@ -84,9 +85,8 @@ def _cell(value: Optional[float], digits: int = 2, unit: str = "") -> str:
     return "not measured" if value is None else "{:.{}f}{}".format(value, digits, unit)
 
 
-def _table(head: List[str], rows: List[List[str]]) -> List[str]:
-    lines = ["| {} |".format(" | ".join(head)), "|{}|".format("|".join("---" for _ in head))]
-    return lines + ["| {} |".format(" | ".join(row)) for row in rows] + [""]
+def _table(head: str, rows: List[List[str]]) -> List[str]:
+    return [markdown_table(head.split(","), rows), ""]
 
 
 def _runs_table(content: Dict[str, Any]) -> List[str]:
@@ -112,7 +112,7 @@ def _runs_table(content: Dict[str, Any]) -> List[str]:
             ]
         )
     head = "runtime,threads,FPS end to end,FPS inference only,p50 ms,p90,p95,p99,max,W,J/frame,J/frame net,throttled"
-    return _table(head.split(","), rows)
+    return _table(head, rows)
 
 
 def _details_table(content: Dict[str, Any]) -> List[str]:
@@ -135,7 +135,7 @@ def _details_table(content: Dict[str, Any]) -> List[str]:
         "threads,frames,seconds,read p50 ms,pre p50 ms,infer p50 ms,post p50 ms,own overhead ms,first boxes after s,"
         "peak memory MiB,p50 first minute -> last,hottest C"
     )
-    return _table(head.split(","), rows)
+    return _table(head, rows)
 
 
 def _power_lines(content: Dict[str, Any]) -> List[str]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import EXIT_DONE, UserError
 from yolo_musgd.edge.files import Folder
+from yolo_musgd.tables import markdown_table, plot_text
 
 BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
 
@@ -157,14 +158,15 @@ def markdown(rows: Sequence[Row]) -> str:
         "mAP from",
         "marks",
     ]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    cells_of = []
     for k, row in enumerate(rows):
         joules = _cell(row.joules, 3) + (f" {row.joules_kind}" if row.joules_kind else "")
         cells = [row.board, row.model, row.precision, row.imgsz, row.runtime, str(row.threads or "-")]
         cells.append(row.int8_convolutions or "-")
         cells += [_cell(row.p50_ms, 2), _cell(row.p99_ms, 2), _cell(row.fps, 1), _cell(row.watts, 2), joules]
         cells += [_cell(row.map50_95, 4), row.map_from or "-", row.marks or "-"]
-        lines.append(f"| {' | '.join(f'**{cell}**' if k in front else cell for cell in cells)} |")
+        cells_of.append([f"**{cell}**" if k in front else cell for cell in cells])
+    lines = [markdown_table(head, cells_of)]
     if front:
         lines += ["", "Bold: no other row is both as fast and more accurate."]
     return "\n".join(lines) + "\n"
@@ -202,7 +204,7 @@ def _draw_bars(axis: Any, rows: Sequence[Row]) -> None:
     places = range(len(rows))
     axis.barh(places, [row.p50_ms for row in rows], color="tab:blue", height=0.6)
     axis.plot([row.p99_ms for row in rows], places, "|", color="black", markersize=14, label="p99")
-    axis.set_yticks(list(places), [row.short for row in rows], fontsize=8)
+    axis.set_yticks(list(places), [plot_text(row.short) for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("median latency, ms (no mAP known: give val.json files too)")
     axis.legend(loc="lower right")
@@ -216,7 +218,7 @@ def _draw_front(axis: Any, rows: Sequence[Row], costs: Sequence[float], name: st
     markers = "osD^vP*X<>"
     for k, (row, cost, value) in enumerate(zip(rows, costs, values, strict=True)):
         fill = "tab:green" if k in front else "tab:grey"
-        axis.plot(cost, value, markers[k % len(markers)], color=fill, markersize=9, label=row.short)
+        axis.plot(cost, value, markers[k % len(markers)], color=fill, markersize=9, label=plot_text(row.short))
     if min(costs) > 0:
         axis.set_xscale("log")
         for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):

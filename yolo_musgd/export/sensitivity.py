@@ -133,11 +133,9 @@ def answer(steps: Sequence[Step], max_drop: float) -> Step:
 
 def draw(steps: Sequence[Step], max_drop: float, path: Path) -> None:
     """Picture of drop against latency, one point a step, with the number of groups in float beside it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.add_subplot(
         title="What accuracy costs: layers moved back to float",
         xlabel="latency here, ms (p50, one image)",

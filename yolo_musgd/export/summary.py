@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy
+from yolo_musgd.tables import escape_markdown, markdown_table, plot_style
 
 if TYPE_CHECKING:
     from yolo_musgd.export.build import Built
@@ -23,13 +24,12 @@ def to_markdown(
 ) -> str:
     """The table, one row an artifact, under a row of the FP32 graph."""
     base = latency["onnxruntime fp32"]
-    lines = [
-        f"# {job.checkpoint.path.name} for {job.target.title}: {job.precision}, {job.head} head, {job.imgsz} px",
-        "",
-        "| runtime | precision | MB | ms here (p50) | times FP32 | mAP50-95 | drop | same detections | float layers |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-        f"| onnxruntime | fp32 | | {base:.2f} | 1.00 | {_number(expected.map50_95 if expected else None)} | | | |",
-    ]
+    name = escape_markdown(job.checkpoint.path.name)
+    lines = [f"# {name} for {job.target.title}: {job.precision}, {job.head} head, {job.imgsz} px", ""]
+    header = ["runtime", "precision", "MB", "ms here (p50)", "times FP32", "mAP50-95", "drop", "same detections",
+              "float layers"]  # fmt: skip
+    fp32 = _number(expected.map50_95 if expected else None)
+    rows = [["onnxruntime", "fp32", "", f"{base:.2f}", "1.00", fp32, "", "", ""]]
     for built in artifacts:
         ms = latency.get(built.runtime)
         drop = expected.map50_95 - built.accuracy.map50_95 if expected and built.accuracy else None
@@ -45,7 +45,8 @@ def to_markdown(
             "-" if same is None else f"{100 * same:.0f} %",
             str(len(built.evidence.get("float_layers", []))) if "float_layers" in built.evidence else "",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
+    lines.append(markdown_table(header, rows, "llr"))
     if fastest and len(artifacts) > 1:
         lines += ["", f"Fastest here: **{fastest}**."]
     lines += ["", *_notes(job, artifacts, expected)]
@@ -69,19 +70,19 @@ def _search_table(built: Built) -> list[str]:
     steps = built.evidence.get("search") or []
     if not steps:
         return []
+    header = ["groups in float", "layers in float", "mAP50-95", "drop", "times FP32", "last group added"]
     rows = [
-        f"## Sensitivity search, {built.runtime}",
-        "",
-        "| groups in float | layers in float | mAP50-95 | drop | times FP32 | last group added |",
-        "|---:|---:|---:|---:|---:|---|",
+        [
+            len(step["groups"]),
+            len(step["float_layers"]),
+            f"{step['map50_95']:.4f}",
+            f"{step['drop']:.4f}",
+            _number(step["fp32_ms"] / step["latency_ms"], 2),
+            step["groups"][-1] if step["groups"] else "",
+        ]
+        for step in steps
     ]
-    for step in steps:
-        last = step["groups"][-1] if step["groups"] else ""
-        rows.append(
-            f"| {len(step['groups'])} | {len(step['float_layers'])} | {step['map50_95']:.4f} | {step['drop']:.4f} | "
-            f"{_number(step['fp32_ms'] / step['latency_ms'], 2)} | {last} |"
-        )
-    return [*rows, ""]
+    return [f"## Sensitivity search, {built.runtime}", "", markdown_table(header, rows, "rrrrrl"), ""]
 
 
 def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
@@ -89,4 +90,5 @@ def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
     for built in artifacts:
         steps = [sensitivity.Step(**step) for step in built.evidence.get("search") or []]
         if steps:
-            sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")
+            with plot_style():
+                sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-GREY = "#6b7280"
-# Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#332288")
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
-    "svg.hashsalt": "yolo-musgd",
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "legend.frameon": False,
-}
+from yolo_musgd.tables import GREY, PALETTE, plot_style, plot_text
 
 
 def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
@@ -33,18 +18,9 @@ def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
     return {baseline: GREY} | {x: PALETTE[i % len(PALETTE)] for i, x in enumerate(others)}
 
 
-def to_svg(figure: Figure) -> str:
-    """A figure as SVG for the inside of an HTML page."""
-    out = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
 def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str) -> Figure:
     """Metric over epochs: mean of the seeds, its 95 % interval as a band, and the target."""
-    with mpl.rc_context(STYLE):
+    with plot_style():
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axis = figure.subplots()
         for arm in group["arms"]:
@@ -55,7 +31,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
             seeds = len(arm["seeds"])
             one: dict[str, Any] = {
                 "color": colour[arm["label"]],
-                "label": f"{arm['label']} ({seeds} seed{'s' * (seeds > 1)})",
+                "label": plot_text(f"{arm['label']} ({seeds} seed{'s' * (seeds > 1)})"),
             }
             axis.plot(x, mean, lw=2, marker="." if len(x) < 3 else None, **one)
             if curve[0]["low"] is not None:
@@ -68,7 +44,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
                 xytext=(0, 3), textcoords="offset points", fontsize=9,
             )  # fmt: skip
         axis.set_xlabel("epoch")
-        axis.set_ylabel(f"{metric} on the validation split")
+        axis.set_ylabel(f"{plot_text(metric)} on the validation split")
         top = max(max(c["value"] for c in a["curve"]) for a in group["arms"] if a["curve"])
         axis.set_ylim(0, max(1.25 * top, 1e-3))
         axis.set_title("How accuracy grows (line: mean of the seeds, band: 95 % t interval)")
@@ -83,7 +59,7 @@ def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
     arms = [a for a in group["arms"] if a["reach"]["of"]]
     if not arms:
         return None
-    with mpl.rc_context(STYLE):
+    with plot_style():
         figure = Figure(figsize=(7.2, 1.1 + 0.5 * len(arms)), layout="constrained")
         axis = figure.subplots()
         for y, arm in enumerate(reversed(arms)):
@@ -96,7 +72,7 @@ def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
                 axis.plot(at, y + dy, ms=7, color=colour[arm["label"]], zorder=3, clip_on=False, **style)
             mean = arm["reach"]["mean_epochs"]
             axis.plot([mean, mean], [y - 0.31, y + 0.31], color=colour[arm["label"]], lw=2.5, alpha=0.6, zorder=2)
-        axis.set_yticks(range(len(arms)), [a["label"] for a in reversed(arms)])
+        axis.set_yticks(range(len(arms)), [plot_text(a["label"]) for a in reversed(arms)])
         axis.set_xlim(0)
         axis.set_xlabel("epoch (grey bar: the epochs that were trained)")
         axis.set_title("When each seed first reached the target (bar: mean; hollow arrow: it never did)")
@@ -108,7 +84,7 @@ def plot_difference(group: Mapping[str, Any], colour: Mapping[str, str], metric:
     arms = [a for a in group["arms"] if a["difference"]["seeds"] and a["label"] != group["baseline"]]
     if not arms:
         return None
-    with mpl.rc_context(STYLE):
+    with plot_style():
         figure = Figure(figsize=(7.2, 1.1 + 0.45 * len(arms)), layout="constrained")
         axis = figure.subplots()
         axis.axvline(0, color=GREY, lw=1.2)
@@ -118,9 +94,11 @@ def plot_difference(group: Mapping[str, Any], colour: Mapping[str, str], metric:
                 axis.plot([d["low"], d["high"]], [y, y], color=c, lw=6, alpha=0.3, solid_capstyle="butt")
             axis.plot(list(d["seeds"].values()), [y] * len(d["seeds"]), "o", color=c, ms=4, alpha=0.6)
             axis.plot(d["value"], y, "D", color=c, ms=8)
-        axis.set_yticks(range(len(arms)), [a["label"] for a in reversed(arms)])
+        axis.set_yticks(range(len(arms)), [plot_text(a["label"]) for a in reversed(arms)])
         axis.set_ylim(-0.6, len(arms) - 0.4)
-        axis.set_xlabel(f"final {metric} minus that of {group['baseline']} with the same seed (right: better)")
+        axis.set_xlabel(
+            plot_text(f"final {metric} minus that of {group['baseline']} with the same seed (right: better)")
+        )
         axis.set_title("Final accuracy (diamond: mean, dots: seeds, band: 95 % bootstrap)")
         axis.grid(axis="x", alpha=0.25)
         return figure
@@ -132,12 +110,14 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
     if not traced:
         return None
     moved = [a for a in traced if a["traces"].get("optim/beta_t")]
-    with mpl.rc_context(STYLE):
+    with plot_style():
         figure = Figure(figsize=(7.2, 5.4 if moved else 3.2), layout="constrained")
         axes = figure.subplots(2 if moved else 1, 1, sharex=True, squeeze=False)[:, 0]
         for arm in traced:
             values = _floats(arm["traces"]["optim/grad_norm"])
-            axes[0].plot(np.arange(1, len(values) + 1), values, color=colour[arm["label"]], lw=1.8, label=arm["label"])
+            axes[0].plot(
+                np.arange(1, len(values) + 1), values, color=colour[arm["label"]], lw=1.8, label=plot_text(arm["label"])
+            )
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter("{x:g}")
         axes[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
@@ -147,7 +127,7 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
         for arm in moved:
             t = {k.rsplit("/", 1)[-1]: _floats(v) for k, v in arm["traces"].items()}
             x = np.arange(1, len(t["beta_t"]) + 1)
-            axes[1].plot(x, t["beta_t"], color=colour[arm["label"]], lw=1.8, label=arm["label"])
+            axes[1].plot(x, t["beta_t"], color=colour[arm["label"]], lw=1.8, label=plot_text(arm["label"]))
             if "beta_t_p10" in t and "beta_t_p90" in t:
                 axes[1].fill_between(x, t["beta_t_p10"], t["beta_t_p90"], color=colour[arm["label"]], alpha=0.18, lw=0)
         if moved:
@@ -177,13 +157,15 @@ def plot_costs(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
     panels = [p for p in panels if any(a["cost"][p[0]] is not None for a in arms)]
     if not panels:
         return None
-    with mpl.rc_context(STYLE):
+    with plot_style():
         height = 0.55 + 0.28 * len(arms)
         figure = Figure(figsize=(7.2, height * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         for axis, (key, scale, title) in zip(axes, panels, strict=True):
             values = [np.nan if a["cost"][key] is None else a["cost"][key] * scale for a in arms]
-            bars = axis.barh([a["label"] for a in arms], values, color=[colour[a["label"]] for a in arms], height=0.65)
+            bars = axis.barh(
+                [plot_text(a["label"]) for a in arms], values, color=[colour[a["label"]] for a in arms], height=0.65
+            )
             axis.bar_label(bars, [_short(v) for v in values], padding=4)
             axis.set_title(title)
             axis.set_xticks([])
@@ -204,7 +186,7 @@ def plot_map(found: Mapping[str, Any], metric: str, best: float) -> Figure | Non
     values = {tuple(p["at"].values()): p["value"] for p in found["points"]}
     if all(v is None for v in values.values()):
         return None
-    with mpl.rc_context(STYLE):
+    with plot_style():
         rows = axes[1][1] if len(axes) > 1 else [None]
         figure = Figure(figsize=(7.2, 1.6 + 0.5 * len(rows)), layout="constrained")
         axis = figure.subplots()
@@ -218,13 +200,17 @@ def plot_map(found: Mapping[str, Any], metric: str, best: float) -> Figure | Non
                 weight="bold" if known and v >= 0.9 * best else "normal",
                 color=GREY if not known else "black" if v > 0.6 * best else "white",
             )  # fmt: skip
-        axis.set_xticks(range(len(axes[0][1])), [f"{x:g}" if isinstance(x, float) else str(x) for x in axes[0][1]])
-        axis.set_xlabel(axes[0][0])
+        axis.set_xticks(
+            range(len(axes[0][1])), [f"{x:g}" if isinstance(x, float) else plot_text(x) for x in axes[0][1]]
+        )
+        axis.set_xlabel(plot_text(axes[0][0]))
         if len(axes) > 1:
-            axis.set_yticks(range(len(rows)), [str(y) for y in rows])
-            axis.set_ylabel(axes[1][0])
+            axis.set_yticks(range(len(rows)), [plot_text(y) for y in rows])
+            axis.set_ylabel(plot_text(axes[1][0]))
         else:
             axis.set_yticks([])
         axis.spines[:].set_visible(False)
-        axis.set_title(f"{found['label']}: final {metric} (bold: within 90 % of the best of all, {best:.3f})")
+        axis.set_title(
+            plot_text(f"{found['label']}: final {metric} (bold: within 90 % of the best of all, {best:.3f})")
+        )
         return figure

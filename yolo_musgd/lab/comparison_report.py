@@ -10,11 +10,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from yolo_musgd import __version__
+from yolo_musgd.edge.files import write_whole
 from yolo_musgd.lab import comparison_plots
 from yolo_musgd.lab.analysis import analyse
 from yolo_musgd.lab.arms import Arm
 from yolo_musgd.lab.comparison_tables import metric_name, view
 from yolo_musgd.lab.store import Store, write_json
+from yolo_musgd.tables import render, to_svg
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 
@@ -40,10 +42,10 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
         for kind, figure in drawn.items():
             figure.savefig(folder / "plots" / f"{where}-{kind}.png", dpi=130)
         files.append([{"alt": alt(k, group), "file": f"plots/{where}-{k}.png"} for k in drawn])
-        inline.append([{"alt": alt(k, group), "svg": comparison_plots.to_svg(figure)} for k, figure in drawn.items()])
+        inline.append([{"alt": alt(k, group), "svg": to_svg(figure)} for k, figure in drawn.items()])
     values = {**view(figures, metric), "version": __version__}
     for template, page, images in (("report.html.j2", HTML, inline), ("report.md.j2", MARKDOWN, files)):
-        _replace(folder / page, render(template, {**values, "images": images}))
+        write_whole(str(folder / page), render(Path(__file__).with_name(template), {**values, "images": images}))
     return [folder / HTML, folder / MARKDOWN, folder / JSON]
 
 
@@ -80,23 +82,3 @@ def draw(group: Mapping[str, Any], metric: str) -> dict[str, Figure]:
     for m in group["maps"]:
         found[f"map-{slug(m['label'])}"] = comparison_plots.plot_map(m, metric, top) if top else None
     return {k: f for k, f in found.items() if f is not None}
-
-
-def render(template: str, values: Mapping[str, Any]) -> str:
-    """A Jinja template beside this module, filled in."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(values)
-
-
-def _replace(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -20,6 +20,7 @@ from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
 from yolo_musgd.settings import Settings, check_parent, new_folder, parse, setting
+from yolo_musgd.tables import markdown_table, plot_style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,32 +120,27 @@ def _train_step(model: nn.Module, optimizers: Sequence[Optimizer], x: Tensor, y:
 
 def to_markdown(table: Sequence[Closeness], curves: Mapping[str, Sequence[float]]) -> str:
     """Both demonstrations as text."""
-    lines = [
-        "Newton-Schulz against the SVD (256x1024 Gaussian matrix):",
-        "",
-        "| method | steps | precision | Frobenius difference | cosine | singular values | mean |",
-        "|---|---:|---|---:|---:|---|---:|",
-    ]
-    for r in table:
-        values = f"{r.lowest:.3f} .. {r.highest:.3f}"
-        lines.append(
-            f"| {r.method} | {r.steps} | {r.precision} | {r.frobenius:.3f} | {r.cosine:.4f} | {values} | {r.mean:.3f} |"
-        )
-    lines += ["", "A 2-16-1 network on correlated inputs, mean squared error:", ""]
-    lines += ["| optimizer | first step | half way | last step |", "|---|---:|---:|---:|"]
-    for name, curve in curves.items():
-        lines.append(f"| {name} | {curve[0]:.5f} | {curve[len(curve) // 2]:.5f} | {curve[-1]:.6f} |")
-    return "\n".join(lines) + "\n"
+    header = ["method", "steps", "precision", "Frobenius difference", "cosine", "singular values", "mean"]
+    rows = [
+        [r.method, r.steps, r.precision, f"{r.frobenius:.3f}", f"{r.cosine:.4f}", f"{r.lowest:.3f} .. {r.highest:.3f}",
+         f"{r.mean:.3f}"]
+        for r in table
+    ]  # fmt: skip
+    losses = [[name, f"{c[0]:.5f}", f"{c[len(c) // 2]:.5f}", f"{c[-1]:.6f}"] for name, c in curves.items()]
+    return (
+        "Newton-Schulz against the SVD (256x1024 Gaussian matrix):\n\n"
+        f"{markdown_table(header, rows, 'lrlrrlr')}\n\n"
+        "A 2-16-1 network on correlated inputs, mean squared error:\n\n"
+        f"{markdown_table(['optimizer', 'first step', 'half way', 'last step'], losses, 'lr')}\n"
+    )
 
 
 def draw(table: Sequence[Closeness], curves: Mapping[str, Sequence[float]], folder: Path) -> list[Path]:
     """Pictures of both demonstrations; returns their paths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     def axes(title: str, x: str, y: str) -> tuple[Any, Any]:
         figure = Figure(figsize=(6, 4), layout="constrained")
-        FigureCanvasAgg(figure)
         axis = figure.add_subplot(title=title, xlabel=x, ylabel=y)
         return figure, axis
 
@@ -186,6 +182,7 @@ def main(args: Mapping[str, str]) -> int:
     (folder / "demo.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (folder / "demo.md").write_text(text, encoding="utf-8")
     if settings.pictures:
-        draw(table, curves, folder)
+        with plot_style():
+            draw(table, curves, folder)
     print(f"results: {folder}")
     return 0

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim.state import state_bytes
 from yolo_musgd.settings import Settings, check_parent, new_folder, parse, setting
+from yolo_musgd.tables import markdown_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,16 +289,14 @@ def _wait(device: str) -> None:
 
 def to_markdown(rows: list[StepTime]) -> str:
     """The table, one row an optimizer."""
-    lines = [
-        "| model | optimizer | median ms | min ms | / SGD foreach | / MuSGD-native | state | transient |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    header = ["model", "optimizer", "median ms", "min ms", "/ SGD foreach", "/ MuSGD-native", "state", "transient"]
+    table = []
     for r in rows:
         cells = [r.model, r.optimizer, f"{r.median_ms:.2f}", f"{r.min_ms:.2f}"]
         numbers = (r.vs_sgd, r.vs_native, r.state_per_parameter, r.transient_per_parameter)
         cells += ["" if x is None else f"{x:.3f}" for x in numbers]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\nState and transient memory in units of the parameters' own.\n"
+        table.append(cells)
+    return markdown_table(header, table, "llr") + "\n\nState and transient memory in units of the parameters' own.\n"
 
 
 def machine() -> dict[str, Any]:

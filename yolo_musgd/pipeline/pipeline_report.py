@@ -22,6 +22,7 @@ from yolo_musgd.pipeline.detections import Pair, pairs
 from yolo_musgd.pipeline.execute import Runner
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.pipeline.step import read_marker, versions
+from yolo_musgd.tables import markdown_table, render
 from yolo_musgd.train.records import STEPS_FILE, read_steps
 
 HTML, JSON = "report.html", "report.json"
@@ -67,8 +68,7 @@ def write_report(road: Road) -> str:
     """Write report.html and report.json; returns the final table as text."""
     figures = collect(road)
     write_json(road.runner.folder / JSON, figures)
-    page = _render({**figures, "pictures": _pictures(road, figures), "pairs": _pairs(road), "version": __version__})
-    write_whole(str(road.runner.folder / HTML), page)
+    write_whole(str(road.runner.folder / HTML), to_html(figures, _pictures(road, figures), _pairs(road)))
     return as_text(figures)
 
 
@@ -213,12 +213,9 @@ def _pairs(road: Road) -> list[Pair]:
 
 def as_text(figures: Mapping[str, Any]) -> str:
     """The final table as Markdown."""
-    lines = [
-        f"| model | mAP50-95 ({figures['split']}, {figures['images']} images) | mAP50 | MB | ms here (p50) | speed | "
-        "same detections |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += ["| " + " | ".join(cells) + " |" for cells in table(figures)]
+    judged = f"mAP50-95 ({figures['split']}, {figures['images']} images)"
+    header = ["model", judged, "mAP50", "MB", "ms here (p50)", "speed", "same detections"]
+    lines = [markdown_table(header, table(figures), "lr")]
     if figures["foreign"]:
         lines += [
             "",
@@ -261,12 +258,8 @@ def headline(figures: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _render(values: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals.update(table=table(values), headline=headline(values))
-    return environment.get_template("report.html.j2").render(values)
+def to_html(figures: Mapping[str, Any], pictures: Mapping[str, str | None], pictured: Sequence[Pair]) -> str:
+    """The page; ``pictures`` are SVG by name, ``pictured`` detections before and after."""
+    more = {"table": table(figures), "headline": headline(figures), "version": __version__}
+    template = Path(__file__).with_name("report.html.j2")
+    return render(template, {**figures, **more, "pictures": pictures, "pairs": pictured})

@@ -8,17 +8,15 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from yolo_musgd.lab.comparison_plots import PALETTE, STYLE, to_svg
+from yolo_musgd.tables import BLUE, ORANGE, PALETTE, plot_style, plot_text, to_svg
 from yolo_musgd.train.optimizer_plots import medians
 
 _INK = "#123457"  # stands for the page's text colour until the SVG is written
 _THEME: dict[str, Any] = {
-    **STYLE,
     "font.size": 10.5,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -26,7 +24,6 @@ _THEME: dict[str, Any] = {
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), _INK
     ),
 }
-BLUE, ORANGE, GREEN = PALETTE[0], PALETTE[1], PALETTE[2]
 _POINTS = 400  # more than a picture of this width can show
 _IDS = re.compile(
     r' id="(?!p[0-9a-f]{10}|m[0-9a-f]{10})[^"]*"'
@@ -46,7 +43,7 @@ def _figure(height: float, rows: int = 1) -> tuple[Figure, Any]:
 
 def tradeoff(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], split: str) -> str:
     """Accuracy against latency here, from the base model to the final one."""
-    with mpl.rc_context(_THEME):
+    with plot_style(**_THEME):
         figure, (axis,) = _figure(3.6)
         points = [(r["latency_ms_p50"], r["map50_95"]) for r in rows]
         for a, b in pairwise(points):
@@ -59,12 +56,12 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], split
                 "os^"[k % 3],
                 ms=10,
                 color=PALETTE[k],
-                label=f"{labels[row['role']]}, {row['size_bytes'] / 1e6:.1f} MB",
+                label=plot_text(f"{labels[row['role']]}, {row['size_bytes'] / 1e6:.1f} MB"),
             )
         axis.set_xlim(0, max(x for x, _ in points) * 1.15)
         axis.set_ylim(0, min(1.0, max(y for _, y in points) * 1.25 + 0.02))
         axis.set_xlabel("milliseconds a frame on this machine (p50, inference)")
-        axis.set_ylabel(f"mAP50-95 on {split}")
+        axis.set_ylabel(plot_text(f"mAP50-95 on {split}"))
         axis.legend(loc="lower left", fontsize=9)
         axis.grid(alpha=0.15)
         words = "; ".join(f"{labels[r['role']]}: {r['map50_95']:.3f} at {r['latency_ms_p50']:.1f} ms" for r in rows)
@@ -77,7 +74,7 @@ def curves(parts: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str | 
     parts = [(name, c) for name, c in parts if c.get(metric)]
     if not parts:
         return None
-    with mpl.rc_context(_THEME):
+    with plot_style(**_THEME):
         figure, (top, low) = _figure(4.8, 2)
         start = 0
         for (name, columns), colour in zip(parts, (BLUE, ORANGE), strict=False):
@@ -114,7 +111,7 @@ def optimizer(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
     if not parts:
         return None
     moved = any(np.isfinite(s["beta_t"]).any() for _, s in parts)
-    with mpl.rc_context(_THEME):
+    with plot_style(**_THEME):
         figure, axes = _figure(4.4 if moved else 2.6, 2 if moved else 1)
         start = 0
         for (name, steps), colour in zip(parts, (BLUE, ORANGE), strict=False):
@@ -144,7 +141,7 @@ def optimizer(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
 
 def layers(table: Sequence[Mapping[str, Any]]) -> str:
     """Output channels of every convolution before and after pruning."""
-    with mpl.rc_context(_THEME):
+    with plot_style(**_THEME):
         figure, (axis,) = _figure(2.9)
         places = np.arange(len(table))
         axis.bar(places, [x["before"] for x in table], width=1.0, color=_INK, alpha=0.2, label="before")
@@ -162,7 +159,7 @@ def layers(table: Sequence[Mapping[str, Any]]) -> str:
 
 def search(steps: Sequence[Mapping[str, Any]]) -> str:
     """What moving layers to float buys: drop and latency."""
-    with mpl.rc_context(_THEME):
+    with plot_style(**_THEME):
         figure, (top, low) = _figure(3.8, 2)
         x = [len(s["float_layers"]) for s in steps]
         top.plot(x, [s["drop"] for s in steps], "o-", color=BLUE)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.tables import BLUE, GREY, LIGHT, ORANGE, escape_markdown, markdown_table, plot_style, plot_text
 
 NAMES = {
     "base": "base, as given",
@@ -37,25 +38,29 @@ def markdown(record: dict[str, Any]) -> str:
     """The report as text."""
     before, after = record["cost"]["before"], record["cost"]["after"]
     lines = [
-        f"# {Path(record['model']).name}, pruned",
+        f"# {escape_markdown(Path(record['model']).name)}, pruned",
         "",
-        f"| at {record['imgsz']} px, batch 1, the model that runs | before | after | change |",
-        "|---|---:|---:|---:|",
+    ]
+    costs = [
         _row("GFLOPs", before["flops"] / 1e9, after["flops"] / 1e9, "{:.3f}"),
         _row("parameters (millions)", before["params"] / 1e6, after["params"] / 1e6, "{:.3f}"),
         _row("checkpoint (MB)", record["size_mb"]["before"], record["size_mb"]["after"], "{:.2f}"),
     ]
     for runtime, times in record["latency_ms"].items():
-        lines.append(_row(f"{runtime}, one thread (ms of CPU, p50)", times["base"], times["pruned"], "{:.1f}"))
+        costs.append(_row(f"{runtime}, one thread (ms of CPU, p50)", times["base"], times["pruned"], "{:.1f}"))
+    header = [f"at {record['imgsz']} px, batch 1, the model that runs", "before", "after", "change"]
+    lines.append(markdown_table(header, costs, "lr"))
     if record["latency_ms"]:
         lines += ["", "CPU time of models taking turns in one process: trust the change, not the milliseconds."]
     metric = "top-1" if record["task"] == "classify" else "mAP50-95"
     second = "top-5" if record["task"] == "classify" else "mAP50"
-    lines += ["", f"| accuracy on the {record['split']} split | {metric} | {second} |", "|---|---:|---:|"]
-    for key, name in NAMES.items():
-        if key in record["accuracy"]:
-            found = record["accuracy"][key]
-            lines.append(f"| {name} | {found['map50_95']:.4f} | {found['map50']:.4f} |")
+    accuracy = record["accuracy"]
+    rows = [
+        [name, f"{accuracy[key]['map50_95']:.4f}", f"{accuracy[key]['map50']:.4f}"]
+        for key, name in NAMES.items()
+        if key in accuracy
+    ]
+    lines += ["", markdown_table([f"accuracy on the {record['split']} split", metric, second], rows, "lr")]
     if record["split"] == "val" and "finetune" in record["accuracy"]:
         lines += ["", "The data set has no test split: the epoch was picked on the split that is reported here."]
     if record.get("sparsity"):
@@ -64,24 +69,23 @@ def markdown(record: dict[str, Any]) -> str:
             "",
             f"Sparsity ({kind}): {total:.1%} of the weights are zero. No runtime here skips zeros: no speed-up.",
         ]
-    lines += ["", "## Decisions", "", *(f"- {line}" for line in record["log"])]
-    lines += ["", LAYERS, "", "| convolution | channels before | after | kept |", "|---|---:|---:|---:|"]
-    for layer in record["layers"]:
-        share = layer["after"] / layer["before"]
-        lines.append(f"| {layer['layer']} | {layer['before']} | {layer['after']} | {share:.0%} |")
+    lines += ["", "## Decisions", "", *(f"- {escape_markdown(line)}" for line in record["log"])]
+    layers = [[x["layer"], x["before"], x["after"], f"{x['after'] / x['before']:.0%}"] for x in record["layers"]]
+    lines += ["", LAYERS, "", markdown_table(["convolution", "channels before", "after", "kept"], layers, "lr")]
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, before: float, after: float, form: str) -> str:
-    return f"| {name} | {form.format(before)} | {form.format(after)} | {after / before - 1:+.1%} |"
+def _row(name: str, before: float, after: float, form: str) -> list[str]:
+    return [name, form.format(before), form.format(after), f"{after / before - 1:+.1%}"]
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Write ``report.md``, ``layers.png`` and, where something was trained, ``curve.png``."""
     write_whole(str(folder / "report.md"), markdown(record))
-    draw_layers(folder / "layers.png", record)
-    if any(record.get("curves", {}).values()):
-        draw_curves(folder / "curve.png", record)
+    with plot_style():
+        draw_layers(folder / "layers.png", record)
+        if any(record.get("curves", {}).values()):
+            draw_curves(folder / "curve.png", record)
 
 
 HEAD = {"cv2": "head: boxes", "cv3": "head: classes", "cv4": "head: task"}
@@ -97,23 +101,21 @@ def draw_layers(file: Path, record: dict[str, Any]) -> None:
     figure = Figure(figsize=(min(14.0, max(8.0, 0.15 * len(layers))), 4.4), layout="constrained")
     axes = figure.subplots()
     places = range(len(layers))
-    axes.bar(places, [x["before"] for x in layers], width=0.9, color="#d3d8df", label="before")
-    axes.bar(places, [x["after"] for x in layers], width=0.9, color="#2f6db3", label="after")
+    axes.bar(places, [x["before"] for x in layers], width=0.9, color=LIGHT, label="before")
+    axes.bar(places, [x["after"] for x in layers], width=0.9, color=BLUE, label="after")
     axes.set_ylabel("output channels")
     axes.set_xlabel("convolutions in the order of the model; the numbers are Ultralytics' layers")
     blocks = [_block(x["layer"]) for x in layers]
     starts = [i for i in places if i == 0 or blocks[i] != blocks[i - 1]]
     for start in starts[1:]:
-        axes.axvline(start - 0.5, color="#9aa3ad", linewidth=0.4)
+        axes.axvline(start - 0.5, color=GREY, linewidth=0.4)
     axes.set_xticks(starts, [blocks[i] for i in starts], rotation=90, fontsize=8)
     axes.set_xlim(-0.6, len(layers) - 0.4)
     before, after = record["cost"]["before"], record["cost"]["after"]
     flops, params = after["flops"] / before["flops"] - 1, after["params"] / before["params"] - 1
-    axes.set_title(
-        f"{Path(record['model']).name}: {flops:+.0%} FLOPs, {params:+.0%} parameters", loc="left", fontsize=11
-    )
-    axes.legend(loc="upper left", frameon=False, ncols=2)
-    _save(figure, axes, file)
+    axes.set_title(plot_text(f"{Path(record['model']).name}: {flops:+.0%} FLOPs, {params:+.0%} parameters"))
+    axes.legend(loc="upper left", ncols=2)
+    figure.savefig(file, dpi=110)
 
 
 def _block(layer: str) -> str:
@@ -123,25 +125,19 @@ def _block(layer: str) -> str:
     return HEAD.get(parts[2][:3], parts[2]) if branch else parts[1]
 
 
-def _save(figure: Any, axes: Any, file: Path) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(file, dpi=110)
-
-
 def draw_curves(file: Path, record: dict[str, Any]) -> None:
     """Draw mAP on val over the epochs of every arm."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
-    colours = {"finetune": "#2f6db3", "control": "#6b7480", "scratch": "#c46a2d"}
+    colours = {"finetune": BLUE, "control": GREY, "scratch": ORANGE}
     for arm, values in record["curves"].items():
         if values:
             axes.plot(range(1, len(values) + 1), values, color=colours[arm], label=NAMES[arm], marker="o", markersize=3)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 on val" if record["task"] == "classify" else "mAP50-95 on val")
     axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)
-    axes.legend(frameon=False, loc="lower right")
-    axes.grid(axis="y", color="#e3e6ea")
-    _save(figure, axes, file)
+    axes.legend(loc="lower right")
+    axes.grid(axis="y", alpha=0.25)
+    figure.savefig(file, dpi=110)

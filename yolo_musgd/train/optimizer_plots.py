@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from yolo_musgd.tables import plot_text
 from yolo_musgd.train.records import ENTROPY_FILE, LAYERS_FILE, STEPS_FILE, read_steps, read_values
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#8a8f98"
@@ -57,7 +58,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
     top.set_ylabel("gradient norm, all parameters")
     top.legend(loc="upper right", frameon=False)
     skipped = int(np.nanmax(steps["skipped_steps"]))
-    title = f"{optimizer}: {n} steps, {int(steps['epoch'].max())} epochs"
+    title = f"{plot_text(optimizer)}: {n} steps, {int(steps['epoch'].max())} epochs"
     top.set_title(title + (f", {skipped} steps skipped (non-finite gradient)" if skipped else ""), loc="left", pad=18)
 
     if has_beta:
@@ -114,7 +115,7 @@ def plot_layers(folder: Path, count: int = 25) -> Path | None:
     means = [float(np.mean(values[k])) for k in lowest]
     axis.hlines(y, [min(values[k]) for k in lowest], [max(values[k]) for k in lowest], color=_BLUE, alpha=0.35, lw=5)
     axis.plot(means, y, "o", color=_BLUE, ms=5)
-    axis.set_yticks(y, lowest, fontsize=8)
+    axis.set_yticks(y, [plot_text(name) for name in lowest], fontsize=8)
     axis.set_xlim(0, 1)
     axis.set_xlabel(r"$\beta_t$: mean over the run (dot), lowest to highest epoch (bar)")
     axis.set_title(f"The {len(lowest)} parameter tensors with the lowest momentum", loc="left")
@@ -145,7 +146,9 @@ def plot_entropy(folder: Path, count: int = 8) -> Path | None:
         values = [epochs[e] for e in order]
         marker = "." if len(order) < 3 else None
         if name in named:
-            axis.plot(order, values, color=f"C{named.index(name)}", lw=1.8, zorder=2, label=name, marker=marker)
+            axis.plot(
+                order, values, color=f"C{named.index(name)}", lw=1.8, zorder=2, label=plot_text(name), marker=marker
+            )
         else:
             axis.plot(order, values, color="#c9ccd1", lw=0.8, zorder=1, marker=marker)
     axis.set_xlabel("epoch")

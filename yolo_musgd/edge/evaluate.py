@@ -7,11 +7,12 @@ threads and file as the speed.
 import json
 import os
 import sys
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from . import options
+from .coco import read_coco
 from .detect import MODEL_OPTIONS, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from .files import Folder
@@ -208,8 +209,9 @@ class Evaluator:
 VAL_OPTIONS = dict(MODEL_OPTIONS)
 VAL_OPTIONS.update(
     {
-        "source": ("", options.text, "folder of images, labels beside it (images/val -> labels/val)"),
+        "source": ("", options.text, "COCO file, or folder of images with YOLO labels (images/val -> labels/val)"),
         "labels": ("", options.text, "folder of the label files, where they are elsewhere"),
+        "images": ("", options.text, "folder of a COCO file's images, where they are elsewhere"),
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
         "conf": (VAL_CONF, options.number(0.0, 1.0), "lowest score that counts"),
         "n": (None, options.optional(options.number(1, 1e9, int)), "only the first images"),
@@ -250,12 +252,17 @@ def judge(
     return found
 
 
-def _list_labelled(chosen: Any) -> List[str]:
-    """List the images to judge.
+def _list_labelled(chosen: Any, names: Dict[int, str]) -> List[Tuple[str, Optional[np.ndarray]]]:
+    """List the images to judge, with their boxes where a COCO file has them.
 
     Raises:
-        UserError: No image, or not one with a label file.
+        UserError: No image, or not one with labels.
     """
+    if chosen.source.lower().endswith(".json"):
+        found = read_coco(chosen.source, names, chosen.images)[: chosen.n]
+        if not any(len(targets) for _, targets in found):
+            raise UserError("source={}: no box in any of {} images".format(chosen.source, len(found)))
+        return list(found)
     paths = images.list_images(chosen.source)[: chosen.n]
     if not any(os.path.isfile(label_path(path, chosen.labels)) for path in paths):
         raise UserError(
@@ -263,29 +270,34 @@ def _list_labelled(chosen: Any) -> List[str]:
                 len(paths), label_path(paths[0], chosen.labels)
             )
         )
-    return paths
+    return [(path, None) for path in paths]
 
 
-def _evaluate(paths: List[str], chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator) -> None:
+def _evaluate(
+    labelled: List[Tuple[str, Optional[np.ndarray]]], chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator
+) -> None:
     """Judge the images one by one.
 
     Raises:
         UserError: Not one of them, or of their labels, can be read; or the runtime fails.
     """
     letterbox = Letterbox(artifact.imgsz)
-    for count, path in enumerate(paths, 1):
+    for count, (path, targets) in enumerate(labelled, 1):
         try:
-            pair = read_pair(path, len(artifact.names), chosen.labels)
+            if targets is None:
+                pair = read_pair(path, len(artifact.names), chosen.labels)
+            else:
+                pair = images.read_image(path), targets
         except UserError as error:  # Ultralytics leaves such images out too, and one must not cost the others
             evaluator.left_out.append(str(error))
             if len(evaluator.left_out) <= SHOWN:
                 print("left out: {}".format(error), file=sys.stderr)
             continue
         judge(pair, artifact, runtime, letterbox, evaluator, chosen)
-        if count % max(1, len(paths) // 10) == 0:
-            print("{}/{} images".format(count, len(paths)), file=sys.stderr)
+        if count % max(1, len(labelled) // 10) == 0:
+            print("{}/{} images".format(count, len(labelled)), file=sys.stderr)
     if not evaluator.images:
-        raise UserError("none of {} images can be judged: {}".format(len(paths), evaluator.left_out[0]))
+        raise UserError("none of {} images can be judged: {}".format(len(labelled), evaluator.left_out[0]))
 
 
 def main(args: List[str]) -> int:
@@ -293,12 +305,12 @@ def main(args: List[str]) -> int:
     chosen = options.parse_args(args, VAL_OPTIONS, "val")
     require(chosen.source, "source", "val")
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
-    paths = _list_labelled(chosen)
+    labelled = _list_labelled(chosen, artifact.names)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     folder = Folder("val", chosen.project, chosen.name)
     evaluator, partial = Evaluator(), False
     try:
-        _evaluate(paths, chosen, artifact, runtime, evaluator)
+        _evaluate(labelled, chosen, artifact, runtime, evaluator)
     except UserError:
         os.rmdir(folder.path)  # nothing was written yet
         raise

@@ -1,0 +1,76 @@
+"""Reads images and boxes from a COCO file, such as ``export`` and ``bundle`` write, or anybody else's."""
+
+import json
+import os
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from .errors import UserError
+
+Labelled = Tuple[str, np.ndarray]
+
+
+def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labelled]:
+    """Read what a COCO file says of each image.
+
+    A category is the model's class of the same name. Where not one name is the same, the categories are the classes in
+    the order of their ids, as many as the model has. Crowds (``iscrowd``) are left out, as Ultralytics leaves them out.
+
+    Args:
+        path: The JSON file.
+        names: The model's class names by index; empty when it does not say.
+        images: Folder that ``file_name`` is relative to; by default the file's own.
+
+    Returns:
+        The image's path and float32 (n, 5) of class, centre x, centre y, width and height in fractions of the image, in
+        the file's order.
+
+    Raises:
+        UserError: Not a COCO file, or of classes that the model does not have.
+    """
+    content = _load(path)
+    try:
+        classes = _classes(path, content["categories"], names)
+        sizes = {
+            entry["id"]: (float(entry["width"]), float(entry["height"]), str(entry["file_name"]))
+            for entry in content["images"]
+        }
+        rows = {key: [] for key in sizes}  # type: Dict[Any, List[List[float]]]
+        for note in content["annotations"]:
+            width, height = sizes[note["image_id"]][:2]
+            x, y, w, h = (float(value) for value in note["bbox"])
+            if not note.get("iscrowd") and w > 0 and h > 0:
+                row = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+                rows[note["image_id"]].append([float(classes[note["category_id"]])] + row)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, OverflowError) as error:
+        raise UserError("{} is no COCO file of boxes ({}: {})".format(path, type(error).__name__, error))
+    root = images or os.path.dirname(path)
+    return [(os.path.join(root, sizes[key][2]), np.array(rows[key], np.float32).reshape(-1, 5)) for key in sizes]
+
+
+def _load(path: str) -> Dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError("{} cannot be read: {}".format(path, error))
+    missing = [key for key in ("images", "annotations", "categories") if key not in content] if content else ["images"]
+    if not isinstance(content, dict) or missing:
+        raise UserError("{} is no COCO file: it lacks {}".format(path, ", ".join(missing) or "everything"))
+    return content
+
+
+def _classes(path: str, categories: List[Dict[str, Any]], names: Dict[int, str]) -> Dict[Any, int]:
+    """Category id -> the model's class."""
+    known = {name.strip().lower(): index for index, name in names.items()}
+    ordered = sorted(categories, key=lambda entry: int(entry["id"]))
+    found = {entry["id"]: known.get(str(entry["name"]).strip().lower()) for entry in ordered}
+    if all(index is None for index in found.values()):
+        if names and len(ordered) != len(names):
+            raise UserError("{} has {} classes, the model {}".format(path, len(ordered), len(names)))
+        return {entry["id"]: index for index, entry in enumerate(ordered)}
+    strange = [str(entry["name"]) for entry in ordered if found[entry["id"]] is None]
+    if strange:
+        raise UserError("{}: the model has no class {!r}".format(path, strange[0]))
+    return {key: index for key, index in found.items() if index is not None}

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from yolo_musgd.edge.errors import UserError
 
@@ -108,10 +108,18 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
 class Settings:
     """Base of all settings: checks every field when it is made."""
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Name that an older release took -> today's, for the answer to it."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = check_value(field.name, getattr(self, field.name), field.default, field.metadata)
             object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def _hint(cls, name: str) -> str:
+        guess = cls.renamed.get(name) or nearest(name, cls.names())
+        return f"; did you mean {guess}?" if guess else ""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -137,8 +145,7 @@ class Settings:
         known = cls.names()
         for name in values:
             if name not in known and not ignore_unknown:
-                guess = nearest(name, known)
-                raise SettingsError(f"unknown setting {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+                raise SettingsError(f"unknown setting {name!r}{cls._hint(name)}")
         return cls(**{k: v for k, v in values.items() if k in known})
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,8 +167,7 @@ def parse(cls: type[S], args: Mapping[str, str]) -> S:
     values: dict[str, Any] = {}
     for name, text in args.items():
         if name not in fields:
-            guess = nearest(name, fields)
-            raise SettingsError(f"unknown argument {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+            raise SettingsError(f"unknown argument {name!r}{cls._hint(name)}")
         values[name] = _convert(name, text, fields[name].metadata["kind"], fields[name].default)
     return cls(**values)
 

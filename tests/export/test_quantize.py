@@ -10,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import constant_operand_nodes, count_fused, head_parts, layer_groups
-from yolo_musgd.export.quantize import FLAVOURS, Plan, make_plan, quantize
+from yolo_musgd.export.quantize import VARIANTS, QuantizationPlan, make_plan, quantize
 from yolo_musgd.export.tensorrt_graph import save_half, trial_build, unsupported
+
+Quantized = dict[str, tuple[QuantizationPlan, Path]]
 
 
 def ranges_of(model: Path) -> Ranges:
@@ -28,13 +30,13 @@ def ranges_of(model: Path) -> Ranges:
 
 
 @pytest.fixture(scope="module")
-def quantized(graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Plan, Path]]:
-    """Flavour -> plan and quantized raw graph."""
+def quantized(graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """Variant -> plan and quantized raw graph."""
     folder, ranges = tmp_path_factory.mktemp("quantized"), ranges_of(graphs["raw"])
     made = {}
-    for flavour in FLAVOURS:
-        plan = make_plan(graphs["raw"], flavour)
-        made[flavour] = plan, quantize(plan, folder / f"{flavour}.onnx", ranges, flavour, plan.last)
+    for variant in VARIANTS:
+        plan = make_plan(graphs["raw"], variant)
+        made[variant] = plan, quantize(plan, folder / f"{variant}.onnx", ranges, variant, plan.last)
     return made
 
 
@@ -83,11 +85,11 @@ def linear_nodes(path: Path) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]
     return kinds["QuantizeLinear"], kinds["DequantizeLinear"], values
 
 
-@pytest.mark.parametrize("flavour", list(FLAVOURS))
-def test_zero_points_and_types(flavour: str, quantized: dict[str, tuple[Plan, Path]]) -> None:
-    q, dq, values = linear_nodes(quantized[flavour][1])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_zero_points_and_types(variant: str, quantized: Quantized) -> None:
+    q, dq, values = linear_nodes(quantized[variant][1])
     zeros = [values[n.input[2]] for n in q + dq if n.input[2] in values]
-    if FLAVOURS[flavour].signed:
+    if VARIANTS[variant].signed:
         assert {z.dtype for z in zeros} == {np.dtype(np.int8)}
         assert not any(z.any() for z in zeros)
     else:
@@ -100,9 +102,9 @@ def test_zero_points_and_types(flavour: str, quantized: dict[str, tuple[Plan, Pa
         assert values[node.input[1]].shape == (values[node.input[0]].shape[0],)  # a scale for each output channel
 
 
-@pytest.mark.parametrize("flavour", list(FLAVOURS))
-def test_decoding_and_the_chosen_layers_stay_in_float(flavour: str, quantized: dict[str, tuple[Plan, Path]]) -> None:
-    plan, path = quantized[flavour]
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_decoding_and_the_chosen_layers_stay_in_float(variant: str, quantized: Quantized) -> None:
+    plan, path = quantized[variant]
     graph = onnx.load(str(path)).graph
     made_by = {output: n for n in graph.node for output in n.output}
     for node in graph.node:
@@ -113,16 +115,14 @@ def test_decoding_and_the_chosen_layers_stay_in_float(flavour: str, quantized: d
             assert "DequantizeLinear" not in quantizers
 
 
-def test_metadata_survives(graphs: dict[str, Path], quantized: dict[str, tuple[Plan, Path]]) -> None:
+def test_metadata_survives(graphs: dict[str, Path], quantized: Quantized) -> None:
     expected = read_onnx(str(graphs["raw"])).metadata
     assert expected["stride"] == "32"
     for _, path in quantized.values():
         assert read_onnx(str(path)).metadata == expected
 
 
-def test_a_wider_float_list_quantizes_less(
-    graphs: dict[str, Path], quantized: dict[str, tuple[Plan, Path]], tmp_path: Path
-) -> None:
+def test_a_wider_float_list_quantizes_less(graphs: dict[str, Path], quantized: Quantized, tmp_path: Path) -> None:
     plan, path = quantized["x86"]
     stem = [name for name in plan.candidates if name.startswith("/model.0/")]
     less = quantize(plan, tmp_path / "less.onnx", ranges_of(graphs["raw"]), "x86", [*plan.last, *stem])
@@ -132,19 +132,19 @@ def test_a_wider_float_list_quantizes_less(
     assert after["convolutions_int8"] == before["convolutions_int8"] - 1
 
 
-def test_onnx_runtime_fuses_what_the_flavour_is_for(quantized: dict[str, tuple[Plan, Path]]) -> None:
+def test_onnx_runtime_fuses_what_the_variant_is_for(quantized: Quantized) -> None:
     """96 of 102 convolutions: all but the head's last six; signed graphs only as on ARM."""
-    for flavour, (_, path) in quantized.items():
+    for variant, (_, path) in quantized.items():
         here, arm = count_fused(path), count_fused(path, arm=True)
         assert here
         assert arm
         assert arm["convolutions_int8"] == 96
-        assert here["convolutions_int8"] == (96 if flavour == "x86" else pytest.approx(6, abs=6))
+        assert here["convolutions_int8"] == (96 if variant == "x86" else pytest.approx(6, abs=6))
 
 
-@pytest.mark.parametrize("flavour", ["universal", "universal-all"])
-def test_tensorrt_builds_the_signed_flavours(flavour: str, quantized: dict[str, tuple[Plan, Path]]) -> None:
-    built = trial_build(quantized[flavour][1], 8.7)
+@pytest.mark.parametrize("variant", ["universal", "universal-all"])
+def test_tensorrt_builds_the_signed_variants(variant: str, quantized: Quantized) -> None:
+    built = trial_build(quantized[variant][1], 8.7)
     if built is None:
         pytest.skip("extra tensorrt-lint is not installed")
     assert built["error"] is None

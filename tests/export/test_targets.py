@@ -4,9 +4,11 @@ import pytest
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.onnxfile import OnnxFacts
-from yolo_musgd.export.quantize import FLAVOURS
+from yolo_musgd.export.quantize import VARIANTS
+from yolo_musgd.export.settings import ExportSettings
 from yolo_musgd.export.targets import NAMES, PRECISIONS, all_targets, load_target
 from yolo_musgd.export.tensorrt_graph import operator_table, unsupported
+from yolo_musgd.settings import parse
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -14,7 +16,7 @@ def test_every_board_is_complete(name: str) -> None:
     target = load_target(name)
     assert target.precision in target.precisions()
     assert set(target.precisions()) <= set(PRECISIONS)
-    assert target.flavour in FLAVOURS
+    assert target.variant in VARIANTS
     assert target.layout == "NCHW"
     assert target.setup
     assert target.power
@@ -77,3 +79,10 @@ def test_every_operator_list_has_what_a_quantized_detector_needs() -> None:
     for version, entry in operator_table().items():
         assert needed <= set(entry["operators"]), version
         assert ("Mod" in entry["operators"]) == (version != "8.2")
+
+
+def test_the_older_word_for_variant_is_answered_with_it() -> None:
+    with pytest.raises(UserError, match=r"unknown argument 'flavour'; did you mean variant\?"):
+        parse(ExportSettings, {"flavour": "x86"})
+    with pytest.raises(UserError, match=r"unknown setting 'flavour'; did you mean variant\?"):
+        ExportSettings.from_mapping({"flavour": "x86"})

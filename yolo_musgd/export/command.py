@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import logging
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.runtimes.artifact import open_artifact
-from yolo_musgd.edge.runtimes.open import open_runtime
-from yolo_musgd.export.build import SUFFIX, Builder, Built, installed
+from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
 from yolo_musgd.export.bundle import make_archive, make_bundle
+from yolo_musgd.export.float_graph import FloatGraph
 from yolo_musgd.export.settings import ExportSettings, Job, check
 from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
@@ -74,23 +71,19 @@ def _export(job: Job, runtimes: list[str], staging: Path, project: Path) -> Resu
     work, ready = staging / "work", staging / "ready"
     work.mkdir()
     ready.mkdir()
-    builder = Builder(job, work, project / ".calibration")
-    artifacts: list[Built] = []
-    for runtime in runtimes:
-        try:
-            artifacts.append(builder.build(runtime, ready))
-        except UserError as error:
-            if job.settings.runtime != "auto" or (runtime == runtimes[-1] and not artifacts):
-                raise
-            log.warning("%s is left out: %s", runtime, error)
-            for half_made in ready.glob(f"*_{SUFFIX[runtime]}"):
-                shutil.rmtree(half_made)
-    latency = _race(builder, artifacts)
+    graph = FloatGraph(job, work, project / ".calibration")
+    backends = [BACKENDS[name](graph, ready) for name in runtimes]
+    try:
+        made = _build(backends, job.settings.runtime == "auto")
+        latency = _race(graph, made)
+        artifacts = [backend.finish(latency) for backend in made]
+    finally:
+        graph.loaded.close()
+        for backend in backends:
+            backend.close()
     fastest = _fastest(job, artifacts, latency)
-    for built in artifacts:
-        _add_latency(built, latency)
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
-    (ready / "report.md").write_text(to_markdown(job, artifacts, builder.expected, latency, fastest), encoding="utf-8")
+    (ready / "report.md").write_text(to_markdown(job, artifacts, graph.expected, latency, fastest), encoding="utf-8")
     draw_searches(job, artifacts, ready)
     folder = new_folder(str(project), job.settings.name)
     ready.replace(folder)  # an empty folder may be replaced
@@ -98,17 +91,28 @@ def _export(job: Job, runtimes: list[str], staging: Path, project: Path) -> Resu
     return Result(folder, moved, latency, fastest)
 
 
-def _race(builder: Builder, artifacts: list[Built]) -> dict[str, float]:
-    runtimes = {"onnxruntime fp32": builder.runtime}
-    for built in artifacts:
-        if built.runtime != "tensorrt":
-            artifact = open_artifact(str(built.folder))
-            threads, precision = builder.job.settings.threads, builder.job.precision
-            runtimes[built.runtime] = open_runtime(artifact, built.runtime, threads, precision=precision)
-    latency = race(runtimes, desc="timing")
-    for runtime in runtimes.values():
-        runtime.close()
-    return {name: round(value, 3) for name, value in latency.items()}
+def _build(backends: list[Backend], may_leave_out: bool) -> list[Backend]:
+    """Those that could be made; the only one must be."""
+    made: list[Backend] = []
+    for backend in backends:
+        try:
+            backend.build()
+        except UserError as error:
+            if not may_leave_out or (backend is backends[-1] and not made):
+                raise
+            log.warning("%s is left out: %s", backend.name, error)
+            backend.discard()
+        else:
+            made.append(backend)
+    return made
+
+
+def _race(graph: FloatGraph, backends: list[Backend]) -> dict[str, float]:
+    runtimes = {"onnxruntime fp32": graph.loaded.runtime}
+    for backend in backends:
+        if backend.loaded and backend.judged_by == backend.name:
+            runtimes[backend.name] = backend.loaded.runtime
+    return {name: round(value, 3) for name, value in race(runtimes, desc="timing").items()}
 
 
 def _fastest(job: Job, artifacts: list[Built], latency: Mapping[str, float]) -> str | None:
@@ -118,23 +122,12 @@ def _fastest(job: Job, artifacts: list[Built], latency: Mapping[str, float]) -> 
     return min(timed, key=lambda name: latency[name]) if timed else None
 
 
-def _add_latency(built: Built, latency: Mapping[str, float]) -> None:
-    path = built.folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["latency_ms_p50"] = {
-        "fp32_onnxruntime": latency["onnxruntime fp32"],
-        "this": latency.get(built.runtime),
-        "machine": platform.machine(),
-    }
-    path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
 def _yaml(job: Job) -> str:
     import yaml
 
     settled = {
         **job.settings.to_dict(), "precision": job.precision, "imgsz": job.imgsz, "head": job.head, "opset": job.opset,
-        "flavour": job.flavour, "data": job.splits.data if job.splits else None,
+        "variant": job.variant, "data": job.splits.data if job.splits else None,
     }  # fmt: skip
     return str(yaml.safe_dump(settled, sort_keys=False))
 

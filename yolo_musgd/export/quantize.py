@@ -1,9 +1,9 @@
-"""Quantized ONNX graphs with Q/DQ nodes, in flavours that share one calibration.
+"""Quantized ONNX graphs with Q/DQ nodes, in variants that share one calibration.
 
 ONNX Runtime's quantizer places the nodes; which layers it may touch, with what zero points, is decided here:
 
 =============  ===========  =========  ================  ==============================================================
-flavour        activations  bias       operators         for
+variant        activations  bias       operators         for
 =============  ===========  =========  ================  ==============================================================
 universal      int8, zero   float      Conv and MatMul   TensorRT, which refuses uint8, zero points and INT32 biases
 universal-all  int8, zero   float      all               ONNX Runtime on ARM64; TensorRT builds it too
@@ -24,7 +24,7 @@ from yolo_musgd.export.calibration import Ranges, as_tensors_data
 from yolo_musgd.export.onnx_graph import constant_operand_nodes, head_parts
 
 
-class Flavour(NamedTuple):
+class Variant(NamedTuple):
     """One kind of quantized graph; see the module's table."""
 
     signed: bool
@@ -32,14 +32,14 @@ class Flavour(NamedTuple):
     operators: tuple[str, ...]  # empty: all that the quantizer knows
 
 
-FLAVOURS = {
-    "universal": Flavour(True, False, ("Conv", "MatMul")),
-    "universal-all": Flavour(True, False, ()),
-    "x86": Flavour(False, True, ()),
+VARIANTS = {
+    "universal": Variant(True, False, ("Conv", "MatMul")),
+    "universal-all": Variant(True, False, ()),
+    "x86": Variant(False, True, ()),
 }
 
 
-class Plan(NamedTuple):
+class QuantizationPlan(NamedTuple):
     """A loaded FP32 graph and what is always, or by default, left in float."""
 
     model: Path
@@ -48,16 +48,16 @@ class Plan(NamedTuple):
     decode: tuple[str, ...]  # what follows them
 
 
-def make_plan(model: Path, flavour: str) -> Plan:
-    """Which nodes of the FP32 graph ``model`` may be quantized in ``flavour``."""
+def make_plan(model: Path, variant: str) -> QuantizationPlan:
+    """Which nodes of the FP32 graph ``model`` may be quantized in ``variant``."""
     import onnx
 
     graph = onnx.load(str(model)).graph
     parts = head_parts(graph)
-    never = set(parts.decode) | (set(constant_operand_nodes(graph)) if FLAVOURS[flavour].signed else set())
-    operators = set(FLAVOURS[flavour].operators or _all_operators())
+    never = set(parts.decode) | (set(constant_operand_nodes(graph)) if VARIANTS[variant].signed else set())
+    operators = set(VARIANTS[variant].operators or _all_operators())
     names = tuple(n.name for n in graph.node if n.op_type in operators and n.name not in never)
-    return Plan(model, names, parts.last, parts.decode)
+    return QuantizationPlan(model, names, parts.last, parts.decode)
 
 
 def _all_operators() -> list[str]:
@@ -66,14 +66,14 @@ def _all_operators() -> list[str]:
     return sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
-def quantize(plan: Plan, path: Path, ranges: Ranges, flavour: str, float_layers: Iterable[str]) -> Path:
+def quantize(plan: QuantizationPlan, path: Path, ranges: Ranges, variant: str, float_layers: Iterable[str]) -> Path:
     """Write the quantized graph to ``path``.
 
     Args:
-        plan: of :func:`make_plan` for the same flavour.
+        plan: of :func:`make_plan` for the same variant.
         path: file to write.
         ranges: of :func:`yolo_musgd.export.calibration.collect_ranges` for the same graph.
-        flavour: a key of FLAVOURS.
+        variant: a key of VARIANTS.
         float_layers: names of nodes to leave in float.
 
     Returns:
@@ -83,7 +83,7 @@ def quantize(plan: Plan, path: Path, ranges: Ranges, flavour: str, float_layers:
     from onnxruntime.quantization import QDQQuantizer, QuantType
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    kind, kept = FLAVOURS[flavour], set(float_layers)
+    kind, kept = VARIANTS[variant], set(float_layers)
     nodes = [name for name in plan.candidates if name not in kept]
     source = load_model_with_shape_infer(plan.model)
     quantizer = QDQQuantizer(

@@ -1,6 +1,6 @@
 """Which layers lose the accuracy: each is quantized alone, then the worst ones go back to float until the drop holds.
 
-Ranking needs no labels: a few train images, the FP32 graph's own detections as the reference. Only the walk after it
+Ranking needs no labels: a few train images, the FP32 graph's own detections as the reference. Only the search after it
 looks at mAP, so that its cost does not grow with the number of layers.
 """
 
@@ -17,7 +17,7 @@ from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export.accuracy import Accuracy, decode_all, disagreement
 from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import layer_groups
-from yolo_musgd.export.quantize import Plan, quantize
+from yolo_musgd.export.quantize import QuantizationPlan, quantize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ranked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class SearchStep:
     """One point of the search.
 
     Attributes:
@@ -51,7 +51,7 @@ class Step:
 
 
 def rank_groups(
-    plan: Plan, artifact: Artifact, reference: Runtime, ranges: Ranges, flavour: str, files: Sequence[str]
+    plan: QuantizationPlan, artifact: Artifact, reference: Runtime, ranges: Ranges, variant: str, files: Sequence[str]
 ) -> list[Ranked]:
     """Groups of layers by what is lost when each is quantized alone, worst first.
 
@@ -60,7 +60,7 @@ def rank_groups(
         artifact: facts of the FP32 graph.
         reference: the FP32 graph, loaded.
         ranges: of the calibration.
-        flavour: of the graph that will be made.
+        variant: of the graph that will be made.
         files: a few images of the train split.
     """
     import onnx
@@ -72,7 +72,7 @@ def rank_groups(
     with tempfile.TemporaryDirectory() as folder:
         for name in TQDM(groups, desc="ranking layers"):
             others = [node for node in plan.candidates if node not in set(groups[name])]
-            path = quantize(plan, Path(folder) / "one.onnx", ranges, flavour, others)
+            path = quantize(plan, Path(folder) / "one.onnx", ranges, variant, others)
             runtime = open_runtime(open_artifact(str(path)), "onnxruntime", reference.threads)
             loss = disagreement(expected, decode_all(artifact, runtime, files))
             runtime.close()
@@ -86,7 +86,7 @@ def search(
     judge: Callable[[tuple[str, ...]], Accuracy],
     expected: Accuracy,
     max_drop: float,
-) -> list[Step]:
+) -> list[SearchStep]:
     """Move the worst groups to float, more each time, until the drop holds; then take back what was too much.
 
     The number of groups grows as 1, 2, 4, ...; the smallest number that holds is then found by bisection, so a network
@@ -102,7 +102,7 @@ def search(
     Returns:
         Every step that was tried, by the number of groups; the first that holds is the answer, none may hold.
     """
-    tried: dict[int, Step] = {}
+    tried: dict[int, SearchStep] = {}
 
     def attempt(count: int) -> bool:
         if count not in tried:
@@ -110,7 +110,7 @@ def search(
             layers = tuple(dict.fromkeys([*always, *(node for r in chosen for node in r.layers)]))
             accuracy = judge(layers)
             drop = expected.map50_95 - accuracy.map50_95
-            tried[count] = Step(tuple(r.group for r in chosen), layers, accuracy.map50_95, drop)
+            tried[count] = SearchStep(tuple(r.group for r in chosen), layers, accuracy.map50_95, drop)
         return tried[count].drop <= max_drop
 
     count = 1
@@ -125,13 +125,13 @@ def search(
     return [tried[k] for k in sorted(tried)]
 
 
-def answer(steps: Sequence[Step], max_drop: float) -> Step:
+def answer(steps: Sequence[SearchStep], max_drop: float) -> SearchStep:
     """The step with the fewest float layers whose drop holds; where none does, the one with the smallest drop."""
     holding = [step for step in steps if step.drop <= max_drop]
     return holding[0] if holding else min(steps, key=lambda step: step.drop)
 
 
-def draw(steps: Sequence[Step], max_drop: float, path: Path) -> None:
+def draw(steps: Sequence[SearchStep], max_drop: float, path: Path) -> None:
     """Picture of drop against latency, one point a step, with the number of groups in float beside it."""
     from matplotlib.figure import Figure
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.calibration import METHODS
 from yolo_musgd.export.checkpoint import Checkpoint, read_checkpoint
-from yolo_musgd.export.quantize import FLAVOURS
+from yolo_musgd.export.quantize import VARIANTS
 from yolo_musgd.export.splits import Splits, check_names, read_splits
 from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
 from yolo_musgd.settings import Settings, setting
@@ -22,6 +24,8 @@ log = logging.getLogger("yolo_musgd")
 @dataclasses.dataclass(frozen=True)
 class ExportSettings(Settings):
     """Arguments of ``yolo-musgd export``."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"flavour": "variant"}
 
     model: str | None = setting(None, "checkpoint that training wrote: best.pt", kind=str)
     target: str = setting("x86", "board: " + ", ".join(NAMES), choices=NAMES)
@@ -37,8 +41,8 @@ class ExportSettings(Settings):
     runtime: str = setting(
         "auto", "auto makes one artifact for each installed runtime of the board", choices=("auto", *RUNTIMES)
     )
-    flavour: str | None = setting(
-        None, "kind of quantized ONNX graph; by default the board's", kind=str, choices=tuple(FLAVOURS)
+    variant: str | None = setting(
+        None, "kind of quantized ONNX graph; by default the board's", kind=str, choices=tuple(VARIANTS)
     )
     calibration: str = setting("percentile", "how ranges are found", choices=METHODS)
     calibration_images: int = setting(128, "different train images that calibrate", low=1)
@@ -69,7 +73,7 @@ class Job:
         head: raw or nms_free.
         imgsz: side of the input, pixels.
         opset: of ONNX graphs.
-        flavour: of quantized ONNX graphs.
+        variant: of quantized ONNX graphs.
         runtimes: the ones to try, most wanted first.
         splits: images, or None where no data set was given and none is needed.
     """
@@ -81,7 +85,7 @@ class Job:
     head: str
     imgsz: int
     opset: int
-    flavour: str
+    variant: str
     runtimes: tuple[str, ...]
     splits: Splits | None
 
@@ -115,7 +119,7 @@ def check(settings: ExportSettings) -> Job:
         head=head,
         imgsz=_image_size(settings.imgsz or checkpoint.imgsz, checkpoint.stride),
         opset=opset,
-        flavour=settings.flavour or target.flavour,
+        variant=settings.variant or target.variant,
         runtimes=(runtime,) if runtime else tuple(target.runtimes_for(precision)),
         splits=_splits(settings, checkpoint, precision),
     )

@@ -11,7 +11,7 @@ from yolo_musgd.export.accuracy import Accuracy
 from yolo_musgd.tables import escape_markdown, markdown_table, plot_style
 
 if TYPE_CHECKING:
-    from yolo_musgd.export.build import Built
+    from yolo_musgd.export.backends import Built
     from yolo_musgd.export.settings import Job
 
 
@@ -88,7 +88,7 @@ def _search_table(built: Built) -> list[str]:
 def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
     """Write ``search_<runtime>.png`` for each artifact whose layers were searched."""
     for built in artifacts:
-        steps = [sensitivity.Step(**step) for step in built.evidence.get("search") or []]
+        steps = [sensitivity.SearchStep(**step) for step in built.evidence.get("search") or []]
         if steps:
             with plot_style():
                 sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")

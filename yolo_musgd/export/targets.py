@@ -26,7 +26,7 @@ class Target:
         heads: ``raw`` and ``nms_free`` as far as they run; the first is the default.
         opset: newest ONNX opset that every runtime of the board reads.
         layout: order of the input's axes.
-        flavour: kind of quantized graph, see :mod:`yolo_musgd.export.quantize`.
+        variant: kind of quantized graph, see :mod:`yolo_musgd.export.quantize`.
         impossible: "precision", "head", "precision head" or "runtime precision" -> why.
         requirements: packages for the board, from the index.
         setup: commands for a fresh board, in order.
@@ -43,7 +43,7 @@ class Target:
     heads: list[str]
     opset: int
     layout: str
-    flavour: str
+    variant: str
     impossible: dict[str, str]
     requirements: list[str]
     setup: list[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yolo_musgd.export.build import SUFFIX
+from yolo_musgd.export.backends import folder_name
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.pipeline.step import Step
@@ -99,7 +99,7 @@ class Names:
 
 def artifact(precision: str, plan: Plan, stem: str) -> str:
     """Folder of an exported model below its step's folder, as ``yolo-musgd export`` names it."""
-    return f"export/{stem}_{precision}_{SUFFIX[runtime_of(plan.settings, precision)]}"
+    return f"export/{folder_name(runtime_of(plan.settings, precision), stem, precision)}"
 
 
 def runtime_of(settings: PipelineSettings, precision: str) -> str:

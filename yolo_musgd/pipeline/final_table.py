@@ -14,10 +14,8 @@ from typing import Any
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
-from yolo_musgd.edge.runtimes.artifact import MANIFEST, Artifact, open_artifact
-from yolo_musgd.edge.runtimes.base import Runtime
-from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
+from yolo_musgd.export.backends import load_finished
 from yolo_musgd.export.splits import any_labelled
 from yolo_musgd.export.timing import race
 from yolo_musgd.pipeline.dataset import read_data
@@ -48,7 +46,7 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
     files = read_data(chosen.data).images[chosen.split]
     if not any_labelled(files):
         raise UserError(f"data={chosen.data}: no image of its {chosen.split} split has a label file")
-    opened = {role: _open(path, chosen.threads) for role in ROLES if (path := getattr(chosen, role))}
+    opened = {role: load_finished(Path(path), chosen.threads) for role in ROLES if (path := getattr(chosen, role))}
     found: dict[str, Accuracy] = {}
     for role, (artifact, runtime) in opened.items():
         found[role] = evaluate(artifact, runtime, files, f"{role} on {chosen.split}")
@@ -80,14 +78,6 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
         "threads": chosen.threads,
         "rows": rows,
     }
-
-
-def _open(path: str, threads: int) -> tuple[Artifact, Runtime]:
-    """A model with the runtime that judged it when it was exported: ONNX Runtime for the graphs of TensorRT."""
-    artifact = open_artifact(path)
-    manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
-    runtime = "onnxruntime" if manifest["runtime"] == "tensorrt" else manifest["runtime"]
-    return artifact, open_runtime(artifact, runtime, threads, precision=artifact.precision)
 
 
 def main(words: Sequence[str]) -> int:

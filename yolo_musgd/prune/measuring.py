@@ -71,9 +71,9 @@ class Exported:
         try:
             path = export(model, Path(self._folder.name), "ncnn" if runtime == "ncnn" else "onnx", imgsz)
             if runtime == "onnx-int8":
-                flavour = "universal-all" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
+                variant = "universal-all" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
                 ranges = collect_ranges(path, calibration_set(read_splits(data), RANGE_IMAGES), imgsz, "minmax", 100)
-                path = quantize(make_plan(path, flavour), path.with_name("int8.onnx"), ranges, flavour, ())
+                path = quantize(make_plan(path, variant), path.with_name("int8.onnx"), ranges, variant, ())
             name = "ncnn" if runtime == "ncnn" else "onnxruntime"
             self.runtime: Runtime = open_runtime(open_artifact(str(path), imgsz), name, threads=1)
         except BaseException:

@@ -1,9 +1,10 @@
-"""The bundle that the installed command makes, in an environment that holds numpy, onnxruntime and nothing else."""
+"""The bundle that the installed command makes, in an environment of numpy, onnxruntime and an image library."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import venv
 from importlib.util import find_spec
@@ -14,21 +15,36 @@ import pytest
 from yolo_musgd.edge.__main__ import main
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of the bare environment; the two packages are links to this one's."""
-    folder = tmp_path_factory.mktemp("alone")
+def python_with(folder: Path, libraries: dict[str, str]) -> Path:
+    """A Python that has these packages (name to import -> name of its folder of native libraries), as links to ours."""
     venv.create(folder, with_pip=False)
     site = next((folder / "lib").glob("python*/site-packages"))
-    for name in ("numpy", "onnxruntime"):
+    for name, native in libraries.items():
         spec = find_spec(name)
         if spec is None or spec.origin is None:
             pytest.skip(f"{name} is not installed")
         package = Path(spec.origin).parent
-        for part in (package, package.with_name(f"{name}.libs")):
+        for part in (package, package.with_name(native)):
             if part.exists():
                 (site / part.name).symlink_to(part)
     return folder / "bin" / "python"
+
+
+BARE = {"numpy": "numpy.libs", "onnxruntime": "onnxruntime.libs"}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment without an image library."""
+    return python_with(tmp_path_factory.mktemp("bare"), BARE)
+
+
+@pytest.fixture(
+    scope="module", params=[("PIL", "pillow.libs"), ("cv2", "opencv_python.libs")], ids=lambda pair: pair[0]
+)
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with one image library."""
+    return python_with(tmp_path_factory.mktemp("alone"), {**BARE, request.param[0]: request.param[1]})
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +56,43 @@ def bundle(random_models: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     return folder / "runs" / "bundle" / "b"
 
 
-def in_alone(python: Path, *words: object, cwd: Path) -> str:
+def in_alone(python: Path, *words: object, cwd: Path, code: int = 0) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [str(word) for word in words], env={**environment, "PYTHON": str(python)}, cwd=cwd, capture_output=True,
-        text=True, timeout=120, check=False,
+        [str(word) for word in words], env={**environment, "PYTHON": str(python)}, cwd=cwd, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout
     return done.stdout
 
 
-def test_nothing_else_is_there(alone: Path, tmp_path: Path) -> None:
+def test_nothing_else_is_there(alone: Path, bare: Path, tmp_path: Path) -> None:
     code = "import importlib.util as u; print([n for n in {names} if u.find_spec(n)])"
     names = ["numpy", "onnxruntime", "torch", "cv2", "PIL", "ultralytics", "yolo_musgd", "matplotlib"]
-    assert in_alone(alone, alone, "-c", code.format(names=names), cwd=tmp_path) == "['numpy', 'onnxruntime']\n"
+    assert in_alone(bare, bare, "-c", code.format(names=names), cwd=tmp_path) == "['numpy', 'onnxruntime']\n"
+    assert len(in_alone(alone, alone, "-c", code.format(names=names), cwd=tmp_path).split()) == 3
+
+
+def test_without_an_image_library(bare: Path, bundle: Path, tmp_path: Path) -> None:
+    words = [f"project={tmp_path}", "n=3", "seconds=0", "warmup=0"]
+    assert "images: no library; install one: python3 -m pip" in in_alone(bare, bare, "edge.pyz", "doctor", cwd=bundle)
+    for command in (["detect", "model", "source=samples"], ["val", "model", "source=samples"], ["bench", "model"]):
+        said = in_alone(bare, bare, "edge.pyz", *command, f"project={tmp_path}", cwd=bundle, code=2)
+        assert "error: images need OpenCV or Pillow" in said
+        assert "pip install opencv-python-headless" in said
+    assert list(tmp_path.iterdir()) == []
+    in_alone(bare, bare, "edge.pyz", "bench", "model", "source=synthetic", *words, cwd=bundle)
+    report = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert (report["source"]["source"], report["source"]["image_backend"]) == ("synthetic 128x128", None)
+    assert "no library" in (tmp_path / "bench" / "bench.md").read_text()
 
 
 def test_run_script_as_it_stands(alone: Path, bundle: Path) -> None:
+    shutil.rmtree(bundle / "results", ignore_errors=True)
     in_alone(alone, "sh", "run.sh", "n=3", "seconds=0", "warmup=0", cwd=bundle)
     report = json.loads((bundle / "results" / "bench" / "bench.json").read_text())
     assert report["runs"][0]["frames"] == 3
-    assert report["source"]["image_backend"] == "numpy"
+    assert report["source"]["image_backend"] in ("opencv", "pillow")
     assert report["runs"][0]["runtime"]["graph"]["convolutions"] == 102
     found = json.loads((bundle / "results" / "detect" / "detections.json").read_text())
     assert len(found["images"]) == len(list((bundle / "samples").iterdir()))

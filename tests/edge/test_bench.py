@@ -18,7 +18,7 @@ from edge_samples import FakeBoard
 
 from yolo_musgd.edge import measure
 from yolo_musgd.edge.__main__ import COMMANDS, main
-from yolo_musgd.edge.picture import draw
+from yolo_musgd.edge.plot import plot_bench
 
 FIELDS = "schema created edge label partial settings board model source power idle runs".split()  # noqa: SIM905
 RUN_FIELDS = [
@@ -292,4 +292,4 @@ def test_own_overhead_and_floors() -> None:
 
 
 def test_picture_without_runs(tmp_path: Path) -> None:
-    assert draw({"runs": []}, str(tmp_path / "x.png")) is False
+    assert plot_bench({"runs": []}, str(tmp_path / "x.png")) is False

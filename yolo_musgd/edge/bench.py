@@ -13,7 +13,7 @@ from . import measure, options, report
 from .detect import MODEL_OPTIONS, Detector, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, SensorError, UserError
 from .files import Folder
-from .pictures import images
+from .pictures import images, library
 from .power import sampler, system
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
@@ -27,7 +27,7 @@ BENCH_OPTIONS.update(
         "source": (
             None,
             options.text,
-            "folder, video, camera (0) or GStreamer pipeline; default: samples/ beside the model",
+            "folder, video, camera (0), GStreamer pipeline or synthetic; default: samples/ beside the model",
         ),
         "threads": (None, options.optional(options.integers), "CPU threads, [1,2,4] sweeps; auto takes every core"),
         "n": (200, options.number(1, 1e9, int), "at least this many frames"),
@@ -49,9 +49,9 @@ def root() -> str:
     return os.environ.get(ROOT_VARIABLE, "/")
 
 
-def default_source(artifact: Artifact) -> Optional[str]:
-    """Return the folder ``samples`` beside the model if there is one."""
-    base = artifact.path if os.path.isdir(artifact.path) else os.path.dirname(os.path.abspath(artifact.path))
+def default_source(model: str) -> Optional[str]:
+    """Return the folder ``samples`` beside the model (or in its folder) if there is one."""
+    base = model if os.path.isdir(model) else os.path.dirname(os.path.abspath(model))
     for folder in (os.path.join(base, "samples"), os.path.join(os.path.dirname(base), "samples")):
         if os.path.isdir(folder):
             return folder
@@ -197,10 +197,13 @@ def _on_terminate(signum: int, frame: Any) -> None:
 def main(args: List[str]) -> int:
     """Run ``bench model= ...``: writes bench.json, .md and .png; Ctrl-C writes what there is, marked partial."""
     chosen = options.parse_args(args, BENCH_OPTIONS, "bench")
-    artifact = open_artifact(require(chosen.model, "model", "bench"), chosen.imgsz)
+    require(chosen.model, "model", "bench")
     if chosen.source is None:
-        chosen.source = default_source(artifact)
-    source = images.open_source(chosen.source)
+        chosen.source = default_source(chosen.model)
+    if chosen.source not in (None, "synthetic"):
+        library.require()
+    artifact = open_artifact(chosen.model, chosen.imgsz)
+    source = images.open_source(chosen.source, artifact.imgsz)
     folder = Folder("bench", chosen.project, chosen.name)
     bench = Bench(chosen, artifact, source)
     previous = signal.signal(signal.SIGTERM, _on_terminate)

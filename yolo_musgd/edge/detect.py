@@ -11,7 +11,7 @@ import numpy as np
 from . import options
 from .errors import EXIT_DONE, UserError
 from .files import Folder
-from .pictures import boxes, draw, images
+from .pictures import boxes, draw, images, library
 from .pictures.letterbox import Letterbox, to_image
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
@@ -153,6 +153,7 @@ def main(args: List[str]) -> int:
     """Run ``detect model= source=``: annotated pictures and detections.json in the results folder."""
     chosen = options.parse_args(args, DETECT_OPTIONS, "detect")
     require(chosen.source, "source", "detect")
+    library.require()
     artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
     if not _is_moving(chosen.source):
         images.list_images(chosen.source)  # nothing there: found before a folder is made
@@ -172,7 +173,7 @@ def main(args: List[str]) -> int:
                     base += "_"
                 taken.add(base)
                 drawn = draw.draw(image, found, artifact.names)
-                record["picture"] = os.path.basename(folder.write_picture(base + ".jpg", drawn))
+                record["picture"] = os.path.basename(images.write_image(folder.join(base + ".jpg"), drawn))
             records.append(record)
             print("{}: {}".format(name, _in_words(found, artifact.names)))
     finally:  # Ctrl-C keeps what was detected so far

@@ -5,7 +5,7 @@ from typing import List
 from . import __version__, options
 from .bench import root
 from .errors import EXIT_DONE
-from .pictures import images
+from .pictures import library
 from .power import sampler, system
 from .runtimes import open
 
@@ -19,7 +19,7 @@ def main(args: List[str]) -> int:
     print("edge {}".format(__version__))
     for key in ("board", "machine", "os", "kernel", "l4t", "python", "numpy", "cpu_cores", "memory_mb"):
         print("  {:<12} {}".format(key, board[key] if board[key] is not None else "-"))
-    print("images: {}".format(images.backend()))
+    print("images: {}".format(library.backend() or "no library; install one: " + library.INSTALL))
     print("runtimes:")
     for name, there, words in open.installed():
         print("  {} {:<12} {}".format("yes" if there else "no ", name, words))

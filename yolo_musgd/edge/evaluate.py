@@ -16,7 +16,7 @@ from .coco import read_coco
 from .detect import MODEL_OPTIONS, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from .files import Folder
-from .pictures import boxes, images
+from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
 from .runtimes.artifact import open_artifact
 from .runtimes.open import open_runtime
@@ -304,6 +304,7 @@ def main(args: List[str]) -> int:
     """Run ``val model= source=``: prints mAP and writes val.json; Ctrl-C gives the mAP of the images so far."""
     chosen = options.parse_args(args, VAL_OPTIONS, "val")
     require(chosen.source, "source", "val")
+    library.require()
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
     labelled = _list_labelled(chosen, artifact.names)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from typing import Any, Union
+import stat
+from typing import Union
 
 from .errors import UserError
 
@@ -72,15 +73,6 @@ class Folder:
         """Write a text file whole, see write_whole."""
         return write_whole(self.join(name), content)
 
-    def write_picture(self, name: str, image: Any) -> str:
-        """Write a picture and return its path (the suffix may change, see images.write_image)."""
-        from .pictures.images import write_image
-
-        try:
-            return write_image(self.join(name), image)
-        except OSError as error:
-            raise UserError(_why(self.join(name), error))
-
 
 def write_whole(path: str, content: Union[str, bytes]) -> str:
     """Write ``content`` to ``path`` so that readers see the old file or the whole new one, whatever ends the writing.
@@ -118,3 +110,32 @@ def _why(path: str, error: Exception) -> str:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "cannot write {}: {}; free some space or give project= on another disk".format(path, reason)
     return "cannot write {}: {}".format(path, reason)
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        UserError: Missing, unreadable, or a folder, pipe, device or socket, of which some never end.
+    """
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb") as file:
+                return file.read()
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
+        raise UserError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error))
+    raise UserError("cannot read {}: not a regular file".format(path))
+
+
+def read_text(path: str) -> str:
+    """Return the text of a regular file, UTF-8 with or without a byte order mark.
+
+    Raises:
+        UserError: See read_bytes; or a byte that is not UTF-8, with its line.
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError("{}:{}: byte 0x{:02x} is not UTF-8".format(path, line, data[error.start]))

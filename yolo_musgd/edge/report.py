@@ -7,7 +7,7 @@
     board     board, machine, os, kernel, l4t, python, numpy, cpu_cores, memory_mb
     model     file, sha256, size_bytes, format, precision, imgsz [h, w], head, classes, verified (manifest's hashes),
               map50_95, calibration, float_layers    as the manifest says, else null
-    source    kind, source, images, sizes; image_backend (opencv, pillow, numpy)
+    source    kind, source, images, sizes; image_backend (opencv, pillow, null: none here)
     power     sensor (null: none found), source, scope, uncertainty, tried {sensor: why not}, lost?
     idle      seconds, samples, rate_hz, energy_j, mean_w, watts {summary}, rails_w          null without a sensor
     runs[]    one per thread count:
@@ -32,10 +32,10 @@ import os
 import time
 from typing import Any, Dict, List, Optional
 
-from . import __version__, picture
-from .errors import UserError
+from . import __version__
 from .files import Folder
-from .pictures import images
+from .pictures import library
+from .plot import plot_bench
 from .runtimes.artifact import Artifact
 from .stats import rounded
 from .text import markdown_table
@@ -74,7 +74,7 @@ def header(
             "calibration": metadata.get("calibration") if isinstance(metadata.get("calibration"), dict) else None,
             "float_layers": layers if isinstance(layers, list) else None,
         },
-        "source": dict(source, image_backend=images.backend()),
+        "source": dict(source, image_backend=library.backend()),
         "power": sensor,
         "idle": None,
         "runs": [],
@@ -211,7 +211,7 @@ def markdown(content: Dict[str, Any]) -> str:
         (
             "source",
             "{}: {}, {}, decoded by {}".format(
-                source["kind"], source["source"], " ".join(source["sizes"]), source["image_backend"]
+                source["kind"], source["source"], " ".join(source["sizes"]), source["image_backend"] or "no library"
             ),
         ),
         (
@@ -239,9 +239,7 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
         folder.write_text("bench.json", json.dumps(content))
         folder.write_text("bench.md", text)
         if with_picture:
-            drawn = picture.draw(content, folder.join("bench.png"))
-    except OSError as error:
-        raise UserError("cannot write {}: {}".format(folder.join("bench.png"), error.strerror))
+            drawn = plot_bench(content, folder.join("bench.png"))
     finally:
         print(text)
     print("-> {} (bench.json, bench.md{})".format(folder.path, ", bench.png" if drawn else ""))

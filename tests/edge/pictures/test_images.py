@@ -1,13 +1,16 @@
+"""pictures/images.py, letterbox.py, draw.py and library.py, with OpenCV and with Pillow."""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yolo_musgd.edge import jpeg_pixels, rasters
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.pictures import draw, images, letterbox
+from yolo_musgd.edge.pictures import draw, images, letterbox, library
 
 cv2 = pytest.importorskip("cv2")
 
@@ -19,86 +22,104 @@ def photo_like(seed: int, height: int, width: int) -> np.ndarray:
     return cv2.GaussianBlur(np.clip(frame, 0, 255).astype(np.uint8), (3, 3), 0)
 
 
-@pytest.mark.parametrize("sampling", [0x111111, 0x211111, 0x221111])
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (61, 83), (17, 200), (9, 7)])
-@pytest.mark.parametrize("restart", [0, 3])
-def test_jpeg_equals_opencv_to_the_bit(sampling: int, height: int, width: int, restart: int) -> None:
-    settings_ = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
-    data = cv2.imencode(".jpg", photo_like(1, height, width), [cv2.IMWRITE_JPEG_QUALITY, 88, *settings_])[1]
-    np.testing.assert_array_equal(rasters.decode(data.tobytes()), cv2.imdecode(data, cv2.IMREAD_COLOR))
+@pytest.fixture(params=["opencv", "pillow"])
+def with_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One image library after the other."""
+    monkeypatch.setattr(library, {"opencv": "pillow", "pillow": "cv2"}[request.param], None)
+    assert library.backend() == request.param
+    return str(request.param)
 
 
-def test_grey_and_progressive_jpeg() -> None:
-    grey = cv2.imencode(".jpg", photo_like(2, 40, 56)[:, :, 0])[1]
-    np.testing.assert_array_equal(rasters.decode(grey.tobytes()), cv2.imdecode(grey, cv2.IMREAD_COLOR))
-    progressive = cv2.imencode(".jpg", photo_like(2, 40, 56), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1]
-    with pytest.raises(UserError, match="pip install pillow"):
-        rasters.decode(progressive.tobytes())
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board with neither."""
+    monkeypatch.setattr(library, "cv2", None)
+    monkeypatch.setattr(library, "pillow", None)
+
+
+def test_without_a_library_one_line_says_what_to_install(no_library: None, tmp_path: Path) -> None:
+    frame = np.zeros((8, 8, 3), np.uint8)
+    for call in (
+        lambda: images.read_image("x.jpg"),
+        lambda: images.write_image(str(tmp_path / "x.jpg"), frame),
+        lambda: letterbox.resize(frame, 4, 4),
+        lambda: draw.draw(frame, np.zeros((0, 6)), {}),
+    ):
+        with pytest.raises(UserError, match="pip install opencv-python-headless") as caught:
+            call()
+        assert len(str(caught.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_synthetic_frame_needs_no_library(no_library: None) -> None:
+    source = images.open_source(None, (96, 160))
+    frame = source.read()
+    assert frame is not None
+    blob, where = letterbox.Letterbox((96, 160))(frame[1])
+    assert (blob.shape, where[:4]) == ((1, 3, 96, 160), (96, 160, 0, 0))
+    np.testing.assert_array_equal(blob[0, 0] * 255, frame[1][:, :, 2])
+    assert source.info()["source"] == "synthetic 160x96"
+    assert images.open_source("synthetic", (96, 160)).info()["kind"] == "synthetic"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int) -> None:
-    from PIL import Image, ImageOps
+def test_images_are_turned_upright(orientation: int, with_library: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    from PIL import ImageOps
 
-    source = Image.fromarray(photo_like(3, 24, 40)[:, :, ::-1])
-    exif = Image.Exif()
+    exif = image.Exif()
     exif[274] = orientation
-    import io
-
-    buffer = io.BytesIO()
-    source.save(buffer, "JPEG", exif=exif, subsampling=0)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(buffer)).convert("RGB"))[:, :, ::-1]
-    np.testing.assert_array_equal(rasters.decode(buffer.getvalue()), expected)
-    assert jpeg_pixels.orient(np.zeros((2, 3, 3), np.uint8), orientation).shape[2] == 3
+    path = tmp_path / "x.jpg"
+    image.fromarray(photo_like(3, 24, 40)[:, :, ::-1]).save(path, exif=exif, subsampling=0)
+    expected = np.asarray(ImageOps.exif_transpose(image.open(path)).convert("RGB"))[:, :, ::-1]
+    np.testing.assert_array_equal(images.read_image(str(path)), expected)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".pgm"])
-def test_lossless_files_equal_opencv(suffix: str) -> None:
-    frame = photo_like(4, 37, 53)
-    data = cv2.imencode(suffix, frame[:, :, 0] if suffix == ".pgm" else frame)[1]
-    np.testing.assert_array_equal(rasters.decode(data.tobytes()), cv2.imdecode(data, cv2.IMREAD_COLOR))
-
-
-def test_written_png_is_read_by_opencv() -> None:
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".jpg"])
+def test_written_images_are_read_back(suffix: str, with_library: str, tmp_path: Path) -> None:
     frame = photo_like(5, 31, 45)
-    data = rasters.encode_png(frame)
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), frame)
-    np.testing.assert_array_equal(rasters.decode(data), frame)
+    path = images.write_image(str(tmp_path / f"x{suffix}"), frame)
+    read = images.read_image(path)
+    np.testing.assert_allclose(read.astype(int), frame, atol=40 if suffix == ".jpg" else 0)
+    np.testing.assert_array_equal(read, cv2.imread(path))
+    with pytest.raises(UserError, match="cannot encode"):
+        images.write_image(str(tmp_path / "x.nonsense"), frame)
 
 
-@settings(max_examples=150, deadline=None)
+def frame_or_refusal(path: Path) -> tuple[np.ndarray | None, str]:
+    """What reading gives: the image, or the error's text."""
+    try:
+        return images.read_image(str(path)), ""
+    except UserError as error:
+        return None, str(error)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([".jpg", ".png", ".bmp", ".ppm"]), st.integers(0, 400), st.integers(0, 400), st.binary(max_size=4)
 )
-def test_damaged_files_are_refused_or_decoded_never_a_crash(suffix: str, cut: int, at: int, noise: bytes) -> None:
+def test_damaged_files_are_refused_or_decoded_never_a_crash(
+    with_library: str, tmp_path: Path, suffix: str, cut: int, at: int, noise: bytes
+) -> None:
     data = bytearray(cv2.imencode(suffix, photo_like(6, 16, 24))[1].tobytes())
     at = min(at, len(data))
     data[at : at + len(noise)] = noise
-    try:
-        image = rasters.decode(bytes(data[: max(0, len(data) - cut)]))
-    except UserError:
-        return
-    assert image.dtype == np.uint8
-    assert image.ndim == 3
+    path = tmp_path / "x.jpg"
+    path.write_bytes(data[: max(0, len(data) - cut)])
+    image, refusal = frame_or_refusal(path)
+    assert len(refusal.splitlines()) == (image is None)
+    assert image is None or (image.dtype == np.uint8 and image.ndim == 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(2, 90), st.integers(2, 90), st.integers(1, 120), st.integers(1, 120))
-def test_numpy_resize_is_opencvs(h: int, w: int, height: int, width: int) -> None:
+def test_pillows_resize_is_opencvs_to_one_grey_level(h: int, w: int, height: int, width: int) -> None:
     frame = np.random.default_rng(h * 91 + w).integers(0, 256, (h, w, 3), np.uint8)
     expected = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    difference = np.abs(letterbox.resize_numpy(frame, height, width).astype(int) - expected)
-    assert difference.max() <= 1  # OpenCV itself differs by a grey level between its vector and scalar loops
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"),
-    [((483, 640), (242, 320)), ((425, 640), (213, 320)), ((333, 500), (426, 640)), ((1280, 720), (640, 360))],
-)
-def test_numpy_resize_is_opencvs_to_the_bit(shape: tuple[int, int], size: tuple[int, int]) -> None:
-    frame = photo_like(9, *shape)
-    expected = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(letterbox.resize_numpy(frame, *size), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "cv2", None)
+        got = letterbox.resize(frame, height, width)
+    assert np.abs(got.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (333, 500), (97, 31), (640, 640), (1280, 720), (3, 1000)])
@@ -124,23 +145,13 @@ def test_letterbox_clears_the_last_image() -> None:
     assert blob[0, 0, :, 0] == pytest.approx(114 / 255)
 
 
-@pytest.mark.parametrize("way", ["opencv", "pillow", "numpy"])
-def test_every_way_reads_the_same_pixels(way: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = f"{tmp_path}/p.jpg"
+def test_both_libraries_read_the_same_pixels(with_library: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "p.jpg")
     cv2.imwrite(path, photo_like(8, 50, 70))
-    expected = cv2.imread(path)
-    if way != "opencv":
-        monkeypatch.setattr(images, "cv2", None)
-    if way == "numpy":
-        monkeypatch.setattr(images, "Image", None)
-    assert images.backend() == way
-    np.testing.assert_array_equal(images.read_image(path), expected)
+    np.testing.assert_array_equal(images.read_image(path), cv2.imread(path))
 
 
-@pytest.mark.parametrize("with_opencv", [True, False])
-def test_drawing_marks_the_box_and_leaves_the_rest(with_opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not with_opencv:
-        monkeypatch.setattr(draw, "cv2", None)
+def test_drawing_marks_the_box_and_leaves_the_rest(with_library: str) -> None:
     frame = np.zeros((200, 300, 3), np.uint8)
     row = np.array([[50, 60, 150, 160, 0.87, 3]], np.float32)
     out = draw.draw(frame, row, {3: "motorcycle"})
@@ -148,8 +159,12 @@ def test_drawing_marks_the_box_and_leaves_the_rest(with_opencv: bool, monkeypatc
     assert not out[100, 100].any()
     assert not out[:, 250:].any()
     assert not frame.any()
-    edge = draw.draw(frame, np.array([[-20, -20, 900, 900, 0.5, 7]], np.float32), {})  # leaves the picture: no crash
+    label = out[30:59, 50:150].reshape(-1, 3)
+    assert (label == draw.colour(3)).all(axis=1).sum() > 500  # the patch
+    assert (label.any(axis=1) & (label != draw.colour(3)).any(axis=1)).sum() > 50  # the letters
+    edge = draw.draw(frame, np.array([[-20, -20, 900, 900, 0.5, 7]], np.float32), {7: "Ampère 猫"})  # no crash
     assert edge.shape == frame.shape
+    assert draw.draw(frame[:5, :5], row, {}).shape == (5, 5, 3)
 
 
 def test_sources(pictures: object, tmp_path: object) -> None:

@@ -1,84 +1,70 @@
-"""Where frames come from and where pictures go: folders, videos, cameras; OpenCV, then Pillow, then plain numpy.
+"""Where frames come from and where pictures go: folders, lists, videos, cameras.
 
 Frames are uint8 BGR of shape (height, width, 3).
 """
 
+import io
 import os
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from .. import rasters
-from ..errors import UserError
-from .letterbox import cv2
-
-Image: Any = None
-ImageOps: Any = None
-try:
-    Image, ImageOps = __import__("PIL.Image").Image, __import__("PIL.ImageOps").ImageOps
-except Exception:  # absent or broken: the next way is tried
-    pass
+from ..errors import UserError, first_line
+from ..files import read_bytes, read_text, write_whole
+from . import library
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 Frame = Tuple[str, np.ndarray]
 
 
-def backend() -> str:
-    """Return what decodes images here: ``opencv``, ``pillow`` or ``numpy``."""
-    if cv2 is not None:
-        return "opencv"
-    return "pillow" if Image is not None else "numpy"
-
-
 def read_image(path: str) -> np.ndarray:
     """Read an image file, upright by its EXIF orientation.
 
     Raises:
-        UserError: Missing, unreadable, damaged, or a format that needs a library that is not here.
+        UserError: Missing, unreadable, damaged, of an unknown format or too large; or no image library is here.
     """
+    library.require()
+    data = read_bytes(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise UserError("cannot read {}: {}".format(path, error.strerror))
-    image = None
-    if cv2 is not None:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    elif Image is not None:
-        try:
-            with Image.open(path) as opened:
-                upright = ImageOps.exif_transpose(opened)
-                image = np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1])
-        except Exception as error:  # Pillow raises many kinds on damaged files
-            raise UserError("{} cannot be decoded: {}".format(path, error))
-    else:
-        try:
-            image = rasters.decode(data)
-        except UserError as error:
-            raise UserError("{}: {}".format(path, error))
+        image = _decode(data)
+    except Exception as error:  # both raise many kinds on damaged files and on headers that announce too many pixels
+        raise UserError("{} cannot be decoded: {}".format(path, first_line(error)))
     if image is None:
         raise UserError("{} cannot be decoded: damaged or not an image".format(path))
     return image
 
 
+def _decode(data: bytes) -> Optional[np.ndarray]:
+    if not data:
+        return None
+    if library.cv2 is not None:
+        decoded: Optional[np.ndarray] = library.cv2.imdecode(np.frombuffer(data, np.uint8), library.cv2.IMREAD_COLOR)
+        return decoded
+    with library.pillow.Image.open(io.BytesIO(data)) as opened:
+        upright = library.pillow.ImageOps.exif_transpose(opened)
+        return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1])
+
+
 def write_image(path: str, image: np.ndarray) -> str:
-    """Write a picture; without OpenCV and Pillow a PNG is written instead of a JPEG. Returns the path written."""
-    suffix = os.path.splitext(path)[1].lower()
-    if cv2 is not None:
-        encoded, data = cv2.imencode(suffix, image)
-        if not encoded:
-            raise UserError("cannot encode {}".format(path))
-        content = data.tobytes()
-    elif Image is not None and suffix != ".png":
-        Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])).save(path, quality=95)
-        return path
-    else:
-        path = os.path.splitext(path)[0] + ".png"
-        content = rasters.encode_png(image)
-    with open(path, "wb") as file:
-        file.write(content)
-    return path
+    """Write a picture, whole or not at all, in the format of its suffix; returns the path.
+
+    Raises:
+        UserError: The format is not known, or the place cannot be written to.
+    """
+    library.require()
+    suffix, data = os.path.splitext(path)[1].lower(), b""
+    try:
+        if library.cv2 is not None:
+            data = library.cv2.imencode(suffix, image)[1].tobytes()
+        else:
+            encoded = io.BytesIO()
+            picture = library.pillow.Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+            picture.save(encoded, {".jpg": "JPEG"}.get(suffix, suffix[1:].upper()), quality=95)
+            data = encoded.getvalue()
+    except Exception as error:  # an unknown suffix has another name in every library
+        raise UserError("cannot encode {}: {}".format(path, first_line(error)))
+    return write_whole(path, data)
 
 
 def list_images(source: str) -> List[str]:
@@ -92,8 +78,8 @@ def list_images(source: str) -> List[str]:
         paths = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
     elif source.lower().endswith(".txt") and os.path.isfile(source):
         base = os.path.dirname(source)
-        with open(source, encoding="utf-8") as file:
-            paths = [os.path.join(base, line.strip()) for line in file if line.strip()]
+        lines = [line.strip() for line in read_text(source).splitlines()]
+        paths = [os.path.join(base, line) for line in lines if line]
     elif os.path.isfile(source):
         paths = [source]
     else:
@@ -155,6 +141,7 @@ class CaptureSource(Source):
     def __init__(self, description: str, kind: str) -> None:
         Source.__init__(self, description)
         self.kind = kind
+        cv2 = library.cv2
         if cv2 is None:
             raise UserError("source={}: a {} needs OpenCV: sudo apt install python3-opencv".format(description, kind))
         if kind == "pipeline":
@@ -170,7 +157,7 @@ class CaptureSource(Source):
         """See Source.read; None when a camera stops delivering."""
         done, image = self._capture.read()
         if not done and self.kind == "video" and self._count:
-            self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+            self._capture.set(library.cv2.CAP_PROP_POS_FRAMES, 0)
             done, image = self._capture.read()
         if not done:
             return None
@@ -179,6 +166,7 @@ class CaptureSource(Source):
 
     def info(self) -> Dict[str, Any]:
         """See Source.info; the rate is what the device announces."""
+        cv2 = library.cv2
         size = [int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
         rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
         shown = ["{}x{}".format(size[0], size[1])]
@@ -201,15 +189,18 @@ def synthetic_frame(height: int = 480, width: int = 640) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def open_source(source: Optional[str], limit: int = 64) -> Source:
+def open_source(source: Optional[str], size: Tuple[int, int] = (480, 640), limit: int = 64) -> Source:
     """Open a folder, list, image, video, camera (``0`` or ``/dev/video0``) or GStreamer pipeline (has ``!`` in it).
 
     Args:
-        source: What to open; None gives one synthetic picture.
+        source: What to open; None or ``synthetic`` gives one drawn picture.
+        size: (height, width) of the network's input; where no image library can resize, the drawn picture has it.
         limit: Most images that are held in memory.
     """
-    if source is None:
-        return ImageSource("synthetic 640x480", [("synthetic", synthetic_frame())], "synthetic")
+    if source is None or source == "synthetic":
+        height, width = (480, 640) if library.backend() else size
+        frame = synthetic_frame(height, width)
+        return ImageSource("synthetic {}x{}".format(width, height), [("synthetic", frame)], "synthetic")
     if source.isdigit() or source.startswith("/dev/video"):
         return CaptureSource(source, "camera")
     if " ! " in source:

@@ -1,23 +1,17 @@
-"""From an image to the network's input and back: resize, pad, scale to [0, 1]; the pixels of Ultralytics' LetterBox.
+"""From an image to the network's input and back: resize, pad, scale to [0, 1].
 
-The resize is OpenCV's bilinear one, by OpenCV where it is installed, else by the same 11-bit fixed-point arithmetic in
-numpy (two weights of 1/2048 steps per axis, pixel centres at half integers), so a board without OpenCV sees the same
-input to the last bit.
+With OpenCV the pixels are those of Ultralytics' LetterBox; with Pillow a pixel differs by one grey level at most.
 """
 
 import math
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-cv2: Any = None
-try:
-    cv2 = __import__("cv2")
-except Exception:  # absent, or its native libraries are: numpy does the work
-    pass
+from . import library
 
 PAD_VALUE = 114
-_SCALE = 2048  # OpenCV's INTER_RESIZE_COEF_SCALE
+_AFFINE, _BILINEAR = 0, 2  # Pillow's numbers; the names moved between its releases
 
 
 class Placement(NamedTuple):
@@ -55,55 +49,22 @@ def _centred(height: int, width: int, shape: Tuple[int, int], size: Tuple[int, i
     return Placement(height, width, top, left, height / shape[0], width / shape[1])
 
 
-def _axis(source: int, target: int, vertical: bool) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the two source indices and the second one's weight (0..2048) of each target position.
-
-    OpenCV rounds the position to float32 before it takes the fraction off; so must this, to agree in the last bit.
-    """
-    scale = 1.0 / (target / source)
-    centre = ((np.arange(target, dtype=np.float64) + 0.5) * scale - 0.5).astype(np.float32)
-    low = np.floor(centre).astype(np.int64)
-    fraction = centre - low.astype(np.float32)
-    weight = np.rint(fraction * np.float32(_SCALE)).astype(np.int32)
-    if not vertical:  # at the rim OpenCV drops the weight across, but splits it between one row and itself down
-        weight[(low < 0) | (low >= source - 1)] = 0
-        low = np.clip(low, 0, source - 1)
-    return np.clip(low, 0, source - 1), np.clip(low + 1, 0, source - 1), weight
-
-
-def _halve(image: np.ndarray) -> np.ndarray:
-    """Average 2 x 2 blocks, rounding half up; OpenCV does this for an exact factor of two."""
-    wide = image.astype(np.uint16)
-    total = wide[0::2, 0::2] + wide[1::2, 0::2] + wide[0::2, 1::2] + wide[1::2, 1::2]
-    return ((total + 2) >> 2).astype(np.uint8)
-
-
-def resize_numpy(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (h, w, 3) bilinearly to (height, width, 3) as cv2.resize(INTER_LINEAR) does."""
-    if image.shape[0] == 2 * height and image.shape[1] == 2 * width:
-        return _halve(image)
-    x0, x1, wx = _axis(image.shape[1], width, False)
-    y0, y1, wy = _axis(image.shape[0], height, True)
-    rows, inverse = np.unique(np.concatenate((y0, y1)), return_inverse=True)  # only the rows that are needed
-    source = image[rows].astype(np.int32)
-    weight = wx[None, :, None]
-    across = source[:, x0] * (_SCALE - weight) + source[:, x1] * weight
-    inverse = inverse.reshape(2, -1)
-    top, bottom = across[inverse[0]] >> 4, across[inverse[1]] >> 4
-    down = wy[:, None, None]
-    total = ((top * (_SCALE - down)) >> 16) + ((bottom * down) >> 16)
-    resized: np.ndarray = np.clip((total + 2) >> 2, 0, 255).astype(np.uint8)
-    return resized
-
-
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (h, w, 3) bilinearly; returns the image itself when its size is right already."""
+    """Resize uint8 (h, w, 3) bilinearly between the four nearest pixels; the image itself when its size is right.
+
+    Raises:
+        UserError: Neither OpenCV nor Pillow is here.
+    """
     if image.shape[:2] == (height, width):
         return image
-    if cv2 is not None:
-        resized: np.ndarray = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    library.require()
+    if library.cv2 is not None:
+        resized: np.ndarray = library.cv2.resize(image, (width, height), interpolation=library.cv2.INTER_LINEAR)
         return resized
-    return resize_numpy(image, height, width)
+    # Pillow's own resize smooths where it shrinks; an affine transform takes the four nearest pixels, as OpenCV does
+    matrix = (image.shape[1] / width, 0, 0, 0, image.shape[0] / height, 0)
+    picture = library.pillow.Image.fromarray(image)
+    return np.asarray(picture.transform((width, height), _AFFINE, matrix, resample=_BILINEAR))
 
 
 class Letterbox:
@@ -130,6 +91,7 @@ class Letterbox:
             self._canvas[:] = PAD_VALUE
             self._last = where
         inner = self._canvas[where.top : where.top + where.height, where.left : where.left + where.width]
+        cv2 = library.cv2
         if cv2 is not None and image.shape[:2] != inner.shape[:2]:
             cv2.resize(image, (where.width, where.height), dst=inner, interpolation=cv2.INTER_LINEAR)
         else:
@@ -138,7 +100,7 @@ class Letterbox:
 
     def _to_blob(self) -> np.ndarray:
         # OpenCV separates the channels faster than numpy reads them in steps of three
-        planes = cv2.split(self._canvas) if cv2 is not None else [self._canvas[:, :, channel] for channel in range(3)]
+        planes = library.cv2.split(self._canvas) if library.cv2 is not None else np.moveaxis(self._canvas, 2, 0)
         for channel, plane in enumerate(planes):
             np.divide(plane, np.float32(255), out=self._blob[0, 2 - channel], dtype=np.float32)
         return self._blob

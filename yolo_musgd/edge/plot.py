@@ -1,12 +1,18 @@
 """The benchmark's picture: latency over time with its percentiles, power, temperature and memory under it."""
 
+import io
 from typing import Any, Dict, List, Tuple
 
+from .files import write_whole
 from .text import plot_text
 
 
-def draw(content: Dict[str, Any], path: str) -> bool:
-    """Draw latency over time with its percentiles, power and temperature under it; False without matplotlib or runs."""
+def plot_bench(content: Dict[str, Any], path: str) -> bool:
+    """Draw latency over time with its percentiles, power and temperature under it; False without matplotlib or runs.
+
+    Raises:
+        UserError: The picture cannot be written.
+    """
     if not content["runs"]:
         return False
     try:
@@ -35,8 +41,10 @@ def draw(content: Dict[str, Any], path: str) -> bool:
     axes[-1].set_xlabel("seconds since the first timed frame" + note)
     figure.suptitle(plot_text(_title(content, run)), fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
-    figure.savefig(path, dpi=110)
+    encoded = io.BytesIO()
+    figure.savefig(encoded, dpi=110, format="png")
     pyplot.close(figure)
+    write_whole(path, encoded.getvalue())
     return True
 
 

@@ -1,11 +1,16 @@
+import contextlib
 import dataclasses
+import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.settings import MuSGDSettings
-from yolo_musgd.settings import SettingsError, nearest
+from yolo_musgd.settings import SettingsError, load_yaml, read_recipe
 from yolo_musgd.train.settings import TelemetrySettings, plugin_keys
 
 
@@ -56,3 +61,58 @@ def test_no_default_is_an_empty_string():
 def test_plugin_keys_have_a_type_for_each_default():
     for name, (kind, default) in plugin_keys().items():
         assert default is None or type(default) is kind, name
+
+
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+BOMB += "".join(f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("on: 1", "the key True is not a word; YAML reads on, off"),
+        ("a: {b: [{no: 2}]}", "the key False is not a word"),
+        ("1: 2", "the key 1 is not a word"),
+        ("a: &a [*a]", "contains itself"),
+        ("&a {a: *a}", "contains itself"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        ("a: " + "{b: " * 5000, "nested too deep"),
+        ("- " * 5000, "nested too deep"),
+        (BOMB, "contains itself"),
+        ("a: " + "x" * 300_000, "not a file of settings"),
+        ("a: " + "9" * 5000, "is not YAML"),
+        ("a: 2001-99-99", "is not YAML"),
+        ("a: [", "is not YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "is not YAML"),
+        ("? [a, b]\n: 1", "is not YAML|is not a word"),
+        ("a: \x00", "is not YAML"),
+    ],
+)
+def test_yaml_that_is_no_settings_is_one_line_at_once(tmp_path, text, message):
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=message) as caught:
+        read_recipe(file)
+    assert time.perf_counter() - began < 2
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_recipe_with_a_byte_that_is_not_utf8_is_one_line(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_bytes(b"a: \xff")
+    with pytest.raises(UserError, match="is not YAML"):
+        read_recipe(file)
+
+
+def test_anchors_are_fine_where_they_stay_small(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n")
+    assert read_recipe(file) == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+
+
+@given(st.text())
+def test_any_text_is_values_or_one_line(text):
+    with contextlib.suppress(UserError):
+        load_yaml(text, "x")

@@ -15,7 +15,7 @@ from typing import Any
 
 from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.settings import nearest
+from yolo_musgd.edge.options import describe, nearest, pairs
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,6 @@ def help_of(name: str) -> str:
     command = COMMANDS[name]
     lines = [f"yolo-musgd {name}: {command.summary}"]
     if command.settings is None:
-        from yolo_musgd.edge.options import describe
-
         return f"{lines[0]}\n{describe(_load(command.options or ''))}"
     fields = dataclasses.fields(_load(command.settings))
     width = max((len(f.name) for f in fields), default=0)
@@ -168,20 +166,10 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
     """``key=value`` words of a command as a dictionary.
 
     Raises:
-        UserError: a word without ``=``, or a key that the command does not know (with the nearest it does).
+        UserError: a word without ``=``, an unknown key (with the nearest known), or one given twice.
     """
     known = _load(COMMANDS[name].settings or "").names()
-    pairs = {}
-    for word in words:
-        key, sign, value = word.lstrip("-").partition("=")
-        if not sign:
-            raise UserError(f"{word!r} is not key=value; see: yolo-musgd help {name}")
-        if key not in known:
-            guess = nearest(key, known)
-            hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(known) or 'no arguments'}"
-            raise UserError(f"yolo-musgd {name} has no argument {key!r}; {hint}")
-        pairs[key] = value
-    return pairs
+    return pairs(words, known, f"yolo-musgd {name}", see=f"yolo-musgd help {name}")
 
 
 _HOSTS = ("train", "predict", "track")  # modes that people look for here; export and val are ours and theirs

@@ -21,6 +21,21 @@ def folder(name: str) -> Path:
     raise FileNotFoundError(f"the package's {name}/ folder is missing: reinstall yolo-musgd")
 
 
+def recipe_names(kind: str) -> list[str]:
+    """The files of ``cfg/<kind>/``."""
+    return sorted(path.name for path in (folder("cfg") / kind).glob("*.yaml"))
+
+
+def find_recipe(kind: str, name: str) -> Path | None:
+    """A file of the user's, or else the shipped ``cfg/<kind>/<name>`` (its suffix may be left out); None if neither."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = folder("cfg") / kind
+    found = shipped / (name if path.suffix else f"{name}.yaml")
+    return found if path.name == name and found.is_file() else None
+
+
 def find(file: str) -> Path | None:
     """The shipped YAML of this bare file name (``shapes.yaml``, ``on-device.yaml``), or None.
 

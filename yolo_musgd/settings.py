@@ -6,14 +6,16 @@ This module imports neither torch nor ultralytics, so that the plugin can read i
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import numbered_folder
+from yolo_musgd.edge.options import nearest
 
 S = TypeVar("S", bound="Settings")
 
@@ -45,13 +47,6 @@ def setting(
     """
     meta = {"help": help, "kind": kind or type(default), "low": low, "high": high, "below": below, "choices": choices}
     return dataclasses.field(default=default, metadata=meta)
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The entry of ``names`` that ``name`` most likely stands for, or None; letter case does not count."""
-    by_lower = {n.lower(): n for n in names}
-    hits = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return by_lower[hits[0]] if hits else None
 
 
 def _range_text(meta: Mapping[str, Any]) -> str:
@@ -172,19 +167,76 @@ def parse(cls: type[S], args: Mapping[str, str]) -> S:
     return cls(**values)
 
 
+def load_yaml(text: str, what: str) -> Any:
+    """What YAML of a user's holds: plain values that are small, finite in depth and have words as keys.
+
+    Args:
+        text: the YAML.
+        what: it is, for the message: a file, or ``key=text``.
+
+    Raises:
+        UserError: not YAML, too large or too deep (aliases counted as what they stand for), or a key that is no word.
+    """
+    import yaml
+
+    if len(text) > MOST_YAML:
+        raise UserError(f"{what[:200]} has {len(text)} characters, more than {MOST_YAML}: not a file of settings")
+    try:
+        if max(accumulate(_BRACKETS.get(letter, 0) for letter in text), default=0) > 100:
+            raise RecursionError  # before the parser, which takes seconds for it
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is not None:
+            _count_nodes(root, {})
+        return _check_keys(yaml.safe_load(text), what)
+    except RecursionError:
+        raise UserError(f"{what[:200]} is nested too deep, or contains itself") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{what[:200]} is not YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
+MOST_YAML = 200_000
+"""Characters, and values with every alias written out: more are no settings."""
+
+
+def _count_nodes(node: Any, sizes: dict[int, int]) -> int:
+    """How many values a YAML node is with every alias written out."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_YAML  # what it counts while inside itself
+        children = node.value if isinstance(node.value, list) else []
+        parts = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
+        sizes[id(node)] = 1 + sum(_count_nodes(part, sizes) for part in parts)
+    if sizes[id(node)] > MOST_YAML:
+        raise RecursionError
+    return sizes[id(node)]
+
+
+def _check_keys(value: Any, what: str) -> Any:
+    """``value``, when all its keys are words."""
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if not isinstance(key, str):
+            hint = "; YAML reads on, off, yes and no as a switch: put it in quotes" if isinstance(key, bool) else ""
+            raise UserError(f"{what[:200]}: the key {key!r} is not a word{hint}")
+        _check_keys(part, what)
+    for part in value if isinstance(value, (list, tuple)) else ():
+        _check_keys(part, what)
+    return value
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file of a user's holds.
 
     Raises:
-        UserError: not readable, not YAML, or something else than ``key: value`` lines.
+        UserError: not readable, see `load_yaml`, or something else than ``key: value`` lines.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content = load_yaml(file.read(MOST_YAML + 1), str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold key: value lines")
@@ -221,9 +273,9 @@ def check_parent(project: str) -> None:
 
 
 def new_folder(project: str, name: str) -> Path:
-    """``project/name``, or the first of ``name2``, ``name3``, ... that does not exist yet; created."""
-    number = 1
-    while (folder := Path(project) / (name if number == 1 else f"{name}{number}")).exists():
-        number += 1
-    folder.mkdir(parents=True)
-    return folder
+    """``project/name``, or the first of ``name2``, ``name3``, ... that does not exist yet; created.
+
+    Raises:
+        UserError: ``name`` is not the name of one folder, or it cannot be made.
+    """
+    return Path(numbered_folder(project, name))

@@ -1,15 +1,16 @@
 import pytest
 import torch
 
+from yolo_musgd.data.reader import check
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune.channel_graph import PruneGraph
 from yolo_musgd.prune.importance import score
-from yolo_musgd.prune.training_images import Images, check_classes, read_data, recalibrate
+from yolo_musgd.prune.training_images import Images, check_classes, recalibrate
 
 
 @pytest.fixture(scope="module")
 def images(tiny_data):
-    return Images(read_data(str(tiny_data), "detect"), "detect", 64, 16, 8)
+    return Images(check(str(tiny_data)), "detect", 64, 16, 8)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_recalibration_is_the_average_of_the_batches(model, images):
 
 
 def test_too_few_images_are_refused(tmp_path, tiny_data):
-    data = read_data(str(tiny_data), "detect")
+    data = check(str(tiny_data))
     few = tmp_path / "few.txt"
     lines = sorted(str(p) for p in (tiny_data.parent / "images" / "train").glob("*"))[:5]
     few.write_text("\n".join(lines))
@@ -92,9 +93,9 @@ def test_too_few_images_are_refused(tmp_path, tiny_data):
 
 
 def test_other_classes_are_refused(model, tiny_data):
-    data = read_data(str(tiny_data), "detect")
+    data = check(str(tiny_data))
     check_classes(model, data, "x")
     with pytest.raises(UserError, match="3 classes, data=x has 7"):
         check_classes(model, {**data, "nc": 7}, "x")
     with pytest.raises(UserError, match=r"data=nowhere\.yaml"):
-        read_data("nowhere.yaml", "detect")
+        check("nowhere.yaml")

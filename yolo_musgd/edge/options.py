@@ -1,13 +1,81 @@
 """``key=value`` arguments: the same habit as Ultralytics' command line, with the nearest key in the error."""
 
 import difflib
+import re
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tuple
 
 from .errors import UserError
 
 Parser = Callable[[str], Any]
 Spec = Dict[str, Tuple[Any, Parser, str]]  # key -> (default, parser, one line of help)
+
+
+_ITEM = re.compile(r"""\s*(?:'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)"|([^,]*?))\s*(?:,|$)""")
+
+
+def nearest(name: str, names: Iterable[str]) -> Optional[str]:
+    """Return the entry of ``names`` that ``name`` most likely stands for, or None; letter case does not count."""
+    by_lower = {n.lower(): n for n in names}
+    hits = difflib.get_close_matches(name.lower(), list(by_lower), 1, 0.5)
+    return by_lower[hits[0]] if hits else None
+
+
+def items(value: str) -> List[str]:
+    """Return the entries of a list such as ``[a,b]``, ``(a,b)``, ``a,b`` or ``a``; empty ones do not count.
+
+    An entry in single or double quotes may hold commas: ``['a,b.yaml',c.yaml]``.
+    """
+    value = value.strip()
+    if value[:1] + value[-1:] in ("[]", "()"):
+        value = value[1:-1]
+    found, place = [], 0
+    while place < len(value):
+        match = _ITEM.match(value, place)
+        assert match is not None  # the last alternative takes anything
+        single, double, bare = match.groups()
+        found.append(bare if single is None and double is None else _unquoted(single, double))
+        place = match.end()
+    return [entry for entry in found if entry]
+
+
+def _unquoted(single: Optional[str], double: Optional[str]) -> str:
+    return single.replace("''", "'") if single is not None else re.sub(r"\\(.)", r"\1", double or "")
+
+
+def pairs(
+    args: Iterable[str], known: Collection[str], command: str, positional: Optional[str] = None, see: str = ""
+) -> Dict[str, str]:
+    """Split ``key=value`` words at their first ``=``.
+
+    Args:
+        args: Words after the command; leading dashes do not count.
+        known: Keys that the command takes.
+        command: Its name, for the error texts.
+        positional: Key that one word without ``=`` fills; None where no such word is allowed.
+        see: How the user gets help.
+
+    Raises:
+        UserError: A word without ``=``, an unknown key (with the nearest one), or one that is given twice.
+    """
+    found = {}  # type: Dict[str, str]
+    for word in args:
+        key, equals, value = word.partition("=")
+        key = key.lstrip("-")
+        if not equals:
+            if positional is None or positional in found:
+                raise UserError("{!r} is not key=value; see: {}".format(word, see or command + " help"))
+            key, value = positional, word
+        if key not in known:
+            near = nearest(key, known)
+            hint = "it takes {}".format(", ".join(sorted(known)) or "no arguments")
+            raise UserError(
+                "{} has no argument {!r}; {}".format(command, key, "did you mean {}=?".format(near) if near else hint)
+            )
+        if key in found:
+            raise UserError("{}: {}= is given twice".format(command, key))
+        found[key] = value
+    return found
 
 
 def text(value: str) -> str:
@@ -43,8 +111,10 @@ def number(low: float, high: float, kind: Callable[[str], Any] = float) -> Parse
 def integers(value: str) -> List[int]:
     """A list such as ``[1,2,4]``, ``1,2,4`` or ``4``; every entry at least 1."""
     try:
-        parsed = [int(part) for part in value.strip("[]() ").split(",")]
+        parsed = [int(part) for part in items(value)]
     except ValueError:
+        parsed = []
+    if not parsed:
         raise ValueError("expected whole numbers such as 4 or [1,2,4]")
     if min(parsed) < 1:
         raise ValueError("every number must be at least 1")
@@ -57,8 +127,8 @@ def one_of(*choices: str) -> Parser:
     def parse(value: str) -> str:
         lowered = value.lower()
         if lowered not in choices:
-            near = difflib.get_close_matches(lowered, choices, 1)
-            hint = "; did you mean {}?".format(near[0]) if near else ""
+            near = nearest(lowered, choices)
+            hint = "; did you mean {}?".format(near) if near else ""
             raise ValueError("must be one of {}{}".format(", ".join(choices), hint))
         return lowered
 
@@ -87,21 +157,7 @@ def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[s
         UserError: Unknown key (with the nearest one), repeated key, or a value outside its range.
     """
     values = {key: default for key, (default, _, _) in spec.items()}
-    seen = set()
-    for word in args:
-        key, equals, value = word.partition("=")
-        key = key.lstrip("-")
-        if not equals:
-            if positional is None or positional in seen:
-                raise UserError("{}: expected key=value, got {!r}".format(command, word))
-            key, value = positional, word
-        if key not in spec:
-            near = difflib.get_close_matches(key, list(spec), 1, 0.5)
-            hint = "did you mean {}=?".format(near[0]) if near else "it knows: {}".format(", ".join(sorted(spec)))
-            raise UserError("{}: unknown option {!r}; {}".format(command, key, hint))
-        if key in seen:
-            raise UserError("{}: {}= is given twice".format(command, key))
-        seen.add(key)
+    for key, value in pairs(args, spec, command, positional).items():
         try:
             values[key] = spec[key][1](value)
         except ValueError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.settings import nearest
+from yolo_musgd.edge.options import nearest
 
 NAMES = ("x86", "raspberry-pi-4", "raspberry-pi-5", "jetson-nano", "jetson-orin-nano")
 PRECISIONS = ("fp32", "fp16", "int8")

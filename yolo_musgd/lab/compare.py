@@ -13,12 +13,14 @@ from ultralytics.utils import LOGGER
 
 from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.options import items
 from yolo_musgd.lab.arms import Arm, arms, none_failed
 from yolo_musgd.lab.parsing import load, numbers, parse_protocol
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
 from yolo_musgd.lab.store import Store
-from yolo_musgd.settings import Settings, parse, setting
+from yolo_musgd.settings import Settings, load_yaml, parse, read_recipe, setting
 
 PROTOCOL_FILE = "protocol.yaml"
 
@@ -80,10 +82,7 @@ def read_protocol(settings: CompareSettings) -> tuple[str, Protocol]:
 
 
 def _flow(key: str, text: str) -> Any:
-    try:
-        value = numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{key}={text} is not YAML: {' '.join(str(error).split())}") from None
+    value = numbers(load_yaml(text, f"{key}={text}"))
     return text if isinstance(value, str) else value
 
 
@@ -101,7 +100,7 @@ def main(args: Mapping[str, str]) -> int:
     name, protocol = read_protocol(settings)
     folder = Path(settings.project) / name
     _check_folder(folder, protocol)
-    imports = [x.strip() for x in (settings.imports or "").strip("[]").split(",") if x.strip()]
+    imports = items(settings.imports or "")
     plan = arms(protocol)
     store = Store(Path(settings.store or Path(settings.project) / "store").resolve(), imports)
     LOGGER.info(overview(plan, store))
@@ -139,8 +138,8 @@ def _check_folder(folder: Path, protocol: Protocol) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} holds something else than a comparison; choose another name=")
         return
-    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), protocol.to_dict()
-    changed = [k for k in now if not isinstance(before, dict) or before.get(k) != now[k]]
+    before, now = read_recipe(file), protocol.to_dict()
+    changed = [k for k in now if before.get(k) != now[k]]
     if changed:
         raise UserError(
             f"{folder} holds the comparison of another protocol ({', '.join(changed)} differ); choose another name=: "
@@ -151,9 +150,7 @@ def _check_folder(folder: Path, protocol: Protocol) -> None:
 def _prepare_folder(folder: Path, protocol: Protocol, settings: CompareSettings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in ((PROTOCOL_FILE, protocol.to_dict()), ("args.yaml", settings.to_dict())):
-        part = folder / f"{file}.part"
-        part.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        part.replace(folder / file)
+        write_whole(str(folder / file), yaml.safe_dump(content, sort_keys=False))
 
 
 def _executor(settings: CompareSettings, device: str) -> Executor:

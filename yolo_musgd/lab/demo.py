@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from yolo_musgd.edge.files import write_whole
 from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
@@ -179,8 +180,8 @@ def main(args: Mapping[str, str]) -> int:
     print(text)
     folder = new_folder(settings.project, settings.name)
     record = {"settings": settings.to_dict(), "table": [dataclasses.asdict(r) for r in table], "loss": curves}
-    (folder / "demo.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / "demo.md").write_text(text, encoding="utf-8")
+    write_whole(str(folder / "demo.json"), json.dumps(record, indent=2) + "\n")
+    write_whole(str(folder / "demo.md"), text)
     if settings.pictures:
         with plot_style():
             draw(table, curves, folder)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.data.reader import check
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.host import quiet_host
 
@@ -32,14 +33,11 @@ def data_id(file: str, fetch: bool = True) -> str:
         UserError: no such data set, or one that Ultralytics cannot read.
     """
     from ultralytics.data.dataset import YOLODataset
-    from ultralytics.data.utils import check_det_dataset
 
+    content = check(file, fetch)
     try:
-        content = check_det_dataset(file, autodownload=fetch)
         with quiet_host():
             sets = {s: YOLODataset(img_path=content[s], data=content, augment=False) for s in ("train", "val")}
-    except UserError:
-        raise
     except Exception as error:  # Ultralytics raises anything from AssertionError to SyntaxError here
         raise UserError(f"data={file}: {_short(error)}") from None
     digest = hashlib.sha256(json.dumps(list(content["names"].values())).encode())

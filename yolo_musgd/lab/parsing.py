@@ -9,10 +9,11 @@ from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import items, nearest
 from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
 from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import nearest, read_recipe
+from yolo_musgd.settings import read_recipe
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""
@@ -27,12 +28,9 @@ def load(name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: no such file, or not a YAML mapping.
     """
-    shipped = resources.folder("cfg") / "lab"
-    path = Path(name)
-    if not path.is_file():
-        path = shipped / (name if path.suffix else f"{name}.yaml")
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+    path = resources.find_recipe("lab", name)
+    if path is None:
+        names = ", ".join(file.removesuffix(".yaml") for file in resources.recipe_names("lab"))
         raise UserError(f"cfg={name} is no protocol; give a YAML file or one of {names}")
     return path.stem, read_recipe(path)
 
@@ -88,7 +86,7 @@ def listed(value: Any) -> list[Any]:
         UserError: nothing in it.
     """
     if isinstance(value, str):
-        value = [x.strip() for x in value.strip("[]").split(",") if x.strip()]
+        value = items(value)
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if not values or any(v is None for v in values):
         raise UserError("data, starts and optimizers need at least one entry each, got an empty one")
@@ -186,14 +184,11 @@ def _contender(entry: Any, tune: Any, grid: Any) -> Contender:
 
 def _recipe(name: Any) -> dict[str, Any]:
     """A training recipe (cfg/train/muon.yaml): what it sets, without the places that the protocol fills."""
-    from ultralytics.utils import YAML
-    from ultralytics.utils.checks import check_file
-
-    found = check_file(str(name), hard=False)
-    if not found:
-        names = ", ".join(sorted(p.name for p in (resources.folder("cfg") / "train").glob("*.yaml")))
+    found = resources.find_recipe("train", str(name))
+    if found is None:
+        names = ", ".join(resources.recipe_names("train"))
         raise UserError(f"optimizers: cfg={name} is no recipe; give a YAML file or one of {names}")
-    return {str(k): v for k, v in YAML.load(found).items() if k not in RESERVED}
+    return {str(k): v for k, v in read_recipe(found).items() if k not in RESERVED}
 
 
 def _search(where: str, own: Any, common: Any) -> Search | None:

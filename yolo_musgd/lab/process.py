@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.edge.files import write_whole
+
 RECORD = "run.json"
 RESULTS = "results.csv"
 LOG = "log.txt"
@@ -137,6 +139,4 @@ def unpack(files: dict[str, bytes], folder: Path) -> None:
     for name in sorted(files, key=lambda n: n == RECORD):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(files[name])
-        part.replace(target)
+        write_whole(str(target), files[name])

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.options import items
 from yolo_musgd.optim.state import state_bytes
 from yolo_musgd.settings import Settings, check_parent, new_folder, parse, setting
 from yolo_musgd.tables import markdown_table
@@ -321,12 +323,12 @@ def main(args: Mapping[str, str]) -> int:
     """
     settings = parse(StepTimeSettings, args)
     torch.set_num_threads(settings.threads)
-    models = [m.strip() for m in settings.models.strip("[]").split(",") if m.strip()]
+    models = items(settings.models)
     if settings.plan:
         _show_plans(models, settings)
         return 0
     known = contenders()
-    names = [n.strip() for n in settings.optimizers.strip("[]").split(",") if n.strip()] or list(known)
+    names = items(settings.optimizers) or list(known)
     for name in names:
         if name not in known:
             raise UserError(f"optimizers must be among {', '.join(known)}, got {name!r}")
@@ -338,8 +340,8 @@ def main(args: Mapping[str, str]) -> int:
     print(text)
     folder = new_folder(settings.project, settings.name)
     record = {"machine": machine(), "settings": settings.to_dict(), "rows": [dataclasses.asdict(r) for r in rows]}
-    (folder / "steptime.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / "steptime.md").write_text(text, encoding="utf-8")
+    write_whole(str(folder / "steptime.json"), json.dumps(record, indent=2) + "\n")
+    write_whole(str(folder / "steptime.md"), text)
     print(f"results: {folder}")
     return 0
 

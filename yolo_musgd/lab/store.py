@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ultralytics.utils import LOGGER
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
 from yolo_musgd.lab import identify
 from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
 from yolo_musgd.lab.runs import RunSpec, resolve
+from yolo_musgd.settings import read_recipe
 from yolo_musgd.train.settings import plugin_keys
 
 
@@ -102,9 +102,7 @@ def _number(text: str | None) -> float:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_whole(str(file), json.dumps(content, indent=1, default=str) + "\n")
 
 
 class Store:
@@ -225,13 +223,13 @@ def _foreign(folder: Path) -> Iterator[Record | PlainRun]:
 def _plain_run(place: Path) -> PlainRun | None:
     """A finished run of plain ``yolo train``; None where it was cut short."""
     try:
-        args = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
+        args = read_recipe(place / "args.yaml")
         epochs = read_results(place / RESULTS).get("epoch", [])
-        if not isinstance(args, dict) or len(epochs) != args["epochs"] or args.get("mode") != "train":
+        if len(epochs) != args["epochs"] or args.get("mode") != "train":
             return None
         if not args["data"] or not args["model"]:
             return None
-    except (OSError, KeyError, yaml.YAMLError) as error:
+    except (OSError, KeyError, UserError) as error:
         LOGGER.warning(f"imports: {place} is left out: {error}")
         return None
     if str(args.get("optimizer")).lower() == "musgd" and not plugin_keys().keys() & args.keys():

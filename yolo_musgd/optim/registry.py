@@ -13,12 +13,13 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.param_groups import muon_exclusions
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
 from yolo_musgd.optim.zoo import builder
-from yolo_musgd.settings import SettingsError, nearest
+from yolo_musgd.settings import SettingsError
 
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, Mapping[str, Any], nn.Module], Optimizer]

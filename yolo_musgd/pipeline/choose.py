@@ -16,6 +16,7 @@ import yaml
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import items
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.settings import SettingsError
 
@@ -70,7 +71,7 @@ def find_anchor(settings: PipelineSettings) -> Anchor:
         UserError: neither is there, or the user's cannot be read.
     """
     if settings.anchor:
-        words = [w.strip() for w in settings.anchor.strip("[]()").split(",")]
+        words = items(settings.anchor)
         try:
             model, imgsz, ms = words[0], int(words[1]), float(words[2])
             if len(words) != 3 or imgsz < 32 or not 0 < ms < float("inf"):

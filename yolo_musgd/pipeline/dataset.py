@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.data.reader import check
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.evaluate import label_path
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.runtimes.artifact import sha256_of
@@ -42,13 +43,8 @@ def read_data(data: str) -> DataSet:
     Raises:
         UserError: not there, broken, or without images to train on and to validate with.
     """
-    from ultralytics.data.utils import check_det_dataset
-
     file = str(resources.find(data) or Path(data).absolute())
-    try:
-        content: dict[str, Any] = check_det_dataset(file)
-    except Exception as error:  # whatever a broken file makes the host raise
-        raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
+    content = check(file)
     judged = judging_split(content)
     splits = {split: list_split(content[split]) for split in dict.fromkeys(("train", "val", judged))}
     for split in ("train", "val"):

@@ -14,6 +14,7 @@ from typing import Any
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.options import pairs
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
 from yolo_musgd.export.backends import load_finished
 from yolo_musgd.export.splits import any_labelled
@@ -82,7 +83,7 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
 
 def main(words: Sequence[str]) -> int:
     """Measure and write the table as JSON."""
-    chosen = parse(MeasureSettings, dict(w.split("=", 1) for w in words))
+    chosen = parse(MeasureSettings, pairs(words, MeasureSettings.names(), "final_table"))
     write_whole(chosen.out, json.dumps(measure(chosen), indent=1) + "\n")
     return 0
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import pairs
 from yolo_musgd.edge.pictures.images import list_images, read_image
 from yolo_musgd.export.splits import spread
 from yolo_musgd.pipeline.dataset import read_data
@@ -48,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         UserError: no images.
     """
-    chosen = parse(SampleSettings, dict(w.split("=", 1) for w in words))
+    chosen = parse(SampleSettings, pairs(words, SampleSettings.names(), "samples"))
     files = photos(chosen.source) if chosen.source else spread(read_data(chosen.data).images[chosen.split], MOST)
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)

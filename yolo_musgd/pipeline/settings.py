@@ -93,7 +93,7 @@ def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None
     given = parse(PipelineSettings, args)
     if given.data is None:
         raise SettingsError("data= is required, for example data=shapes.yaml, which is drawn on your machine")
-    file = _recipe_file(given)
+    file = _find(given)
     content = read_recipe(file) if file else {}
     settings = PipelineSettings.from_mapping({**content, **{k: getattr(given, k) for k in args}})
     if settings.target_fps and "imgsz" not in args:
@@ -109,13 +109,12 @@ def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None
     return settings, str(file) if file else None
 
 
-def _recipe_file(given: PipelineSettings) -> Path | None:
-    shipped = resources.folder("cfg") / "pipeline"
+def _find(given: PipelineSettings) -> Path | None:
     if given.recipe is None:
-        file = shipped / Path(str(given.data)).name
-        return file if file.is_file() and not Path(str(given.data)).exists() else None
-    for file in (Path(given.recipe), shipped / given.recipe):
-        if file.is_file():
-            return file
-    known = ", ".join(sorted(p.name for p in shipped.glob("*.yaml") if p.name != "boards.yaml"))
-    raise UserError(f"recipe={given.recipe} does not exist; shipped recipes: {known}")
+        named = resources.find_recipe("pipeline", Path(str(given.data)).name)
+        return named if named and not Path(str(given.data)).exists() else None
+    found = resources.find_recipe("pipeline", given.recipe)
+    if found is None:
+        shipped = ", ".join(name for name in resources.recipe_names("pipeline") if name != "boards.yaml")
+        raise UserError(f"recipe={given.recipe} does not exist; shipped recipes: {shipped}")
+    return found

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
 from yolo_musgd.prune.settings import PruneSettings, read_settings
-from yolo_musgd.settings import check_parent, new_folder
+from yolo_musgd.settings import check_parent, new_folder, read_recipe
 
 
 def main(args: Mapping[str, str]) -> int:
@@ -48,7 +48,7 @@ def main(args: Mapping[str, str]) -> int:
         content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
         content |= {"model": _absolute(str(settings.model)), "data": _absolute(str(run.data_name))}
         with _removed_on_failure(folder):
-            (folder / "args.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            write_whole(str(folder / "args.yaml"), yaml.safe_dump(content, sort_keys=False))
             run.cut(plan, folder)
     try:
         run.finish(folder)
@@ -82,6 +82,6 @@ def _resumed(args: Mapping[str, str]) -> tuple[PruneSettings, Path]:
         raise UserError(f"resume= goes on with the arguments in {folder}/args.yaml: give no others")
     if not all((folder / name).is_file() for name in ("args.yaml", "base.pt", "pruned.pt", "prune.json")):
         raise UserError(f"resume={folder} holds no pruned model to go on with; start anew")
-    content: dict[str, Any] = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
+    content = read_recipe(folder / "args.yaml")
     # the model as it was: the file that model= names may have been moved, or written by another training meanwhile
     return PruneSettings.from_mapping({**content, "model": str(folder / "base.pt")}), folder

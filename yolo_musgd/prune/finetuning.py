@@ -35,8 +35,8 @@ def recipe(name: str) -> dict[str, Any]:
     Raises:
         UserError: it does not exist, or is no YAML mapping.
     """
-    file = resources.find(name) or Path(name)
-    if not file.is_file():
+    file = resources.find_recipe("train", name)
+    if file is None:
         raise UserError(f"cfg={name} does not exist; give a training recipe such as musgd.yaml")
     return read_recipe(file)
 

@@ -11,16 +11,18 @@ from typing import Any
 from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
+from yolo_musgd.data.reader import check
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.options import items
 from yolo_musgd.export.splits import judging_split
 from yolo_musgd.prune import finetuning, measuring, pruning_report, sparse, stock_checkpoint
 from yolo_musgd.prune.channel_graph import Cost, PruneGraph
 from yolo_musgd.prune.importance import score
 from yolo_musgd.prune.schedule import Removal, schedule
 from yolo_musgd.prune.search import Target, by_arithmetic, by_latency, flops_for
-from yolo_musgd.prune.settings import RUNTIMES, PruneSettings, words
-from yolo_musgd.prune.training_images import Images, check_classes, read_data, recalibrate
+from yolo_musgd.prune.settings import RUNTIMES, PruneSettings
+from yolo_musgd.prune.training_images import Images, check_classes, recalibrate
 
 DEFAULT_ROUND_TO = 16
 
@@ -65,7 +67,7 @@ class Run:
         self.data_name = settings.data or trained.get("data")
         if self.data_name is None:
             raise UserError(f"data= is missing: model={settings.model} does not say what it was trained on")
-        self.data = read_data(str(self.data_name), self.model.task, download=settings.data is not None)
+        self.data = check(str(self.data_name), settings.data is not None, self.model.task)
         check_classes(self.model, self.data, str(self.data_name))
         self.images = Images(self.data, self.model.task, self.imgsz, settings.images, settings.batch, settings.seed)
         self.arguments = finetuning.training_arguments(settings, str(self.data_name), self.imgsz)
@@ -82,7 +84,7 @@ class Run:
         elif asked == "auto":
             chosen = [r for r in RUNTIMES if not measuring.missing(r)]
         else:
-            chosen = words(asked)
+            chosen = items(asked)
         if self.settings.latency is not None and not self.settings.table:
             measuring.require(self.settings.runtime)
             chosen = list(dict.fromkeys([self.settings.runtime, *chosen]))
@@ -144,7 +146,7 @@ class Run:
     def _target(self, log: list[str]) -> Target:
         chosen = self.settings
         if chosen.latency is not None and chosen.table:
-            share = flops_for(words(chosen.table), chosen.latency)
+            share = flops_for(items(chosen.table), chosen.latency)
             _say(f"the board's reports say that {chosen.latency:g} of the time is {share:.3f} of the FLOPs", log)
             return Target("flops", share)
         if chosen.latency is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import items
 from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, setting
 
 KINDS = ("taylor", "magnitude", "bn", "random")
@@ -84,17 +85,12 @@ class PruneSettings(Settings):
     @property
     def layers_to_keep(self) -> list[str]:
         """Names in ``keep``."""
-        return words(self.keep)
+        return items(self.keep or "")
 
     @property
     def chosen_allocation(self) -> str:
         """``allocation``, or what suits the importance: only Taylor's scores compare across layers."""
         return self.allocation or ("global" if self.importance == "taylor" else "uniform")
-
-
-def words(text: str | None) -> list[str]:
-    """``[a,b]`` or ``a,b`` as a list."""
-    return [w.strip(" '\"") for w in (text or "").strip("[]").split(",") if w.strip(" '\"")]
 
 
 def read_settings(args: Mapping[str, str]) -> PruneSettings:
@@ -104,7 +100,7 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         UserError: unknown or impossible arguments, no such recipe, or more than one target.
     """
     given = parse(PruneSettings, args)  # checks the words themselves
-    from_recipe = read_recipe(_recipe_file(given.recipe)) if given.recipe else {}
+    from_recipe = read_recipe(_find(given.recipe)) if given.recipe else {}
     targets = ("flops", "params", "latency")
     if any(name in args for name in targets):
         from_recipe = {k: v for k, v in from_recipe.items() if k not in targets}
@@ -118,17 +114,15 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         raise SettingsError("a latency target is met in one step: drop steps=, or give flops= or params=")
     if settings.table and settings.latency is None:
         raise SettingsError("table= is for a latency target: add latency=0.7")
-    for name in [] if settings.bench in ("auto", "none") else words(settings.bench):
+    for name in [] if settings.bench in ("auto", "none") else items(settings.bench):
         if name not in RUNTIMES:
             raise SettingsError(f"bench must be auto, none or among {', '.join(RUNTIMES)}, got {name!r}")
     return settings
 
 
-def _recipe_file(name: str) -> Path:
-    path, shipped = Path(name), resources.folder("cfg") / "prune"
-    if path.exists():
-        return path
-    if path.name == name and (shipped / name).is_file():
-        return shipped / name
-    known = ", ".join(sorted(p.name for p in shipped.glob("*.yaml")))
-    raise UserError(f"recipe={name} does not exist; shipped recipes: {known}")
+def _find(recipe: str) -> Path:
+    found = resources.find_recipe("prune", recipe)
+    if found is None:
+        shipped = ", ".join(resources.recipe_names("prune"))
+        raise UserError(f"recipe={recipe} does not exist; shipped recipes: {shipped}")
+    return found

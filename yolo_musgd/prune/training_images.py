@@ -17,28 +17,6 @@ from yolo_musgd.export.splits import MIN_IMAGES, check_names
 Batch = dict[str, Any]
 
 
-def read_data(data: str, task: str, download: bool = True) -> dict[str, Any]:
-    """Ultralytics' description of a data set.
-
-    Args:
-        data: its path, or its name.
-        task: of the model.
-        download: fetch what is not here, where the YAML says how.
-
-    Raises:
-        UserError: it is not there, or not for this task.
-    """
-    from ultralytics.data.utils import check_cls_dataset, check_det_dataset
-
-    try:
-        found: dict[str, Any] = (
-            check_cls_dataset(data) if task == "classify" else check_det_dataset(data, autodownload=download)
-        )
-    except Exception as error:  # whatever a broken file, or a folder of another task, makes the host raise
-        raise UserError(f"data={data}: {' '.join(str(error).split())}") from error
-    return found
-
-
 def check_classes(model: Any, data: dict[str, Any], name: str) -> None:
     """Refuse data of other classes than the model's.
 
@@ -60,7 +38,7 @@ class Images:
     """Batches of training images, letterboxed, the same ones at every pass.
 
     Args:
-        data: from `read_data`.
+        data: from :func:`yolo_musgd.data.reader.check`.
         task: detect, segment, pose, obb or classify.
         imgsz: side, pixels.
         count: images.

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from ultralytics.utils import LOGGER
 
+from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.orthogonalize import singular_value_entropy
-from yolo_musgd.settings import SettingsError, nearest
+from yolo_musgd.settings import SettingsError
 from yolo_musgd.train.records import (
     COLUMNS,
     ENTROPY_FILE,

@@ -17,6 +17,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr, remove_colors
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
 from yolo_musgd.train import pruned
@@ -87,8 +88,7 @@ class MuSGDTrainerMixin:
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
         if wanted and RANK in {-1, 0}:
-            names = (settings.telemetry_entropy or "").strip("[]").split(",")
-            entropy = [x.strip(" '\"") for x in names if x.strip()]
+            entropy = items(settings.telemetry_entropy or "")
             folder = Path(self.save_dir)  # type: ignore[attr-defined]
             self._monitor = Monitor(folder, model, optimizer, settings.telemetry_layers, entropy)
         return optimizer

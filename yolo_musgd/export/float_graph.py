@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import items
 from yolo_musgd.export.accuracy import evaluate
 from yolo_musgd.export.calibration import Ranges, cached_ranges
 from yolo_musgd.export.checkpoint import export_by_ultralytics, require
@@ -77,8 +78,7 @@ class FloatGraph:
         Raises:
             UserError: ``float_layers=`` names a node that the graph does not have.
         """
-        words = (self.job.settings.float_layers or "").strip("[]").split(",")
-        own = [name.strip() for name in words if name.strip()]
+        own = items(self.job.settings.float_layers or "")
         unknown = sorted(set(own) - set(plan.candidates))
         if unknown:
             raise UserError(f"float_layers: the graph has no quantizable node {unknown[0]!r}; see the manifest's names")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,10 @@ import pytest
 for helpers in ("", "optim", "edge", "docs"):  # modules that tests import, which pytest's importlib mode does not see
     sys.path.insert(0, str(Path(__file__).parent / helpers))
 
+from warm import Warm
+
 ROOT = Path(__file__).resolve().parents[1]
+FRESH = os.environ.get("YOLO_MUSGD_TEST_FRESH") == "1"  # every command in a new interpreter, at twice the time
 SHARED = Path(os.environ.get("YOLO_MUSGD_SHARED", ROOT.parent / "shared"))
 
 # A private Ultralytics configuration: tests neither read nor change the user's settings, and nothing goes online.
@@ -55,18 +58,27 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Run a command of this environment (``yolo``, ``yolo-musgd``, ``python``) and return what it did."""
+def run() -> Iterator[Run]:
+    """Run a command of this environment (``yolo``, ``yolo-musgd``, ``python``) and return what it did.
 
-    def run(*words: object, env: dict[str, str] | None = None, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    In a process of its own that has PyTorch loaded already (see warm.py); with ``fresh`` in a new interpreter.
+    """
+    warm = Warm()
+
+    def run(
+        *words: object, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300,
+        fresh: bool = FRESH,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         command = [str(w) for w in words]
         beside = Path(sys.executable).with_name(command[0])
         command[0] = sys.executable if command[0] == "python" else str(beside)
-        plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        options = {"capture_output": True, "text": True, "timeout": 300, **kwargs}
-        return subprocess.run(command, env={**plain, **(env or {})}, **options)  # type: ignore[call-overload,no-any-return]
+        plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | (env or {})
+        if not fresh:
+            return warm.run(command, plain, str(cwd or Path.cwd()), timeout)
+        return subprocess.run(command, env=plain, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
 
-    return run
+    yield run
+    warm.close()
 
 
 TRAIN = ("model=yolo26n.yaml", "imgsz=64", "batch=8", "nbs=8", "workers=0", "seed=3", "device=cpu", "amp=False")

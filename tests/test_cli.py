@@ -64,7 +64,7 @@ def test_doctor_notices_that_the_hook_was_not_run(run):
     import sys
 
     code = f"import sys; sys.path[:] = {sys.path!r}; from yolo_musgd.cli import main; sys.exit(main(['doctor']))"
-    done = run("python", "-S", "-c", code)
+    done = run("python", "-S", "-c", code, fresh=True)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "[XX] plugin" in done.stdout
     assert "yolo_musgd.pth was not run" in done.stdout
@@ -72,7 +72,7 @@ def test_doctor_notices_that_the_hook_was_not_run(run):
 
 def test_doctor_survives_a_broken_opencv(run, tmp_path):
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
-    done = run("yolo-musgd", "doctor", env={"PYTHONPATH": str(tmp_path)})
+    done = run("yolo-musgd", "doctor", env={"PYTHONPATH": str(tmp_path)}, fresh=True)
     assert done.returncode == 2
     assert "libGL.so.1" in done.stdout
     assert "Traceback" not in done.stderr

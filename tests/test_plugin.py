@@ -16,7 +16,7 @@ def script(text):
 def test_interpreter_start_imports_next_to_nothing(run):
     """What the hook adds to a bare start is our two small modules: typing alone would cost milliseconds."""
     code = "import sys; print(*sorted(sys.modules))"
-    with_hook, without = (set(run("python", *flags, "-c", code).stdout.split()) for flags in ((), ("-S",)))
+    with_hook, without = (set(run("python", *flags, "-c", code, fresh=True).stdout.split()) for flags in ((), ("-S",)))
     site = {"site", "_sitebuiltins", "sitecustomize", "usercustomize"}
     added = {m for m in with_hook - without - site if not m.startswith(("_distutils", "__editable"))}
     assert {"yolo_musgd", "yolo_musgd._autoload"} <= added
@@ -24,7 +24,8 @@ def test_interpreter_start_imports_next_to_nothing(run):
 
 
 def test_importing_the_package_is_light(run):
-    done = run("python", "-c", "import sys, yolo_musgd; print('torch' in sys.modules, 'ultralytics' in sys.modules)")
+    code = "import sys, yolo_musgd; print('torch' in sys.modules, 'ultralytics' in sys.modules)"
+    done = run("python", "-c", code, fresh=True)
     assert done.stdout.split() == ["False", "False"], done.stderr
 
 

@@ -49,7 +49,7 @@ IMPORT_ALL = textwrap.dedent(
 def test_no_module_opens_a_connection_when_it_is_imported(run, offline):
     """Ultralytics looks whether it is online when it is imported, unless YOLO_OFFLINE is set: that one is its own."""
     env = {"YOLO_OFFLINE": "true" if offline else "false", "YOLO_MUSGD": "1"}
-    done = run("python", "-c", IMPORT_ALL.replace("{strict}", str(offline)), env=env)
+    done = run("python", "-c", IMPORT_ALL.replace("{strict}", str(offline)), env=env, fresh=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "asked: []"
 

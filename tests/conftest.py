@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-for helpers in ("", "optim", "edge", "docs"):  # modules that tests import, which pytest's importlib mode does not see
-    sys.path.insert(0, str(Path(__file__).parent / helpers))
-
+from filelock import FileLock
 from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,17 +42,48 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """``once(name, make)``: what ``make(folder)`` returns, made by one of pytest-xdist's workers and shared by all.
+
+    For what takes long to make and is only read afterwards. A worker that comes while it is being made waits.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+
+    def once(name: str, make: Callable[[Path], Any]) -> Any:
+        folder, kept = shared / name, shared / f"{name}.pickle"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / f"{name}.lock"):
+            if not kept.exists():
+                made = make(folder)
+                kept.write_bytes(pickle.dumps(made))
+            return pickle.loads(kept.read_bytes())
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def tiny_data(once: Once) -> Path:
     """data.yaml of a data set small enough to train on in seconds."""
+    return once("data", make_tiny_data)
+
+
+def make_tiny_data(folder: Path) -> Path:
+    from ultralytics.data.dataset import YOLODataset
+
     from yolo_musgd.data.shapes import CLASSES, generate
 
-    folder = generate(tmp_path_factory.mktemp("data") / "tiny", {"train": 16, "val": 8, "test": 4}, size=64)
+    folder = generate(folder / "tiny", {"train": 16, "val": 8, "test": 4}, size=64)
     names = "".join(f"  {i}: {n}\n" for i, n in enumerate(CLASSES))
     file = folder / "data.yaml"
     file.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\ntest: images/test\nnames:\n{names}")
+    for split in ("train", "val", "test"):  # writes the cache of labels, which two trainings would write at once
+        data = {"names": dict(enumerate(CLASSES)), "nc": len(CLASSES), "channels": 3}
+        YOLODataset(img_path=str(folder / "images" / split), data=data, task="detect", imgsz=64)
     return file
 
 
+Once = Callable[[str, Callable[[Path], Any]], Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

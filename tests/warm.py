@@ -21,6 +21,7 @@ import tempfile
 import types
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 
 LARGE = ("torch", "torch._dynamo", "torchvision", "cv2", "matplotlib.pyplot", "scipy.stats", "ray")
 
@@ -85,10 +86,10 @@ def become(order: dict) -> None:
         file = os.open(path, os.O_RDWR)
         os.dup2(file, number)
         os.close(file)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - the old one has read the next orders
-    python, *words = order["command"] if order["command"][0] == sys.executable else ["", *order["command"]]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the old one has read the next orders
+    words = order["command"][order["command"][0] == sys.executable :]
     sys.argv = words[:1] + words[2:] if words[0] == "-c" else words
-    sys.path[0] = "" if words[0] == "-c" else os.path.dirname(words[0])
+    sys.path[0] = "" if words[0] == "-c" else str(Path(words[0]).parent)
     for folder in site.getsitepackages():
         site.addsitedir(folder)
     if words[0] != "-c":

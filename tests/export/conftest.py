@@ -36,26 +36,26 @@ def make_checkpoint() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random(tmp_path_factory.mktemp("weights") / "random.pt")
+def random_checkpoint(once) -> Path:
+    return once("random", lambda folder: save_random(folder / "random.pt"))
 
 
 @pytest.fixture(scope="session")
-def graphs(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def graphs(random_checkpoint: Path, once) -> dict[str, Path]:
     """FP32 graphs of the random checkpoint at 64 px: head -> file."""
     from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
 
     checkpoint = read_checkpoint(random_checkpoint)
     return {
-        head: export_by_ultralytics(checkpoint, head, tmp_path_factory.mktemp(head), "onnx", 64, 13)
+        head: once(f"random-{head}", lambda folder: export_by_ultralytics(checkpoint, head, folder, "onnx", 64, 13))
         for head in checkpoint.heads
     }
 
 
 @pytest.fixture(scope="session")
-def real_graph(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_graph(shared: Path, once) -> Path:
     """The raw graph of real weights at 160 px."""
     from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
 
     checkpoint = read_checkpoint(shared / "weights" / "yolo26n_rebuilt.pt")
-    return export_by_ultralytics(checkpoint, "raw", tmp_path_factory.mktemp("real"), "onnx", 160, 17)
+    return once("real-160", lambda folder: export_by_ultralytics(checkpoint, "raw", folder, "onnx", 160, 17))

@@ -31,6 +31,12 @@ atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of which tests train come first: pytest-xdist then has short ones left to even out its workers."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of the real images and weights beside the checkout."""

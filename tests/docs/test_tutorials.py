@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))  # for tutorials, which pytest's importlib mode does not see
-
 from tutorials import Block, blocks, shorten
 
 from yolo_musgd.data.shapes import generate

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for edge_samples, which pytest's importlib mode does not see
-
-from edge_samples import FakeBoard
+from edge_samples import REPO, FakeBoard
 from newest_rules import install
 
-REPO = Path(__file__).resolve().parents[2]
 SHARED = REPO.parent / "shared"
 
 
@@ -91,12 +86,15 @@ def enliven(model: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def random_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def random_models(once) -> dict[str, Path]:
     """yolo26n with random weights at 128 pixels, both heads."""
+    return once("edge-random", make_random_models)
+
+
+def make_random_models(folder: Path) -> dict[str, Path]:
     import torch
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("random")
     return {
         "raw": export_onnx("yolo26n.yaml", folder, "raw", 128, nms=None),
         "nms_free": export_onnx("yolo26n.yaml", folder, "nms_free", 128, nms=False),
@@ -112,15 +110,18 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def real_models(shared: Path, once) -> dict[str, Path]:
     """The trained yolo26n at 320 pixels, both heads."""
-    folder = tmp_path_factory.mktemp("real")
-    weights = folder / "yolo26n.pt"
-    shutil.copyfile(shared / "weights" / "yolo26n_rebuilt.pt", weights)
-    return {
-        "raw": export_onnx(str(weights), folder, "raw", 320, nms=None),
-        "nms_free": export_onnx(str(weights), folder, "nms_free", 320, nms=False),
-    }
+
+    def make(folder: Path) -> dict[str, Path]:
+        weights = folder / "yolo26n.pt"
+        shutil.copyfile(shared / "weights" / "yolo26n_rebuilt.pt", weights)
+        return {
+            "raw": export_onnx(str(weights), folder, "raw", 320, nms=None),
+            "nms_free": export_onnx(str(weights), folder, "nms_free", 320, nms=False),
+        }
+
+    return once("edge-real", make)
 
 
 @pytest.fixture(scope="session")

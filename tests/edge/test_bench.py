@@ -13,8 +13,7 @@ from pathlib import Path
 
 import edge_samples as samples
 import pytest
-from conftest import REPO
-from edge_samples import FakeBoard
+from edge_samples import REPO, FakeBoard
 
 from yolo_musgd.edge import measure
 from yolo_musgd.edge.__main__ import COMMANDS, main

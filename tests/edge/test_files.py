@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from edge_samples import REPO
 
 from yolo_musgd.edge import files
 from yolo_musgd.edge.errors import UserError

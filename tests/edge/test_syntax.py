@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from edge_samples import REPO
 
 EDGE = REPO / "yolo_musgd" / "edge"
 MODULES = sorted(EDGE.rglob("*.py"))

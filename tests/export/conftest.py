@@ -46,10 +46,15 @@ def graphs(random_checkpoint: Path, once) -> dict[str, Path]:
     from yolo_musgd.export.checkpoint import export_by_ultralytics, read_checkpoint
 
     checkpoint = read_checkpoint(random_checkpoint)
-    return {
-        head: once(f"random-{head}", lambda folder: export_by_ultralytics(checkpoint, head, folder, "onnx", 64, 13))
-        for head in checkpoint.heads
-    }
+
+    def make(folder: Path) -> dict[str, Path]:
+        made = {}
+        for head in checkpoint.heads:
+            (folder / head).mkdir()
+            made[head] = export_by_ultralytics(checkpoint, head, folder / head, "onnx", 64, 13)
+        return made
+
+    return once("graphs", make)
 
 
 @pytest.fixture(scope="session")

@@ -32,22 +32,28 @@ def built():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, tiny_data, run, train_words):
+def trained(once, tiny_data, run, train_words):
     """best.pt of one epoch on the tiny data."""
-    folder = tmp_path_factory.mktemp("trained")
-    words = (f"data={tiny_data}", "epochs=1", "plots=False", f"project={folder}", "name=base")
-    done = run("yolo", "train", *train_words, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "base" / "weights" / "best.pt"
+
+    def make(folder):
+        words = (f"data={tiny_data}", "epochs=1", "plots=False", f"project={folder}", "name=base")
+        done = run("yolo", "train", *train_words, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder / "base" / "weights" / "best.pt"
+
+    return once("trained", make)
 
 
 @pytest.fixture(scope="session")
-def pruned_run(tmp_path_factory, tiny_data, run, trained):
+def pruned_run(once, tiny_data, run, trained):
     """Folder of a whole run of the command: pruned, fine-tuned for an epoch, timed."""
-    folder = tmp_path_factory.mktemp("pruned")
-    done = run(
-        "yolo-musgd", "prune", f"model={trained}", "recipe=prune-40.yaml", "epochs=1", "images=16", "batch=8",
-        "bench=[onnx-fp32]", f"project={folder}", "name=run",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "run"
+
+    def make(folder):
+        done = run(
+            "yolo-musgd", "prune", f"model={trained}", "recipe=prune-40.yaml", "epochs=1", "images=16", "batch=8",
+            "bench=[onnx-fp32]", f"project={folder}", "name=run",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder / "run"
+
+    return once("pruned", make)

@@ -4,6 +4,8 @@ import pytest
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.onnxfile import OnnxFacts
+from yolo_musgd.export.backends import BACKENDS
+from yolo_musgd.export.command import MACHINES
 from yolo_musgd.export.quantize import VARIANTS
 from yolo_musgd.export.settings import ExportSettings
 from yolo_musgd.export.targets import NAMES, PRECISIONS, all_targets, load_target
@@ -18,6 +20,8 @@ def test_every_board_is_complete(name: str) -> None:
     assert set(target.precisions()) <= set(PRECISIONS)
     assert target.variant in VARIANTS
     assert target.layout == "NCHW"
+    assert target.machine in MACHINES
+    assert set(target.runtimes) <= set(BACKENDS)
     assert target.setup
     assert target.power
     target.check(target.precision, target.heads[0])  # the defaults work

@@ -218,7 +218,7 @@ class OnnxRuntimeBackend(Backend):
     def _graph_facts(self) -> dict[str, Any]:
         if self.job.precision != "int8":
             return {}
-        fused = count_fused(self.model, arm=self.job.target.name != "x86")
+        fused = count_fused(self.model, arm=self.job.target.machine == "aarch64")
         return {"variant": self.job.variant, "fused": fused}
 
 

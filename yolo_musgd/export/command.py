@@ -20,7 +20,7 @@ from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
 from yolo_musgd.settings import check_parent, new_folder, parse
 
-MACHINES = {"x86": ("x86_64", "amd64")}  # everything else is aarch64
+MACHINES = {"x86_64": ("x86_64", "amd64"), "aarch64": ("aarch64", "arm64")}  # as systems call them
 
 log = logging.getLogger("yolo_musgd")
 
@@ -116,7 +116,7 @@ def _race(graph: FloatGraph, backends: list[Backend]) -> dict[str, float]:
 
 
 def _fastest(job: Job, artifacts: list[Built], latency: Mapping[str, float]) -> str | None:
-    if platform.machine().lower() not in MACHINES.get(job.target.name, ("aarch64", "arm64")):
+    if platform.machine().lower() not in MACHINES[job.target.machine]:
         return None
     timed = [built.runtime for built in artifacts if built.runtime in latency]
     return min(timed, key=lambda name: latency[name]) if timed else None

@@ -10,7 +10,7 @@ from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import nearest
 
-NAMES = ("x86", "raspberry-pi-4", "raspberry-pi-5", "jetson-nano", "jetson-orin-nano")
+NAMES = tuple(name.removesuffix(".yaml") for name in resources.recipe_names("target"))
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -34,6 +34,7 @@ class Target:
         power: where watts come from.
         tensorrt: version whose operator list holds, or None without TensorRT.
         compute_capability: of the GPU, or None.
+        machine: x86_64 or aarch64.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Target:
     power: str
     tensorrt: str | None = None
     compute_capability: float | None = None
+    machine: str = "aarch64"
 
     def precisions(self) -> list[str]:
         """Precisions that at least one runtime computes, in the order of PRECISIONS."""
@@ -105,10 +107,10 @@ def load_target(name: str) -> Target:
     """
     import yaml
 
-    path = resources.folder("cfg") / "target" / f"{name}.yaml"
-    if name not in NAMES or not path.is_file():
+    if name not in NAMES:
         guess = nearest(name, NAMES)
         raise UserError(f"target must be one of {', '.join(NAMES)}, got {name!r}" + (f"; try {guess}" if guess else ""))
+    path = resources.folder("cfg") / "target" / f"{name}.yaml"
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return Target(name=name, **content)
 

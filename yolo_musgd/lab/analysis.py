@@ -22,6 +22,7 @@ from yolo_musgd.lab.intervals import (
     survival,
     t_interval,
 )
+from yolo_musgd.lab.over_sets import over_sets
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runs import RunSpec
 from yolo_musgd.lab.store import Record, Store
@@ -55,6 +56,7 @@ def analyse(plan: Sequence[Arm], store: Store, name: str, failures: Mapping[str,
         "failures": dict(failures),
         "conditions": _conditions(records),
         "groups": groups,
+        "over_sets": over_sets(groups),
     }
 
 
@@ -110,6 +112,7 @@ def _row(
         "curve": [dataclasses.asdict(i) for i in mean_curve(curves)],
         "curves": {s: r.curve(metric) for s, r in runs.items()},
         "final": {"seeds": finals, **_interval(t_interval(list(finals.values())))},
+        "picked": _picked(runs) if arm.contender.optimizer == "auto" else None,
         "best": {"seeds": {s: max(r.curve(metric)) for s, r in runs.items()}},
         "difference": _difference(finals, {s: r.final(metric) for s, r in base.items()}),
         "reach": _reach(arm, runs, base, targets, protocol),
@@ -118,6 +121,11 @@ def _row(
     }
     row["best"] |= _interval(t_interval(list(row["best"]["seeds"].values())))
     return row
+
+
+def _picked(runs: Runs) -> dict[str, Any] | None:
+    """What ``optimizer=auto`` trained with, see `yolo_musgd.lab.recorder.picked`; the same for every seed."""
+    return next((p for r in runs.values() if (p := r.facts.get("picked"))), None)
 
 
 def _interval(interval: Interval | None) -> dict[str, float | None]:
@@ -174,14 +182,26 @@ def _reach(arm: Arm, runs: Runs, base: Runs, targets: Mapping[int, float], proto
         "seconds_ratio": _ratio(pairs, lambda r: r.seconds),
         "cpu_seconds": {s: r.cpu_seconds for s, r in mine.items()},
         "cpu_ratio": _ratio(pairs, lambda r: r.cpu_seconds),
+        "for_good": _for_good(runs, base, targets, protocol.metric),
     }
 
 
-def _reaches(runs: Runs, targets: Mapping[int, float], metric: str) -> dict[int, Reach]:
+def _for_good(runs: Runs, base: Runs, targets: Mapping[int, float], metric: str) -> dict[str, Any]:
+    """Epochs until the metric stays at the target to the end: by seed, and as a multiple of the baseline's."""
+    mine, theirs = (_reaches(r, targets, metric, for_good=True) for r in (runs, base))
+    return {
+        "seeds": {s: str(r) for s, r in mine.items()},
+        "reached": sum(r.reached for r in mine.values()),
+        "epochs_ratio": _ratio([(mine[s], theirs[s]) for s in mine if s in theirs], lambda r: float(r.epoch)),
+    }
+
+
+def _reaches(runs: Runs, targets: Mapping[int, float], metric: str, for_good: bool = False) -> dict[int, Reach]:
     found = {}
     for seed, run in runs.items():
         if seed in targets:
-            reach = first_reach(run.curve(metric), targets[seed], run.columns.get("time", ()), run.cpu_seconds)
+            times = run.columns.get("time", ())
+            reach = first_reach(run.curve(metric), targets[seed], times, run.cpu_seconds, for_good)
             if run.diverged and not reach.reached:  # it had its whole budget, and no use for it
                 reach = dataclasses.replace(reach, epoch=int(run.identity["args"]["epochs"]))
             found[seed] = reach

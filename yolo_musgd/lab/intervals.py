@@ -59,12 +59,44 @@ def bootstrap(
         there are but ten different resamples, so the interval is narrower than it claims.
     """
     value = statistic(samples)
-    n = len(samples)
+    if len(samples) < 2:
+        return Interval(value)
+    found = _resampled(samples, statistic, np.random.default_rng(seed), RESAMPLES)
+    low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(value, float(low), float(high))
+
+
+def _resampled(
+    samples: Sequence[Any], statistic: Callable[[Sequence[Any]], float], rng: np.random.Generator, count: int
+) -> Any:
+    """The statistic of ``count`` resamples with replacement, in the order in which they were drawn."""
+    draws = np.sort(rng.integers(0, len(samples), (count, len(samples))), axis=1)  # the order in one does not matter
+    rows, places = np.unique(draws, axis=0, return_inverse=True)
+    return np.array([statistic([samples[i] for i in row]) for row in rows])[places.reshape(-1)]
+
+
+def nested_bootstrap(
+    sets: Sequence[Sequence[Any]], statistic: Callable[[Sequence[Any]], float], level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean over data sets of a statistic of each set's seeds; sets are resampled, and seeds within each.
+
+    Args:
+        sets: data set -> its samples, one entry a seed, none empty.
+        statistic: of the samples of one set.
+        level: coverage.
+        seed: of the resampling.
+
+    Returns:
+        the mean, and its percentile interval; none for fewer than two sets, whose like cannot be told from one.
+    """
+    value = float(np.mean([statistic(samples) for samples in sets]))
+    n = len(sets)
     if n < 2:
         return Interval(value)
-    draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
-    rows, counts = np.unique(np.sort(draws, axis=1), axis=0, return_counts=True)  # order does not matter
-    found = np.repeat([statistic([samples[i] for i in row]) for row in rows], counts)
+    rng = np.random.default_rng(seed)
+    table = np.stack([_resampled(samples, statistic, rng, RESAMPLES * n).reshape(RESAMPLES, n) for samples in sets])
+    picks = rng.integers(0, n, (RESAMPLES, n))
+    found = table[picks, np.arange(RESAMPLES)[:, None], np.arange(n)].mean(axis=1)
     low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(value, float(low), float(high))
 
@@ -83,7 +115,11 @@ class Reach:
 
 
 def first_reach(
-    curve: Sequence[float], target: float, seconds: Sequence[float] = (), cpu_seconds: Sequence[float] = ()
+    curve: Sequence[float],
+    target: float,
+    seconds: Sequence[float] = (),
+    cpu_seconds: Sequence[float] = (),
+    for_good: bool = False,
 ) -> Reach:
     """First epoch (from 1) at which the curve is at or above the target.
 
@@ -92,8 +128,14 @@ def first_reach(
         target: value to reach.
         seconds: by the clock since training began, after each epoch; empty if not on record.
         cpu_seconds: of the process' CPU time, likewise.
+        for_good: the first epoch from which the curve never falls below the target again.
     """
-    at = next((i for i, value in enumerate(curve) if value >= target), None)
+    if for_good:
+        below = [i for i, value in enumerate(curve) if not value >= target]
+        at = below[-1] + 1 if below else 0
+        at = at if at < len(curve) else None
+    else:
+        at = next((i for i, value in enumerate(curve) if value >= target), None)
     last = len(curve) - 1 if at is None else at
 
     def of(times: Sequence[float]) -> float | None:

@@ -154,11 +154,12 @@ def _contender(entry: Any, tune: Any, grid: Any) -> Contender:
     if "optimizer" not in given:
         raise UserError(f"optimizers: an entry needs optimizer: or cfg:, got {dict(entry)}")
     info = registry.find(str(given["optimizer"]))
-    if info.name == "auto":
-        raise UserError("optimizer=auto chooses optimizer and lr0 by itself, so there is nothing to compare; name one")
     label = str(given.get("label") or (Path(str(given["cfg"])).stem if "cfg" in given else info.name))
     where = f"optimizer {label}"
     settings = train_arguments(where, {k: v for k, v in given.items() if k not in _OPTIMIZER})
+    if info.name == "auto":  # it searches nothing: that is what it is compared for
+        tune = grid = None
+        _refuse_what_auto_ignores(where, settings, given)
     mapped = _grid(where, given.get("grid", grid))
     search = None if mapped else _search(where, given.get("tune", tune), tune)
     for key in (*mapped, *(search.space if search else ())):
@@ -180,6 +181,14 @@ def _contender(entry: Any, tune: Any, grid: Any) -> Contender:
         mapped,
         tuple(map(str, listed(given["starts"]))) if given.get("starts") else (),
     )
+
+
+def _refuse_what_auto_ignores(where: str, *given: Any) -> None:
+    """Raise a UserError where settings of optimizer=auto, its search or its grid name what it picks by itself."""
+    for names in (*given, *(given[-1].get(k) or {} for k in ("tune", "grid"))):
+        for key in ("lr0", "momentum", "warmup_bias_lr"):
+            if key in names:
+                raise UserError(f"{where}: optimizer=auto picks {key} by itself and ignores yours; drop it")
 
 
 def _recipe(name: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Recorder:
         self._began = self._step_began = self._step_cpu_began = self._cpu_began = 0.0
         self._optimizer: Optimizer | None = None
         self._parameters = 0
+        self._picked: dict[str, Any] | None = None
 
     def attach(self, model: Any) -> None:
         """Register the callbacks with an Ultralytics model (``YOLO(...)``)."""
@@ -32,6 +33,7 @@ class Recorder:
 
     def _on_train_start(self, trainer: Any) -> None:
         self._optimizer, self._cpu_began = trainer.optimizer, time.process_time()
+        self._picked = picked(trainer.optimizer)
         self._parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
         timed = trainer.device.type == "cuda"
         trainer.optimizer.register_step_pre_hook(self._before_cuda if timed else self._before)
@@ -75,6 +77,7 @@ class Recorder:
         steps = self._steps or [start.elapsed_time(end) / 1e3 for start, end in self._events]
         peak = system.memory_mb()[1]
         return {
+            "picked": self._picked,
             "epochs": [{"epoch": e, **v} for e, v in self._epochs.items()],
             "optimizer_steps": len(steps),
             "step_ms_p50": float(np.median(steps)) * 1e3 if steps else None,
@@ -85,6 +88,22 @@ class Recorder:
             "peak_rss_bytes": None if peak is None else int(peak * 1024 * 1024),
             "cuda_peak_bytes": int(torch.cuda.max_memory_allocated()) if cuda else None,
         }
+
+
+def picked(optimizer: Optimizer) -> dict[str, Any]:
+    """What a run really trains with, which ``optimizer=auto`` does not say beforehand.
+
+    Returns:
+        ``optimizer`` (its class), ``lr0`` and ``momentum`` (beta_1 for AdamW's kin, None for who has none): of the
+        first param group with parameters.
+    """
+    group = next((g for g in optimizer.param_groups if g["params"]), optimizer.param_groups[0])
+    momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+    return {
+        "optimizer": type(optimizer).__name__,
+        "lr0": float(group.get("initial_lr", group["lr"])),
+        "momentum": None if momentum is None else float(momentum),
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -62,6 +62,11 @@ def test_a_range_and_a_grid():
     assert p.optimizers[1].grid == {"lr0": (0.1, 0.2)}
 
 
+def test_auto_takes_part_without_a_search():
+    p = protocol("{data: a, optimizers: [auto, MuSGD], tune: {lr0: [0.1, 0.2]}}")
+    assert [(c.optimizer, c.tune is None) for c in p.optimizers] == [("auto", True), ("MuSGD", False)]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_protocols_are_sound(name):
     stem, content = load(name)
@@ -78,7 +83,9 @@ BAD = [
     ("{data: a, epochs: 2.5}", "epochs must be a whole number >= 1, got 2.5"),
     ("{data: a, target: 40}", r"target must be a mAP in \(0, 1\), got 40"),
     ("{data: a, optimizers: [MuSDG]}", r"optimizer=MuSDG is unknown; did you mean MuSGD\?"),
-    ("{data: a, optimizers: [auto]}", "auto chooses optimizer and lr0"),
+    ("{data: a, optimizers: [{optimizer: auto, lr0: 0.1}]}", "auto picks lr0 by itself"),
+    ("{data: a, optimizers: [{optimizer: auto, tune: {momentum: [0.8]}}]}", "auto picks momentum by itself"),
+    ("{data: a, optimizers: [{optimizer: auto, grid: {lr0: [0.8]}}]}", "auto picks lr0 by itself"),
     ("{data: a, optimizers: []}", "at least one entry"),
     ("{data: a, optimizers: [SGD, SGD]}", "'SGD from yolo26n scratch' stands there twice"),
     ("{data: a, optimizers: [{label: x}]}", "needs optimizer: or cfg:"),

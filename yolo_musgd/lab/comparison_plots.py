@@ -19,24 +19,21 @@ def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
 
 
 def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str) -> Figure:
-    """Metric over epochs: mean of the seeds, its 95 % interval as a band, and the target."""
+    """Metric over epochs: the median of the seeds, each seed as a thin line, and the target."""
     with plot_style():
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axis = figure.subplots()
         for arm in group["arms"]:
-            curve = arm["curve"]
-            if not curve:
+            curves = list(arm["curves"].values())
+            if not curves:
                 continue
-            x, mean = np.arange(1, len(curve) + 1), np.array([c["value"] for c in curve])
-            seeds = len(arm["seeds"])
-            one: dict[str, Any] = {
-                "color": colour[arm["label"]],
-                "label": plot_text(f"{arm['label']} ({seeds} seed{'s' * (seeds > 1)})"),
-            }
-            axis.plot(x, mean, lw=2, marker="." if len(x) < 3 else None, **one)
-            if curve[0]["low"] is not None:
-                low, high = (np.array([c[k] for c in curve]) for k in ("low", "high"))
-                axis.fill_between(x, np.clip(low, 0, 1), np.clip(high, 0, 1), color=one["color"], alpha=0.18, lw=0)
+            length = min(map(len, curves))
+            x, median = np.arange(1, length + 1), np.median([c[:length] for c in curves], axis=0)
+            colored: dict[str, Any] = {"color": colour[arm["label"]], "marker": "." if length < 3 else None}
+            for curve in curves if len(curves) > 1 else ():
+                axis.plot(np.arange(1, len(curve) + 1), curve, lw=0.7, alpha=0.45, **colored)
+            seeds = f"{len(curves)} seed{'s' * (len(curves) > 1)}"
+            axis.plot(x, median, lw=2.2, label=plot_text(f"{arm['label']} ({seeds})"), **colored)
         if group["target_mean"] is not None:
             axis.axhline(group["target_mean"], color="black", lw=1, ls=":")
             axis.annotate(
@@ -45,9 +42,9 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
             )  # fmt: skip
         axis.set_xlabel("epoch")
         axis.set_ylabel(f"{plot_text(metric)} on the validation split")
-        top = max(max(c["value"] for c in a["curve"]) for a in group["arms"] if a["curve"])
-        axis.set_ylim(0, max(1.25 * top, 1e-3))
-        axis.set_title("How accuracy grows (line: mean of the seeds, band: 95 % t interval)")
+        top = max(max(c) for a in group["arms"] for c in a["curves"].values())
+        axis.set_ylim(0, max(1.15 * top, 1e-3))
+        axis.set_title("How accuracy grows (thick: median of the seeds, thin: each seed)")
         axis.legend(loc="best", fontsize=9)
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
@@ -101,6 +98,49 @@ def plot_difference(group: Mapping[str, Any], colour: Mapping[str, str], metric:
         )
         axis.set_title("Final accuracy (diamond: mean, dots: seeds, band: 95 % bootstrap)")
         axis.grid(axis="x", alpha=0.25)
+        return figure
+
+
+def plot_profile(summary: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | None:
+    """Performance profile: share of the data sets on which each needs at most tau times the epochs of the fastest."""
+    last = max((tau for arm in summary["arms"] for tau, _ in arm["profile"]), default=1.0)
+    if not any(share for arm in summary["arms"] for _, share in arm["profile"]):
+        return None
+    with plot_style():
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        axis = figure.subplots()
+        end = max(1.1 * last, 1.5)
+        for arm in summary["arms"]:
+            taus, shares = zip(*arm["profile"], strict=True)
+            style: dict[str, Any] = {"color": colour[arm["label"]], "label": plot_text(arm["label"])}
+            axis.step([*taus, end], [*shares, shares[-1]], where="post", lw=2.2, alpha=0.85, **style)
+        axis.set_xlim(1, end)
+        axis.set_ylim(-0.03, 1.05)
+        axis.set_xlabel("tau: epochs to the target, as a multiple of the fastest optimizer's on the same data set")
+        axis.set_ylabel("share of the data sets")
+        axis.set_title(
+            plot_text(f"How often is it nearly the fastest? (target: {summary['baseline']}'s final accuracy)")
+        )
+        axis.legend(loc="lower right", fontsize=9)
+        axis.grid(alpha=0.25)
+        return figure
+
+
+def plot_sets(summary: Mapping[str, Any], colour: Mapping[str, str], metric: str) -> Figure:
+    """Final metric on each data set: a row a set, a dot an optimizer."""
+    with plot_style():
+        names = list(reversed(summary["sets"]))
+        figure = Figure(figsize=(7.2, 1.5 + 0.45 * len(names)), layout="constrained")
+        axis = figure.subplots()
+        for arm in summary["arms"]:
+            style: dict[str, Any] = {"color": colour[arm["label"]], "label": plot_text(arm["label"])}
+            axis.plot([arm["finals"][n] for n in names], range(len(names)), "o", ms=8, alpha=0.85, **style)
+        axis.set_yticks(range(len(names)), [plot_text(n) for n in names])
+        axis.set_ylim(-0.6, len(names) - 0.4)
+        axis.set_xlabel(plot_text(f"final {metric}, mean of the seeds (right: better)"))
+        axis.set_title("Final accuracy on each data set")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=4, fontsize=9)
+        axis.grid(alpha=0.25)
         return figure
 
 

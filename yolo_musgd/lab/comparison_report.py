@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from yolo_musgd import __version__
 from yolo_musgd.edge.files import write_whole
-from yolo_musgd.lab import comparison_plots
+from yolo_musgd.lab import comparison_plots, over_sets_view
 from yolo_musgd.lab.analysis import analyse
 from yolo_musgd.lab.arms import Arm
 from yolo_musgd.lab.comparison_tables import metric_name, view
@@ -34,16 +34,19 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
     figures = analyse(plan, store, name, failures)
     write_json(folder / JSON, figures)
     metric = metric_name(figures["protocol"]["metric"])
-    pictures = [draw(group, metric) for group in figures["groups"]]
     (folder / "plots").mkdir(exist_ok=True)
+    sections = [(("all data sets", s["start"]), over_sets_view.draw(s, metric)) for s in figures["over_sets"]]
+    sections += [((g["data"], g["start"]), draw(g, metric)) for g in figures["groups"]]
     inline, files = [], []
-    for group, drawn in zip(figures["groups"], pictures, strict=True):
-        where = f"{slug(group['data'])}-{slug(group['start'])}"
+    for place, drawn in sections:
+        where = "-".join(map(slug, place))
         for kind, figure in drawn.items():
             figure.savefig(folder / "plots" / f"{where}-{kind}.png", dpi=130)
-        files.append([{"alt": alt(k, group), "file": f"plots/{where}-{k}.png"} for k in drawn])
-        inline.append([{"alt": alt(k, group), "svg": to_svg(figure)} for k, figure in drawn.items()])
+        alts = {k: alt(k, *place) for k in drawn}
+        files.append([{"alt": alts[k], "file": f"plots/{where}-{k}.png"} for k in drawn])
+        inline.append([{"alt": alts[k], "svg": to_svg(figure)} for k, figure in drawn.items()])
     values = {**view(figures, metric), "version": __version__}
+    values["groups"] = [over_sets_view.view(s, metric) for s in figures["over_sets"]] + values["groups"]
     for template, page, images in (("report.html.j2", HTML, inline), ("report.md.j2", MARKDOWN, files)):
         write_whole(str(folder / page), render(Path(__file__).with_name(template), {**values, "images": images}))
     return [folder / HTML, folder / MARKDOWN, folder / JSON]
@@ -54,7 +57,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_") or "x"
 
 
-def alt(kind: str, group: Mapping[str, Any]) -> str:
+def alt(kind: str, data: str, start: str) -> str:
     """What a picture shows, in words."""
     said = {
         "curves": "accuracy over epochs",
@@ -62,10 +65,10 @@ def alt(kind: str, group: Mapping[str, Any]) -> str:
         "difference": "final accuracy against the baseline",
         "traces": "gradient norm and momentum over epochs",
         "costs": "time and memory",
+        "profile": "share of the data sets on which each optimizer is nearly the fastest",
+        "sets": "final accuracy on each data set",
     }
-    return (
-        f"{said.get(kind, kind.replace('map-', 'final accuracy over the grid of '))}: {group['data']}, {group['start']}"
-    )
+    return f"{said.get(kind, kind.replace('map-', 'final accuracy over the grid of '))}: {data}, {start}"
 
 
 def draw(group: Mapping[str, Any], metric: str) -> dict[str, Figure]:

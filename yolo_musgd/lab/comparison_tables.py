@@ -49,11 +49,10 @@ def headline(group: Mapping[str, Any]) -> list[str]:
         if not reach["reached"]:
             speed = f"never reached {target} in its {arm['epochs']} epochs"
         elif reach["reached"] < reach["of"]:
-            speed = (
-                f"reached {target} with {reach['reached']} of {reach['of']} seeds, in {_ratio(ratio)} times its epochs"
-            )
+            some = f"{reach['reached']} of {reach['of']} seeds"
+            speed = f"reached {target} with {some}, in {ratio_text(ratio)} times its epochs"
         else:
-            speed = f"reached {target} in {_ratio(ratio)} times its epochs"
+            speed = f"reached {target} in {ratio_text(ratio)} times its epochs"
         low, high = difference["t_low"], difference["t_high"]
         sure = low is not None and (low > 0 or high < 0)
         end = f"ended {abs(difference['value']):.3f} {'higher' if difference['value'] >= 0 else 'lower'}"
@@ -75,9 +74,9 @@ def _accuracy(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
                 _settings(a),
                 str(a["epochs"]),
                 ", ".join([str(len(a["seeds"])), *remarks]),
-                _interval(a["final"], 3),
-                _number(a["best"]["value"], 3),
-                "" if a["label"] == base else _interval(a["difference"], 3, sign=True),
+                interval_text(a["final"], 3),
+                number_text(a["best"]["value"], 3),
+                "" if a["label"] == base else interval_text(a["difference"], 3, sign=True),
             ]
         )
     note = (
@@ -98,10 +97,10 @@ def _speed(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
                 [
                     a["label"],
                     ", ".join(reach["seeds"].values()),
-                    _number(reach["mean_epochs"], 1),
-                    _number(reach["median_epochs"], 1) or "not reached",
+                    number_text(reach["mean_epochs"], 1),
+                    number_text(reach["median_epochs"], 1) or "not reached",
                     _percent(reach["budget_share"]),
-                    *("1" if a["label"] == base and reach[k] else _ratio(reach[k]) for k in RATIOS),
+                    *("1" if a["label"] == base and reach[k] else ratio_text(reach[k]) for k in RATIOS),
                 ]
             )
     targets = ", ".join(dict.fromkeys(f"{t:.4f}" for t in group["targets"].values()))
@@ -120,6 +119,9 @@ def _speed(group: Mapping[str, Any], metric: str) -> dict[str, Any]:
 def _settings(arm: Mapping[str, Any]) -> str:
     chosen = (arm["tuning"] or {}).get("chosen") or {}
     text = [f"{k}={v}" for k, v in arm["settings"].items()] + [f"{k}={v} (tuned)" for k, v in chosen.items()]
+    if arm["picked"]:
+        picked = arm["picked"]
+        text.append(f"picked {picked['optimizer']}, " + ", ".join(f"{k}={picked[k]:g}" for k in ("lr0", "momentum")))
     return ", ".join(text) or "defaults"
 
 
@@ -146,14 +148,14 @@ def _costs(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for a in arms:
         c = a["cost"]
         cells = [
-            _number(c["step_ms"], 2),
-            _number(c["step_cpu_ms"], 2),
-            _number(c["iteration_ms"], 0),
-            _number(c["state_bytes"], 2, 2**20),
-            _number(c["state_per_parameter"], 2),
-            _number(c["peak_rss_bytes"], 2, 2**30),
-            _number(c["cuda_peak_bytes"], 2, 2**30),
-            _number(c["seconds"], 1, 60),
+            number_text(c["step_ms"], 2),
+            number_text(c["step_cpu_ms"], 2),
+            number_text(c["iteration_ms"], 0),
+            number_text(c["state_bytes"], 2, 2**20),
+            number_text(c["state_per_parameter"], 2),
+            number_text(c["peak_rss_bytes"], 2, 2**30),
+            number_text(c["cuda_peak_bytes"], 2, 2**30),
+            number_text(c["seconds"], 1, 60),
         ]
         if any(cells):
             rows.append([a["label"], *cells])
@@ -173,7 +175,7 @@ def _maps(maps: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
         top = max(finite, key=lambda p: p["value"]) if finite else None
         at = ", ".join(f"{k}={v}" for k, v in top["at"].items()) if top else ""
         rows.append(
-            [m["label"], " x ".join(f"{k} ({len(v)})" for k, v in m["axes"].items()), _number(m["best"], 3), at,
+            [m["label"], " x ".join(f"{k} ({len(v)})" for k, v in m["axes"].items()), number_text(m["best"], 3), at,
              _percent(m["near_own_best"]), _percent(m["near_overall_best"]), str(m["missing"] or "")]
         )  # fmt: skip
     note = f"Share of the grid points whose final {metric} is at least 90 % of the best; missing points are left out."
@@ -181,7 +183,8 @@ def _maps(maps: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
     return _table("Sensitivity", note, head, rows)
 
 
-def _number(value: float | None, digits: int, unit: float = 1.0) -> str:
+def number_text(value: float | None, digits: int, unit: float = 1.0) -> str:
+    """A figure in units of ``unit``; empty where nothing was measured."""
     return "" if value is None else f"{value / unit:.{digits}f}"
 
 
@@ -189,7 +192,8 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-def _interval(x: Mapping[str, Any], digits: int, sign: bool = False) -> str:
+def interval_text(x: Mapping[str, Any], digits: int, sign: bool = False) -> str:
+    """An estimate with its interval, where it has one."""
     form = f"{'+' if sign else ''}.{digits}f"
     if x["value"] is None:
         return ""
@@ -197,8 +201,9 @@ def _interval(x: Mapping[str, Any], digits: int, sign: bool = False) -> str:
     return text if x["low"] is None else f"{text} [{format(x['low'], form)}, {format(x['high'], form)}]"
 
 
-def _ratio(x: Mapping[str, Any] | None) -> str:
+def ratio_text(x: Mapping[str, Any] | None) -> str:
+    """A ratio of times with its interval, and ≥ or ≤ where it is a bound."""
     if x is None or x["value"] is None:
         return ""
     bound = {">=": "≥ ", "<=": "≤ ", "~": "~ "}.get(x["bound"], "")
-    return bound + _interval(x, 2)
+    return bound + interval_text(x, 2)

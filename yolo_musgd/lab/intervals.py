@@ -130,12 +130,8 @@ def first_reach(
         cpu_seconds: of the process' CPU time, likewise.
         for_good: the first epoch from which the curve never falls below the target again.
     """
-    if for_good:
-        below = [i for i, value in enumerate(curve) if not value >= target]
-        at = below[-1] + 1 if below else 0
-        at = at if at < len(curve) else None
-    else:
-        at = next((i for i, value in enumerate(curve) if value >= target), None)
+    reached = [i for i, value in enumerate(curve) if (min(curve[i:]) if for_good else value) >= target]
+    at = reached[0] if reached else None
     last = len(curve) - 1 if at is None else at
 
     def of(times: Sequence[float]) -> float | None:

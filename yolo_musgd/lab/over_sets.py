@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yolo_musgd.lab.intervals import nested_bootstrap
+from yolo_musgd.lab.intervals import Interval, nested_bootstrap
 
 Arm = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def _joint_ratio(ratios: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] |
         return None
     bounds = {r["bound"] for r in ratios if r is not None} - {""}
     return {
-        "value": math.exp(_mean([math.log(v) for v in values])),
+        **dataclasses.asdict(Interval(math.exp(_mean([math.log(v) for v in values])))),
         "by_set": values,
         "bound": "" if not bounds else bounds.pop() if len(bounds) == 1 else "~",
     }

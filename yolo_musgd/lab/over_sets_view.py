@@ -36,7 +36,7 @@ def headline(summary: Summary) -> list[str]:
             line += f", and reached {base}'s final accuracy in {ratio_text(ratio)} times its epochs"
         worst = arm["worst"]
         if worst["value"] < 0:
-            line += f"; it was worse on {worst['data']}, by {-worst['value']:.3f}" 
+            line += f"; it was worst on {worst['data']}, where it ended {-worst['value']:.3f} lower"
         lines.append(f"{line}.")
     if summary["left_out"]:
         lines.append(f"Not on every data set yet, so not counted here: {', '.join(summary['left_out'])}.")
@@ -60,9 +60,9 @@ def _table(summary: Summary, metric: str) -> dict[str, Any]:
             ]
         )
     note = (
-        f"Mean final {metric} over seeds on each data set. Rank 1 is the highest, wins counts the sets where it is. "
+        f"Mean final {metric} over seeds on each data set. Rank 1 is the highest; wins counts the sets where it is. "
         f"Differences from {base} are the mean over sets, with a 95 % interval from a bootstrap over sets and, within "
-        f"each, seeds. Epochs: to {base}'s own final accuracy, the geometric mean over sets of the ratio to its epochs, "
+        f"each, seeds. Epochs: to {base}'s own final accuracy, geometric mean over sets of the ratio to its epochs, "
         "at first touch and until the curve stays there; ≥ where some run never got there."
     )
     head = ["optimizer", "search", *summary["sets"], "mean rank", "wins", f"final - {base}", f"epochs / {base}",

@@ -5,6 +5,7 @@ Each check is a function over a folder, so that the tests can plant a fault in a
 
 import ast
 import shutil
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -86,6 +87,28 @@ def trespasses(package):
     ]
 
 
+SHARED_NAMES = {
+    "__init__": "Python's own",
+    "__main__": "Python's own",
+    "settings": "of each package, and the machinery",
+    "command": "main() of each package's command",
+    "base": "what a package's plug-ins share",
+    "doctor": "of the package and of the board",
+    "coco": "written on the PC, read on the board",
+}
+"""Module names that stand in more than one folder, each with the convention that it is."""
+
+
+def repeated(package):
+    """Public classes and module names that stand in more than one place."""
+    classes, modules = Counter(), Counter()
+    for path in package.rglob("*.py"):
+        modules[path.stem] += 1
+        names = (n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef))
+        classes.update(name for name in names if not name.startswith("_"))
+    return {n for n, c in classes.items() if c > 1}, {n for n, c in modules.items() if c > 1 and n not in SHARED_NAMES}
+
+
 HOST = ("ultralytics", "DEFAULT_CFG")
 
 
@@ -131,6 +154,10 @@ def test_no_file_imports_itself_by_way_of_others():
     assert circle(PACKAGE) is None
 
 
+def test_a_name_means_one_thing():
+    assert repeated(PACKAGE) == (set(), set())
+
+
 def test_imports_run_one_way():
     assert trespasses(PACKAGE) == []
 
@@ -169,6 +196,12 @@ def plant(path, text):
 def test_a_planted_circle_is_found(copy, file, line):
     plant(copy / file, line)
     assert file in circle(copy)
+
+
+def test_a_planted_namesake_is_found(copy):
+    plant(copy / "lab" / "arms.py", "class RunSpec:\n    pass\n")
+    (copy / "lab" / "targets.py").write_text("")
+    assert repeated(copy) == ({"RunSpec"}, {"targets"})
 
 
 @pytest.mark.parametrize(

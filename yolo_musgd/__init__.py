@@ -1,4 +1,4 @@
-"""yolo-musgd: better optimizers for small Ultralytics YOLO models, and a road from there to the edge board.
+"""yolo-musgd: better optimizers for small Ultralytics YOLO models, and a pipeline from there to the edge board.
 
 Importing this package costs next to nothing, because every interpreter start does it (yolo_musgd.pth): neither torch
 nor ultralytics is loaded until a name is asked for, and not even `typing`, which takes milliseconds.

@@ -52,12 +52,12 @@ COMMANDS: dict[str, Command] = {
     "steptime": Command(
         "yolo_musgd.lab.steptime:main",
         "time and memory of optimizer.step() side by side; plan=True shows how Muon's matrices are batched",
-        "yolo_musgd.lab.steptime:StepTimeSettings",
+        "yolo_musgd.lab.settings:StepTimeSettings",
     ),
     "demo": Command(
         "yolo_musgd.lab.demo:main",
         "two demonstrations of the source articles: Newton-Schulz against SVD, SGD against a Muon hybrid",
-        "yolo_musgd.lab.demo:DemoSettings",
+        "yolo_musgd.lab.settings:DemoSettings",
     ),
     "pipeline": Command(
         "yolo_musgd.pipeline.command:main",
@@ -70,9 +70,9 @@ COMMANDS: dict[str, Command] = {
         "yolo_musgd.prune.settings:PruneSettings",
     ),
     "compare": Command(
-        "yolo_musgd.lab.compare:main",
+        "yolo_musgd.lab.command:main",
         "which optimizer converges faster: data sets x starts x optimizers x seeds, with a report",
-        "yolo_musgd.lab.compare:CompareSettings",
+        "yolo_musgd.lab.settings:CompareSettings",
     ),
     "export": Command(
         "yolo_musgd.export.command:main",
@@ -132,7 +132,7 @@ def usage() -> str:
     lines = [f"  yolo-musgd {name.ljust(width)}   {c.summary}" for name, c in COMMANDS.items()]
     return "\n".join(
         [
-            f"yolo-musgd {__version__}: better optimizers for small YOLO models, and the road to the edge board.",
+            f"yolo-musgd {__version__}: better optimizers for small YOLO models, and a pipeline to the edge board.",
             "",
             "Train with Ultralytics' own command; the plugin is active once installed:",
             "  yolo train optimizer=MuSGD model=yolo26n.yaml data=shapes.yaml imgsz=128 epochs=30",

@@ -1,4 +1,4 @@
-"""The demonstrations of S2 come out as the source says, and land in a folder."""
+"""The demonstrations come out as the source says, and land in a folder."""
 
 from __future__ import annotations
 

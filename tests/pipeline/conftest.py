@@ -1,4 +1,4 @@
-"""One small road, killed twice on its way and then finished by the same command: what the other tests look at."""
+"""One small pipeline, killed twice while it ran and then finished by the same command: what the other tests look at."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 WORDS = (
-    "target=raspberry-pi-5", "model=yolo26n.yaml", "imgsz=64", "epochs=1", "finetune_epochs=1", "batch=8", "name=road",
+    "target=raspberry-pi-5", "model=yolo26n.yaml", "imgsz=64", "epochs=1", "finetune_epochs=1", "batch=8", "name=small",
 )  # fmt: skip
 
 
 @dataclasses.dataclass
 class Finished:
-    """A finished road.
+    """A finished pipeline.
 
     Attributes:
         folder: of the results.
-        command: that walked it.
+        command: that ran it.
         cwd: where.
         output: of the command that finished it.
         killed: steps during which earlier ones were killed.
@@ -49,13 +49,13 @@ def kill_during(command: list[str], cwd: Path, part: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def road(run, tiny_data, tmp_path_factory) -> Finished:
-    pytest.importorskip("torch_pruning", reason="pruning is a part of the road")
+def pipeline(run, tiny_data, tmp_path_factory) -> Finished:
+    pytest.importorskip("torch_pruning", reason="pruning is a part of the pipeline")
     pytest.importorskip("onnxslim", reason="so is the export to ONNX")
-    cwd = tmp_path_factory.mktemp("road")
+    cwd = tmp_path_factory.mktemp("pipeline")
     words = ["pipeline", f"data={tiny_data}", *WORDS]
     command = [str(Path(sys.executable).with_name("yolo-musgd")), *words]
-    folder = cwd / "runs" / "pipeline" / "road"
+    folder = cwd / "runs" / "pipeline" / "small"
     killed = ["train", "prune"]
     for step in killed:
         kill_during(command, cwd, folder / "steps" / f".{step}.part")

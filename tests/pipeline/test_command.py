@@ -32,7 +32,7 @@ def seconds(plan):
     """What a plan should take by the probe's epoch of 4 s."""
     share = 0.4 + 0.6 * (1 + plan.cut)
     training = 4.0 * command.OVERHEAD * (plan.epochs + plan.finetune_epochs * share)
-    return training + sum(s.seconds for s in dag.road(plan) if not s.epochs)
+    return training + sum(s.seconds for s in dag.steps_of(plan) if not s.epochs)
 
 
 @pytest.mark.parametrize("hours", [0.15, 0.2, 0.5])
@@ -88,7 +88,7 @@ class Imagined(Runner):
 def test_a_drop_that_is_too_large_prunes_less(tmp_path, limit, cut, last):
     runner = Imagined(tmp_path)
     plan = command._plan(settings(max_drop=limit), DATA, None, runner)
-    kept = command._walk(runner, plan)
+    kept = command._run_steps(runner, plan)
     assert kept.cut == pytest.approx(cut)
     assert runner.names[-1] == last
     assert sum(name.startswith("bundle") for name in runner.names) == 1
@@ -101,9 +101,9 @@ def test_steps_come_after_what_they_need(tmp_path):
     for chosen in ({}, {"flops": 0.0}, {"finetune_epochs": 0}, {"precision": "fp32"}):
         plan = command._plan(settings(**chosen), DATA, None, Runner(tmp_path, {}))
         seen = set()
-        for step in dag.road(plan):
+        for step in dag.steps_of(plan):
             assert set(step.needs) <= seen
-            named = {w for word in step.words for w in _places(word)} - {"out", "stem", *step.outside}
+            named = {w for word in step.words for w in _places(word)} - {"out", "stem", *step.inputs}
             assert named <= set(step.needs), step.name
             seen.add(step.name)
 
@@ -196,7 +196,7 @@ def test_the_least_hours_are_enough_for_one_epoch(probed, epochs):
 
 def test_a_folder_that_was_left_while_the_data_was_read_is_no_strangers(tmp_path):
     """Ctrl-C then leaves the lock, and no args.yaml yet."""
-    folder = tmp_path / "road"
+    folder = tmp_path / "pipeline"
 
     def interrupted():
         with command._alone(folder):

@@ -13,52 +13,52 @@ import pytest
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab.store import read_results
 from yolo_musgd.pipeline.execute import Runner
-from yolo_musgd.pipeline.step import Outside, Step, digest_of, read_marker
+from yolo_musgd.pipeline.step import Input, Step, digest_of, read_marker
 
 
-def copy(name, source, needs=(), outside=(), extra=()):
+def copy(name, source, needs=(), inputs=(), extra=()):
     """A step that copies a JSON file, by the standard library's own tool."""
     words = ("python", "-m", "json.tool", *extra, source, "{out}/it.json")
-    return Step(name, f"copy {source}", words, needs, outside, ("it.json",))
+    return Step(name, f"copy {source}", words, needs, inputs, ("it.json",))
 
 
-ROAD = [copy("one", "{data}", outside=("data",)), copy("two", "{one}/it.json", ("one",))]
+STEPS = [copy("one", "{data}", inputs=("data",)), copy("two", "{one}/it.json", ("one",))]
 
 
 @pytest.fixture
 def runner(tmp_path):
     (tmp_path / "in.json").write_text('{"b": 1, "a": 2}')
-    return Runner(tmp_path / "road", {"data": Outside(str(tmp_path / "in.json"), "d1")})
+    return Runner(tmp_path / "pipeline", {"data": Input(str(tmp_path / "in.json"), "d1")})
 
 
 def times(runner):
-    return [(runner.place(s.name) / "step.json").stat().st_mtime_ns for s in ROAD]
+    return [(runner.place(s.name) / "step.json").stat().st_mtime_ns for s in STEPS]
 
 
 def test_second_run_does_nothing_again(runner, capsys):
-    runner.run(ROAD)
+    runner.run(STEPS)
     assert json.loads((runner.place("two") / "it.json").read_text()) == {"b": 1, "a": 2}
     before = times(runner)
-    runner.run(ROAD)
+    runner.run(STEPS)
     assert times(runner) == before
     assert capsys.readouterr().out.count("done before") == 2
     assert sorted(p.name for p in (runner.folder / "steps").iterdir()) == ["one", "two"]
 
 
 def test_equal_output_stops_the_redoing(runner):
-    runner.run(ROAD)
+    runner.run(STEPS)
     first, second = times(runner)
-    runner.outside = {"data": Outside(runner.outside["data"].path, "another digest, the same content")}
-    assert [s.reason for s in runner.states(ROAD)] == ["data changed", "after one"]
-    runner.run(ROAD)
+    runner.inputs = {"data": Input(runner.inputs["data"].path, "another digest, the same content")}
+    assert [s.reason for s in runner.states(STEPS)] == ["data changed", "after one"]
+    runner.run(STEPS)
     assert times(runner)[0] > first
     assert times(runner)[1] == second  # what step one made is what it was
 
 
 def test_a_change_redoes_what_depends_on_it(runner, capsys):
-    runner.run(ROAD)
-    sorted_one = copy("one", "{data}", outside=("data",), extra=("--sort-keys",))
-    runner.run([sorted_one, ROAD[1]])
+    runner.run(STEPS)
+    sorted_one = copy("one", "{data}", inputs=("data",), extra=("--sort-keys",))
+    runner.run([sorted_one, STEPS[1]])
     out = capsys.readouterr().out
     assert "nothing -> --sort-keys" in out
     assert "one was redone" in out
@@ -68,7 +68,7 @@ def test_a_change_redoes_what_depends_on_it(runner, capsys):
 def test_a_failing_step_says_why_and_keeps_the_rest(runner):
     broken = copy("two", "{one}/missing.json", ("one",))
     with pytest.raises(UserError, match=r"step two failed: .*missing\.json.*logs/two\.txt.*goes on from here"):
-        runner.run([ROAD[0], broken])
+        runner.run([STEPS[0], broken])
     assert read_marker(runner.place("one"))
     assert not runner.place("two").exists()
 
@@ -81,9 +81,9 @@ def test_a_step_without_its_file_is_not_done(runner):
 
 
 def test_crash_between_the_two_renames(runner):
-    runner.run(ROAD)
+    runner.run(STEPS)
     runner.place("one").replace(runner.place("one").with_name(".one.old"))  # as a crash would leave it
-    runner.run(ROAD)
+    runner.run(STEPS)
     assert sorted(p.name for p in (runner.folder / "steps").iterdir() if not p.name.startswith(".")) == ["one", "two"]
 
 
@@ -201,7 +201,7 @@ class Failing(Runner):
 @pytest.mark.parametrize("epochs", [1, 3], ids=["the last one once more", "two new ones"])
 def test_a_resumed_training_that_fails_later_keeps_its_checkpoint(runner, epochs):
     """It was killed between the row of epoch 3 and its checkpoint, so the first epoch that it makes is 3 again."""
-    failing = Failing(runner.folder, runner.outside)
+    failing = Failing(runner.folder, runner.inputs)
     step = Step("train", "train", ("yolo", "train"), outputs=("run/results.csv",), epochs=9)
     interrupted(failing, step, 3, 1000.0)
     failing.epochs = epochs
@@ -212,7 +212,7 @@ def test_a_resumed_training_that_fails_later_keeps_its_checkpoint(runner, epochs
 
 
 def test_a_checkpoint_that_cannot_be_resumed_starts_anew(runner, capsys):
-    failing = Failing(runner.folder, runner.outside)
+    failing = Failing(runner.folder, runner.inputs)
     step = Step("train", "train", ("yolo", "train"), outputs=("run/results.csv",), epochs=9)
     interrupted(failing, step, 3, 700.0)
     failing.run([step])
@@ -234,11 +234,11 @@ def test_a_killed_training_goes_on_from_its_last_epoch(tiny_data, tmp_path):
     code = f"""
 from pathlib import Path
 from yolo_musgd.pipeline.execute import Runner
-from yolo_musgd.pipeline.step import Outside, Step
+from yolo_musgd.pipeline.step import Input, Step
 words = ("yolo", "train", "model=yolo26n.yaml", "data={{data}}", "imgsz=64", "batch=8", "nbs=8", "epochs=4",
          "device=cpu", "workers=0", "plots=False", "project={{out}}", "name=run", "exist_ok=True")
 step = Step("train", "train", words, (), ("data",), ("run/weights/best.pt", "run/results.csv"), epochs=4)
-Runner(Path({str(tmp_path)!r}), {{"data": Outside({str(tiny_data)!r}, "d")}}, resume_after=0.0).run([step])
+Runner(Path({str(tmp_path)!r}), {{"data": Input({str(tiny_data)!r}, "d")}}, resume_after=0.0).run([step])
 """
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     results = tmp_path / "steps" / ".train.part" / "run" / "results.csv"

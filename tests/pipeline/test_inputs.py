@@ -1,4 +1,4 @@
-"""What comes from outside the road: it is found before anything is computed, and known by its content."""
+"""What the pipeline is given: it is found before anything is computed, and known by its content."""
 
 import importlib.util
 import re
@@ -109,10 +109,10 @@ def test_an_edited_recipe_redoes_the_trainings_that_use_it(tiny_data, tmp_path, 
     after = collect(tiny_data, cfg="mine.yaml")
     assert {name for name in after if after[name] != before[name]} == {"cfg"}
     settings = PipelineSettings(data=str(tiny_data), cfg="mine.yaml")
-    plan = dag.Plan(settings, 64, "int8", 1, 1, -0.4, 16, "test")
-    steps = [dag.probe(plan), *dag.road(plan)]
-    assert {step.name for step in steps if "cfg" in step.outside} == {"probe", "train"}
-    assert {step.name for step in steps if "finetune_cfg" in step.outside} == {"finetune"}
+    plan = dag.PipelinePlan(settings, 64, "int8", 1, 1, -0.4, 16, "test")
+    steps = [dag.probe(plan), *dag.steps_of(plan)]
+    assert {step.name for step in steps if "cfg" in step.inputs} == {"probe", "train"}
+    assert {step.name for step in steps if "finetune_cfg" in step.inputs} == {"finetune"}
     places = {name: thing.path for name, thing in after.items()}
     assert "cfg=mine.yaml" in steps[1].command(places)
 

@@ -5,24 +5,24 @@ import json
 import pytest
 
 from yolo_musgd.pipeline import step as steps
-from yolo_musgd.pipeline.step import Outside, Step
+from yolo_musgd.pipeline.step import Input, Step
 
 STEP = Step("two", "title", ("python", "-m", "x", "in={data}", "epochs=3"), ("one",), ("data",), ("*.txt",))
-DATA = {"data": Outside("/somewhere/data.yaml", "d1")}
+DATA = {"data": Input("/somewhere/data.yaml", "d1")}
 
 
 @pytest.fixture
 def done(tmp_path):
     """A folder in which STEP is done."""
     (tmp_path / "a.txt").write_text("made")
-    inputs = steps.inputs_of(STEP, DATA, {"one": "o1"})
+    inputs = steps.key_of(STEP, DATA, {"one": "o1"})
     record = {"inputs": inputs, "outputs": steps.hash_outputs(STEP, tmp_path)}
     (tmp_path / steps.MARKER).write_text(json.dumps(record))
     return tmp_path
 
 
 def inputs(step=STEP, data="d1", path="/somewhere/data.yaml", before="o1"):
-    return steps.inputs_of(step, {"data": Outside(path, data)}, {"one": before})
+    return steps.key_of(step, {"data": Input(path, data)}, {"one": before})
 
 
 def test_equal_inputs_are_done_wherever_the_files_lie(done):

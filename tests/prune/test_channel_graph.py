@@ -12,7 +12,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune import adapters, stock_checkpoint
 from yolo_musgd.prune.channel_graph import PruneGraph
 from yolo_musgd.prune.schedule import schedule
-from yolo_musgd.prune.search import Target, by_arithmetic
+from yolo_musgd.prune.search import PruningTarget, by_arithmetic
 
 NANO = ["yolo26n.yaml", "yolo11n.yaml", "yolov8n.yaml"]
 DETECT = [*NANO, "yolo26s.yaml", "yolo11s.yaml"]
@@ -28,7 +28,7 @@ def cut_to(model, share, imgsz=128, **options):
     """The model at this share of its FLOPs, the graph's own idea of the cost, and what was removed."""
     graph = PruneGraph(model, imgsz, **options)
     scores = random_scores(graph)
-    kept = by_arithmetic(graph, schedule(graph, scores), Target("flops", share))
+    kept = by_arithmetic(graph, schedule(graph, scores), PruningTarget("flops", share))
     cost, gone = graph.cost(kept), graph.removed(kept, scores)
     return graph.apply(gone), cost, gone
 
@@ -187,10 +187,10 @@ def test_a_fused_model_is_refused(built):
 def test_a_target_that_cannot_be_met_names_the_nearest(built):
     graph = PruneGraph(built("yolo26n.yaml"), 64, max_ratio=0.3)
     with pytest.raises(UserError, match=r"nearest is -0\.\d+"):
-        by_arithmetic(graph, schedule(graph, random_scores(graph)), Target("flops", 0.2))
+        by_arithmetic(graph, schedule(graph, random_scores(graph)), PruningTarget("flops", 0.2))
 
 
 def test_a_parameter_target_is_met(built):
     graph = PruneGraph(built("yolo11n.yaml"), 64)
-    kept = by_arithmetic(graph, schedule(graph, random_scores(graph)), Target("params", 0.5))
+    kept = by_arithmetic(graph, schedule(graph, random_scores(graph)), PruningTarget("params", 0.5))
     assert graph.cost(kept).params / graph.cost().params == pytest.approx(0.5, abs=0.01)

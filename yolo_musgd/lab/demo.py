@@ -1,4 +1,4 @@
-"""``yolo-musgd demo``: the two demonstrations of source S2, re-measured and drawn.
+"""``yolo-musgd demo``: the two demonstrations of the article "Depth and breadth of optimization", measured and drawn.
 
 1. Newton-Schulz against the exact SVD on a 256x1024 Gaussian matrix, step by step.
 2. A 2-16-1 network on correlated inputs: SGD against Muon on the hidden weight with SGD on the rest.
@@ -17,22 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.lab.settings import DemoSettings
 from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
-from yolo_musgd.settings import Settings, check_parent, new_folder, parse, setting
+from yolo_musgd.settings import check_parent, new_folder, parse
 from yolo_musgd.tables import markdown_table, plot_style
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoSettings(Settings):
-    """Arguments of ``yolo-musgd demo``."""
-
-    seed: int = setting(42, "of matrix, data and weights", low=0)
-    steps: int = setting(200, "training steps of the small network", low=1)
-    pictures: bool = setting(True, "draw the pictures too (needs matplotlib)")
-    project: str = setting("runs/demo", "parent folder of the results")
-    name: str = setting("exp", "folder of the results, counted up")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Closeness:
 
 
 def newton_schulz_table(seed: int = 42, rows: int = 256, columns: int = 1024) -> list[Closeness]:
-    """Closeness of the iterations to the SVD on a Gaussian matrix; S2 gives the row of three quintic steps."""
+    """Closeness of the iterations to the SVD on a Gaussian matrix; the article has the row of three quintic steps."""
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     exact = orthogonalize(matrix, "svd")
     cases = [("quintic", steps) for steps in range(1, 6)] + [("polar-express", 5), ("cubic", 5), ("cubic", 10)]
@@ -76,7 +66,7 @@ def _closeness(method: str, steps: int, precision: str, found: Tensor, exact: Te
 def correlated_data(seed: int, samples: int = 512) -> tuple[Tensor, Tensor]:
     """Inputs (samples, 2) with x2 = 0.8 x1 + noise, and a smooth target (samples, 1).
 
-    S2 gives the inputs' correlation and not the target; this one is sin(x1) + x1 x2 / 2.
+    The article gives the inputs' correlation and not the target; this one is sin(x1) + x1 x2 / 2.
     """
     random = torch.Generator().manual_seed(seed)
     x1 = torch.randn(samples, generator=random)

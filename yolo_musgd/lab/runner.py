@@ -68,7 +68,7 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
 
     def failed(self, spec: RunSpec) -> bool:
-        """Whether this call tried the run in vain."""
+        """Whether this call tried the run and it failed."""
         return spec.key in self.failures
 
 

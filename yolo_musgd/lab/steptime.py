@@ -25,24 +25,10 @@ from torch.optim import Optimizer
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
+from yolo_musgd.lab.settings import StepTimeSettings
 from yolo_musgd.optim.state import state_bytes
-from yolo_musgd.settings import Settings, check_parent, new_folder, parse, setting
+from yolo_musgd.settings import check_parent, new_folder, parse
 from yolo_musgd.tables import markdown_table
-
-
-@dataclasses.dataclass(frozen=True)
-class StepTimeSettings(Settings):
-    """Arguments of ``yolo-musgd steptime``."""
-
-    models: str = setting("yolo26n", "Ultralytics models, separated by commas")
-    optimizers: str = setting("", "names from the table, separated by commas; empty for all that are installed")
-    threads: int = setting(1, "CPU threads", low=1)
-    steps: int = setting(15, "timed steps of each optimizer", low=1)
-    imgsz: int = setting(192, "image size for the gradients", low=32)
-    device: str = setting("cpu", "cpu, or cuda:0 and so on")
-    plan: bool = setting(False, "show which kernel orthogonalises which shapes instead of timing")
-    project: str = setting("runs/steptime", "parent folder of the results")
-    name: str = setting("exp", "folder of the results, counted up")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Anchor:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SizeChoice:
     """What was chosen, and from what.
 
     Attributes:
@@ -90,7 +90,7 @@ def find_anchor(settings: PipelineSettings) -> Anchor:
     return Anchor(**boards[settings.target])
 
 
-def choose(settings: PipelineSettings, gflops: Callable[[str], float] | None = None) -> Choice:
+def choose(settings: PipelineSettings, gflops: Callable[[str], float] | None = None) -> SizeChoice:
     """The largest input, and then the next width if there is room for it, that should reach ``target_fps``.
 
     Args:
@@ -103,13 +103,13 @@ def choose(settings: PipelineSettings, gflops: Callable[[str], float] | None = N
     count, anchor, goal = gflops or count_gflops, find_anchor(settings), settings.target_fps or 0.0
     rate = count(anchor.model) * (anchor.imgsz / 640) ** 2 / anchor.ms * 1000  # GFLOP a second
     sizes = [settings.imgsz] if settings.imgsz else list(SIZES)
-    best: Choice | None = None
+    best: SizeChoice | None = None
     for model in _widths(settings.model):
         fitting = []
         for imgsz in sizes:
             cost = count(_as_yaml(model)) * (imgsz / 640) ** 2 * (1 + settings.flops)
             if rate / cost >= goal:
-                fitting.append(Choice(model, imgsz, cost, rate / cost, anchor))
+                fitting.append(SizeChoice(model, imgsz, cost, rate / cost, anchor))
         if not fitting or (best is not None and fitting[-1].imgsz < sizes[-1]):
             break  # a wider model is worth it only when the input need not shrink for it
         best = fitting[-1]

@@ -1,4 +1,4 @@
-"""``yolo-musgd pipeline``: plans the road, walks what is left of it, and writes the report."""
+"""``yolo-musgd pipeline``: plans the steps, runs those that are not done, and writes the report."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results
 from yolo_musgd.pipeline import dag, inputs
-from yolo_musgd.pipeline.choose import Choice, choose
+from yolo_musgd.pipeline.choose import SizeChoice, choose
 from yolo_musgd.pipeline.dataset import DataSet, read_data
 from yolo_musgd.pipeline.execute import Runner
-from yolo_musgd.pipeline.pipeline_report import Road, write_report
+from yolo_musgd.pipeline.pipeline_report import FinishedPipeline, write_report
 from yolo_musgd.pipeline.progress import in_words
 from yolo_musgd.pipeline.samples import photos
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
@@ -77,12 +77,12 @@ def main(args: Mapping[str, str]) -> int:
                 runner.run([dag.probe(_first_plan(settings, data, choice))])
             plan = _plan(settings, data, choice, runner)
             print(_to_do(runner, plan), flush=True)
-            plan = _walk(runner, plan)
+            plan = _run_steps(runner, plan)
         except KeyboardInterrupt:
             print("interrupted; what is finished is kept, and the same command goes on from here", flush=True)
             raise
-        road = Road(settings, recipe, plan, data, choice, runner)
-        print("\n" + write_report(road))
+        finished = FinishedPipeline(settings, recipe, plan, data, choice, runner)
+        print("\n" + write_report(finished))
     print(f"results: {folder / 'report.html'}, bundle: {runner.place(dag.Names(plan).bundle)}")
     return 0
 
@@ -111,15 +111,15 @@ def _precision(settings: PipelineSettings) -> str:
     return settings.precision or load_target(settings.target).precision
 
 
-def _first_plan(settings: PipelineSettings, data: DataSet, choice: Choice | None) -> dag.Plan:
+def _first_plan(settings: PipelineSettings, data: DataSet, choice: SizeChoice | None) -> dag.PipelinePlan:
     imgsz = choice.imgsz if choice else settings.imgsz or 640
-    return dag.Plan(
+    return dag.PipelinePlan(
         settings, imgsz, _precision(settings), settings.epochs, settings.finetune_epochs, settings.flops,
         len(data.images["train"]), data.judged,
     )  # fmt: skip
 
 
-def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runner: Runner) -> dag.Plan:
+def _plan(settings: PipelineSettings, data: DataSet, choice: SizeChoice | None, runner: Runner) -> dag.PipelinePlan:
     """The plan with its epochs cut to ``max_hours``, once an epoch has been timed.
 
     Raises:
@@ -131,7 +131,7 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runn
         return plan
     used = min(plan.train_images, dag.PROBE_IMAGES)
     epoch = seconds[0] * plan.train_images / used * OVERHEAD
-    rest = sum(s.seconds for s in dag.road(plan) if not s.epochs)
+    rest = sum(s.seconds for s in dag.steps_of(plan) if not s.epochs)
     share = 0.4 + 0.6 * (1 + plan.cut)  # a pruned model's epoch; data loading does not shrink with it
     tuned = plan.finetune_epochs if plan.cut else 0
     wanted, first = plan.epochs + tuned * share, plan.epochs or tuned
@@ -148,8 +148,8 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: Choice | None, runn
     )  # fmt: skip
 
 
-def _walk(runner: Runner, plan: dag.Plan) -> dag.Plan:
-    """Walk the road; with ``max_drop``, again with a gentler cut where the final model lost too much.
+def _run_steps(runner: Runner, plan: dag.PipelinePlan) -> dag.PipelinePlan:
+    """Run the steps; with ``max_drop``, again with a gentler cut where the final model lost too much.
 
     Returns:
         The plan that was kept.
@@ -158,7 +158,7 @@ def _walk(runner: Runner, plan: dag.Plan) -> dag.Plan:
     cuts = [plan.cut] if limit is None or not plan.cut else [plan.cut, plan.cut / 2, 0.0]
     for cut in cuts:
         plan = dataclasses.replace(plan, cut=cut)
-        steps = dag.road(plan)
+        steps = dag.steps_of(plan)
         judged = [s.name for s in steps].index(dag.Names(plan).measure)
         runner.run(steps[:judged], total=len(steps))
         drop = drop_on_val(runner, plan)
@@ -174,15 +174,15 @@ def _walk(runner: Runner, plan: dag.Plan) -> dag.Plan:
     raise AssertionError("the last cut is always kept")
 
 
-def _to_do(runner: Runner, plan: dag.Plan) -> str:
-    states = runner.states(dag.road(plan))
+def _to_do(runner: Runner, plan: dag.PipelinePlan) -> str:
+    states = runner.states(dag.steps_of(plan))
     left = [s.seconds for s in states if s.reason]
     if not left:
         return "everything is done; the report is written anew"
     return f"{len(left)} of {len(states)} steps to do, about {in_words(sum(left))} (a first guess)"
 
 
-def drop_on_val(runner: Runner, plan: dag.Plan) -> float | None:
+def drop_on_val(runner: Runner, plan: dag.PipelinePlan) -> float | None:
     """MAP50-95 on val of the FP32 base minus that of the final model; None where it was not measured."""
     names = dag.Names(plan)
     base, final = (_map_on_val(runner.place(n)) for n in ("export-base", names.final))
@@ -197,7 +197,7 @@ def _map_on_val(step: Path) -> dict[str, float] | None:
     return found
 
 
-def _in_a_line(choice: Choice, settings: PipelineSettings) -> str:
+def _in_a_line(choice: SizeChoice, settings: PipelineSettings) -> str:
     precision = _precision(settings)
     made = f"{precision.upper()} for {dag.runtime_of(settings, precision)}"
     return (
@@ -208,10 +208,10 @@ def _in_a_line(choice: Choice, settings: PipelineSettings) -> str:
 
 
 def _overview(
-    runner: Runner, plan: dag.Plan, settings: PipelineSettings, recipe: str | None, choice: Choice | None
+    runner: Runner, plan: dag.PipelinePlan, settings: PipelineSettings, recipe: str | None, choice: SizeChoice | None
 ) -> str:
     """What is done and what is to do, with the commands."""
-    steps: Sequence[Step] = dag.road(plan)
+    steps: Sequence[Step] = dag.steps_of(plan)
     probed = settings.max_hours is not None
     if probed:
         steps = [dag.probe(plan), *steps]
@@ -232,5 +232,5 @@ def _overview(
         lines.append(
             f"where the drop exceeds max_drop={settings.max_drop:g}: again with half the pruning, then without"
         )
-    places = ", ".join(f"{{{name}}} is {thing.path}" for name, thing in runner.outside.items())
+    places = ", ".join(f"{{{name}}} is {thing.path}" for name, thing in runner.inputs.items())
     return "\n".join([*lines, f"{places}; {{step}} is the folder of a step, {{out}} the step's own"])

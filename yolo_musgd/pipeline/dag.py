@@ -1,4 +1,4 @@
-"""The steps of the road, declared: what each runs, what it needs and what it makes."""
+"""The steps of the pipeline, declared: what each runs, what it needs and what it makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_PER_MEGAPIXEL = 1.3  # of training yolo26n on one quiet x86 core; a firs
 
 
 @dataclass(frozen=True)
-class Plan:
+class PipelinePlan:
     """What the graph is built from, once everything is decided.
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
         return 15 + epochs * self.train_images * (self.imgsz / 1000) ** 2 * SECONDS_PER_MEGAPIXEL * (0.4 + 0.6 * share)
 
 
-def probe(plan: Plan) -> Step:
+def probe(plan: PipelinePlan) -> Step:
     """One short epoch, to know how long one takes."""
     fraction = min(1.0, PROBE_IMAGES / plan.train_images)
     return _train(
@@ -53,21 +53,21 @@ def probe(plan: Plan) -> Step:
     )  # fmt: skip
 
 
-def road(plan: Plan) -> list[Step]:
+def steps_of(plan: PipelinePlan) -> list[Step]:
     """The steps from training to the bundle, each after what it needs."""
     names = Names(plan)
     steps = [_base(plan)] if plan.epochs else []
     source = "{train}/run/weights/best.pt" if plan.epochs else "{model}"
     before = ("train",) if plan.epochs else ()
-    outside = () if plan.epochs else ("model",)
-    base = _export(plan, "export-base", "the base model as it runs, in FP32", source, "fp32", before, outside)
+    inputs = () if plan.epochs else ("model",)
+    base = _export(plan, "export-base", "the base model as it runs, in FP32", source, "fp32", before, inputs)
     steps.append(base)
     stem = "best" if plan.epochs else "{stem}"
     contenders = [f"base={{export-base}}/{artifact('fp32', plan, stem)}"]
     needs = ["export-base"]
     if plan.cut:
-        steps.append(_prune(plan, names.prune, source, before, outside))
-        source, before, outside = f"{{{names.prune}}}/cut/pruned.pt", (names.prune,), ()
+        steps.append(_prune(plan, names.prune, source, before, inputs))
+        source, before, inputs = f"{{{names.prune}}}/cut/pruned.pt", (names.prune,), ()
         if plan.finetune_epochs:
             steps.append(_finetune(plan, names, source))
             source, before = f"{{{names.finetune}}}/run/weights/best.pt", (names.finetune,)
@@ -76,7 +76,7 @@ def road(plan: Plan) -> list[Step]:
         contenders.append(f"pruned={{{names.pruned}}}/{artifact('fp32', plan, stem)}")
         needs.append(names.pruned)
     title = f"the final model in {plan.precision.upper()}"
-    steps.append(_export(plan, names.final, title, source, plan.precision, before, outside))
+    steps.append(_export(plan, names.final, title, source, plan.precision, before, inputs))
     final = f"{{{names.final}}}/{artifact(plan.precision, plan, stem)}"
     contenders.append(f"final={final}")
     needs.append(names.final)
@@ -90,14 +90,14 @@ class Names:
         plan: with its cut.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: PipelinePlan) -> None:
         suffix = "" if plan.cut == plan.settings.flops else f"-{round(-100 * plan.cut)}"
         self.prune, self.finetune = f"prune{suffix}", f"finetune{suffix}"
         self.pruned, self.final, self.measure = f"export-pruned{suffix}", f"export-final{suffix}", f"measure{suffix}"
         self.bench, self.after, self.bundle = f"bench{suffix}", f"detect-after{suffix}", f"bundle{suffix}"
 
 
-def artifact(precision: str, plan: Plan, stem: str) -> str:
+def artifact(precision: str, plan: PipelinePlan, stem: str) -> str:
     """Folder of an exported model below its step's folder, as ``yolo-musgd export`` names it."""
     return f"export/{folder_name(runtime_of(plan.settings, precision), stem, precision)}"
 
@@ -107,12 +107,12 @@ def runtime_of(settings: PipelineSettings, precision: str) -> str:
     return load_target(settings.target).runtimes_for(precision)[0]
 
 
-def _device(plan: Plan) -> tuple[str, ...]:
+def _device(plan: PipelinePlan) -> tuple[str, ...]:
     return (f"device={plan.settings.device}",) if plan.settings.device else ()
 
 
 def _train(
-    plan: Plan, name: str, title: str, model: str, epochs: int, recipe: str, needs: tuple[str, ...] = (),
+    plan: PipelinePlan, name: str, title: str, model: str, epochs: int, recipe: str, needs: tuple[str, ...] = (),
     extra: Sequence[str] = (), outputs: tuple[str, ...] = ("run/weights/best.pt", "run/results.csv"),
     seconds: float = 0.0,
 ) -> Step:  # fmt: skip
@@ -122,15 +122,15 @@ def _train(
         f"epochs={epochs}", f"batch={chosen.batch}", f"nbs={chosen.batch}", f"seed={chosen.seed}",
         f"workers={chosen.workers}", *_device(plan), *extra, "project={out}", "name=run", "exist_ok=True",
     )  # fmt: skip
-    outside = ("data", recipe, "model") if model == "{model}" else ("data", recipe)
-    return Step(name, title, words, needs, outside, outputs, seconds or plan.train_seconds(epochs), epochs)
+    inputs = ("data", recipe, "model") if model == "{model}" else ("data", recipe)
+    return Step(name, title, words, needs, inputs, outputs, seconds or plan.train_seconds(epochs), epochs)
 
 
-def _base(plan: Plan) -> Step:
+def _base(plan: PipelinePlan) -> Step:
     return _train(plan, "train", "train the base model", "{model}", plan.epochs, "cfg")
 
 
-def _finetune(plan: Plan, names: Names, source: str) -> Step:
+def _finetune(plan: PipelinePlan, names: Names, source: str) -> Step:
     seconds = plan.train_seconds(plan.finetune_epochs, 1 + plan.cut)
     return _train(
         plan, names.finetune, "fine-tune the pruned model", source, plan.finetune_epochs, "finetune_cfg",
@@ -138,7 +138,7 @@ def _finetune(plan: Plan, names: Names, source: str) -> Step:
     )  # fmt: skip
 
 
-def _prune(plan: Plan, name: str, source: str, before: tuple[str, ...], outside: tuple[str, ...]) -> Step:
+def _prune(plan: PipelinePlan, name: str, source: str, before: tuple[str, ...], inputs: tuple[str, ...]) -> Step:
     chosen = plan.settings
     words = (
         "yolo-musgd", "prune", f"model={source}", "data={data}", f"flops={plan.cut:g}", "epochs=0", "bench=none",
@@ -146,11 +146,17 @@ def _prune(plan: Plan, name: str, source: str, before: tuple[str, ...], outside:
         "project={out}", "name=cut",
     )  # fmt: skip
     title = f"prune {-plan.cut:.0%} of the FLOPs"
-    return Step(name, title, words, before, ("data", *outside), ("cut/pruned.pt", "cut/prune.json"), 40)
+    return Step(name, title, words, before, ("data", *inputs), ("cut/pruned.pt", "cut/prune.json"), 40)
 
 
 def _export(
-    plan: Plan, name: str, title: str, source: str, precision: str, before: tuple[str, ...], outside: tuple[str, ...]
+    plan: PipelinePlan,
+    name: str,
+    title: str,
+    source: str,
+    precision: str,
+    before: tuple[str, ...],
+    inputs: tuple[str, ...],
 ) -> Step:
     chosen = plan.settings
     words = [
@@ -161,7 +167,7 @@ def _export(
         words.append(f"max_drop={chosen.max_drop:g}")
     outputs = ("export/*_model/manifest.json", "export/*_model/*.*", "export/report.md")
     return Step(
-        name, title, (*words, "project={out}", "name=export"), before, ("data", *outside), outputs,
+        name, title, (*words, "project={out}", "name=export"), before, ("data", *inputs), outputs,
         90 if precision == "int8" else 45,
     )  # fmt: skip
 
@@ -170,7 +176,7 @@ def _module(name: str, *words: str) -> tuple[str, ...]:
     return ("python", "-m", f"yolo_musgd.pipeline.{name}", *words)
 
 
-def _after(plan: Plan, names: Names, contenders: list[str], final: str, needs: list[str]) -> list[Step]:
+def _after(plan: PipelinePlan, names: Names, contenders: list[str], final: str, needs: list[str]) -> list[Step]:
     """What is done with the exported models."""
     base, threads = contenders[0].partition("=")[2], f"threads={plan.settings.threads}"
     photos = ("images",) if plan.settings.images else ()

@@ -19,7 +19,7 @@ from yolo_musgd.export.splits import any_labelled, judging_split, list_split
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set as the road uses it.
+    """A data set as the pipeline uses it.
 
     Attributes:
         yaml: path of its YAML.

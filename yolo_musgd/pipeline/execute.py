@@ -24,11 +24,11 @@ from yolo_musgd.pipeline import child
 from yolo_musgd.pipeline.progress import Bar, in_words
 from yolo_musgd.pipeline.step import (
     MARKER,
-    Outside,
+    Input,
     Step,
     digest_of,
     hash_outputs,
-    inputs_of,
+    key_of,
     read_marker,
     why_not_done,
 )
@@ -49,18 +49,18 @@ class State:
 
 @dataclass
 class Runner:
-    """The folder of a road, and what comes into it from outside.
+    """The folder of a pipeline, and what the pipeline is given.
 
     Attributes:
         folder: of the results.
-        outside: name -> path and digest of what comes from outside.
+        inputs: name -> path and digest of what the pipeline is given.
         resume_after: minutes of training behind an interrupted step beyond which it goes on instead of starting anew.
         verbose: show the output of the steps.
         notes: what happened that a reader of the report should know.
     """
 
     folder: Path
-    outside: Mapping[str, Outside]
+    inputs: Mapping[str, Input]
     resume_after: float = 10.0
     verbose: bool = False
     notes: list[str] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Runner:
         for name in step.needs:
             record = read_marker(self.place(name))
             before[name] = digest_of(record["outputs"]) if record else "none"
-        return inputs_of(step, self.outside, before)
+        return key_of(step, self.inputs, before)
 
     def _do(self, step: Step, later: float) -> float:
         part, inputs, began = self.part(step.name), self._inputs(step), time.time()
@@ -196,7 +196,7 @@ class Runner:
         write_whole(str(part / STARTED), json.dumps(digest_of(inputs)))
 
     def _places(self, step: Step) -> dict[str, str]:
-        places = {name: thing.path for name, thing in self.outside.items()}
+        places = {name: thing.path for name, thing in self.inputs.items()}
         if "model" in places:
             places["stem"] = Path(places["model"]).stem
         folders = {name: str(self.place(name).absolute()) for name in step.needs}

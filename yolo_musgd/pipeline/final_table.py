@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -20,22 +19,10 @@ from yolo_musgd.export.backends import load_finished
 from yolo_musgd.export.splits import any_labelled
 from yolo_musgd.export.timing import race
 from yolo_musgd.pipeline.dataset import read_data
-from yolo_musgd.settings import Settings, parse, setting
+from yolo_musgd.pipeline.settings import MeasureSettings
+from yolo_musgd.settings import parse
 
 ROLES = ("base", "pruned", "final")
-
-
-@dataclasses.dataclass(frozen=True)
-class MeasureSettings(Settings):
-    """Arguments."""
-
-    base: str = setting("base", "artifact of the base model")
-    pruned: str | None = setting(None, "artifact of the pruned model", kind=str)
-    final: str = setting("final", "artifact of the final model")
-    data: str = setting("shapes.yaml", "data YAML")
-    split: str = setting("val", "split that judges", choices=("val", "test"))
-    threads: int = setting(1, "CPU threads", low=1)
-    out: str = setting("measure.json", "file to write")
 
 
 def measure(chosen: MeasureSettings) -> dict[str, Any]:

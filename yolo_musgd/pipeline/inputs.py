@@ -1,4 +1,4 @@
-"""What comes from outside the road: found and checked before anything is computed, known by its content."""
+"""What the pipeline is given: found and checked before anything is computed, known by its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yolo_musgd.export.splits import MIN_IMAGES
 from yolo_musgd.pipeline.dag import runtime_of
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
 from yolo_musgd.pipeline.settings import PipelineSettings
-from yolo_musgd.pipeline.step import Outside
+from yolo_musgd.pipeline.step import Input
 
 RUNTIME_PACKAGES = {"openvino": (("openvino",), "openvino"), "ncnn": (("ncnn", "pnnx"), "export")}
 """Runtime -> packages beside the ONNX ones that make and judge its models here, and the extra that has them."""
@@ -130,14 +130,14 @@ def find_model(model: str, fetch: bool = True) -> Path | None:
     return file
 
 
-def of_model(model: str, file: Path | None) -> Outside:
+def of_model(model: str, file: Path | None) -> Input:
     """The model as the steps know it: by its content, or by its name where there is no file."""
     if file is None:
-        return Outside(model, hashlib.sha256(model.encode()).hexdigest())
-    return Outside(str(file.absolute()), sha256_of(str(file)))
+        return Input(model, hashlib.sha256(model.encode()).hexdigest())
+    return Input(str(file.absolute()), sha256_of(str(file)))
 
 
-def recipes(settings: PipelineSettings) -> dict[str, Outside]:
+def recipes(settings: PipelineSettings) -> dict[str, Input]:
     """The training recipes, under the names that are given and known by their content.
 
     Raises:
@@ -149,16 +149,16 @@ def recipes(settings: PipelineSettings) -> dict[str, Outside]:
     for word in ("cfg", "finetune_cfg"):
         name = getattr(settings, word)
         try:
-            found[word] = Outside(name, sha256_of(check_yaml(name)))
+            found[word] = Input(name, sha256_of(check_yaml(name)))
         except Exception as error:  # no such file, several of them, not a YAML
             raise UserError(f"{word}={name} cannot be read: {first_line(error)}") from error
     return found
 
 
 def collect(
-    settings: PipelineSettings, data: DataSet, known: Mapping[str, Outside], cache: Path | None
-) -> dict[str, Outside]:
-    """Everything from outside, by the name that the steps have for it.
+    settings: PipelineSettings, data: DataSet, known: Mapping[str, Input], cache: Path | None
+) -> dict[str, Input]:
+    """Everything that it is given, by the name that the steps have for it.
 
     Args:
         settings: as given.
@@ -166,7 +166,7 @@ def collect(
         known: the model and the recipes.
         cache: see :func:`yolo_musgd.pipeline.dataset.digest`.
     """
-    found = {"data": Outside(data.yaml, digest(data, cache)), **known}
+    found = {"data": Input(data.yaml, digest(data, cache)), **known}
     if settings.images:
-        found["images"] = Outside(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
+        found["images"] = Input(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
     return found

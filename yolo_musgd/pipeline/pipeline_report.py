@@ -1,4 +1,4 @@
-"""The road's report: one HTML page that needs no other file, the figures as JSON, and the final table as text."""
+"""The pipeline's report: one HTML page that needs no other file, the figures as JSON, and the final table as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolo_musgd.edge.power import system
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results, write_json
 from yolo_musgd.pipeline import dag, svg
-from yolo_musgd.pipeline.choose import Choice
+from yolo_musgd.pipeline.choose import SizeChoice
 from yolo_musgd.pipeline.dataset import DataSet
 from yolo_musgd.pipeline.detections import Pair, pairs
 from yolo_musgd.pipeline.execute import Runner
@@ -29,13 +29,13 @@ HTML, JSON = "report.html", "report.json"
 
 
 @dataclass(frozen=True)
-class Road:
-    """A finished road.
+class FinishedPipeline:
+    """A finished finished.
 
     Attributes:
         settings: as given.
         recipe: file of the recipe, None without one.
-        plan: as it was walked.
+        plan: as it was run.
         data: the data set.
         choice: of size and width, None where none was asked for.
         runner: its folder.
@@ -43,9 +43,9 @@ class Road:
 
     settings: PipelineSettings
     recipe: str | None
-    plan: dag.Plan
+    plan: dag.PipelinePlan
     data: DataSet
-    choice: Choice | None
+    choice: SizeChoice | None
     runner: Runner
 
     def json(self, step: str, file: str) -> dict[str, Any]:
@@ -64,49 +64,49 @@ class Road:
         }
 
 
-def write_report(road: Road) -> str:
+def write_report(finished: FinishedPipeline) -> str:
     """Write report.html and report.json; returns the final table as text."""
-    figures = collect(road)
-    write_json(road.runner.folder / JSON, figures)
-    write_whole(str(road.runner.folder / HTML), to_html(figures, _pictures(road, figures), _pairs(road)))
+    figures = collect(finished)
+    write_json(finished.runner.folder / JSON, figures)
+    write_whole(str(finished.runner.folder / HTML), to_html(figures, _pictures(finished, figures), _pairs(finished)))
     return as_text(figures)
 
 
-def collect(road: Road) -> dict[str, Any]:
+def collect(finished: FinishedPipeline) -> dict[str, Any]:
     """Every figure of the report, for JSON."""
-    names = dag.Names(road.plan)
-    measured = road.json(names.measure, "measure.json")
-    final = road.json(names.final, "export/*_model/manifest.json")
-    pruned = road.json(names.prune, "cut/prune.json") if road.plan.cut else None
-    target = load_target(road.settings.target)
+    names = dag.Names(finished.plan)
+    measured = finished.json(names.measure, "measure.json")
+    final = finished.json(names.final, "export/*_model/manifest.json")
+    pruned = finished.json(names.prune, "cut/prune.json") if finished.plan.cut else None
+    target = load_target(finished.settings.target)
     return {
         "schema": "yolo-musgd/pipeline/1",
-        "title": f"{road.settings.data_name} on {target.title}",
-        "target": road.settings.target,
+        "title": f"{finished.settings.data_name} on {target.title}",
+        "target": finished.settings.target,
         "data": {
-            "yaml": road.data.yaml,
-            "images": {split: len(files) for split, files in road.data.images.items()},
-            "names": road.data.names,
+            "yaml": finished.data.yaml,
+            "images": {split: len(files) for split, files in finished.data.images.items()},
+            "names": finished.data.names,
         },
-        "imgsz": road.plan.imgsz,
-        "precision": road.plan.precision,
+        "imgsz": finished.plan.imgsz,
+        "precision": finished.plan.precision,
         "split": measured["split"],
         "images": measured["images"],
         "threads": measured["threads"],
-        "labels": road.labels(),
+        "labels": finished.labels(),
         "rows": measured["rows"],
-        "picked_on_judged": road.plan.judged == "val",
-        "foreign": road.settings.target != "x86",
-        "choice": road.choice.to_dict() if road.choice else None,
+        "picked_on_judged": finished.plan.judged == "val",
+        "foreign": finished.settings.target != "x86",
+        "choice": finished.choice.to_dict() if finished.choice else None,
         "pruning": _pruning(pruned) if pruned else None,
         "quantization": _quantization(final),
-        "bench": _bench(road.json(names.bench, "bench/bench.json")),
-        "notes": road.runner.notes + _left_out(measured) + _resumed(road) + _busy(road),
-        "steps": _steps(road),
+        "bench": _bench(finished.json(names.bench, "bench/bench.json")),
+        "notes": finished.runner.notes + _left_out(measured) + _resumed(finished) + _busy(finished),
+        "steps": _steps(finished),
         "machine": system.identity(),
         "versions": versions(),
-        "settings": road.settings.to_dict(),
-        "recipe": road.recipe,
+        "settings": finished.settings.to_dict(),
+        "recipe": finished.recipe,
     }
 
 
@@ -154,19 +154,19 @@ def _bench(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _resumed(road: Road) -> list[str]:
+def _resumed(finished: FinishedPipeline) -> list[str]:
     """Trainings that went on after an interruption."""
     return [
         f"{s['step']} was interrupted after epoch {s['interrupted_after_epoch']} and went on from its last checkpoint; "
         "an uninterrupted training would have ended near this, not exactly here"
-        for s in _steps(road)
+        for s in _steps(finished)
         if s["interrupted_after_epoch"]
     ]
 
 
-def _busy(road: Road) -> list[str]:
+def _busy(finished: FinishedPipeline) -> list[str]:
     """A warning where other work disturbed the timing."""
-    record = read_marker(road.runner.place(dag.Names(road.plan).measure)) or {}
+    record = read_marker(finished.runner.place(dag.Names(finished.plan).measure)) or {}
     load, cores = record.get("load"), os.cpu_count() or 1
     if load is None or load < 1.5 * cores:
         return []
@@ -176,12 +176,12 @@ def _busy(road: Road) -> list[str]:
     ]
 
 
-def _steps(road: Road) -> list[dict[str, Any]]:
+def _steps(finished: FinishedPipeline) -> list[dict[str, Any]]:
     """The record of every step that the report draws on."""
     found = []
-    first = [dag.probe(road.plan)] if road.settings.max_hours is not None else []
-    for step in [*first, *dag.road(road.plan)]:
-        record = read_marker(road.runner.place(step.name))
+    first = [dag.probe(finished.plan)] if finished.settings.max_hours is not None else []
+    for step in [*first, *dag.steps_of(finished.plan)]:
+        record = read_marker(finished.runner.place(step.name))
         if record is not None:
             kept = ("step", "command", "started", "seconds", "load", "interrupted_after_epoch", "outputs")
             found.append(
@@ -190,11 +190,11 @@ def _steps(road: Road) -> list[dict[str, Any]]:
     return found
 
 
-def _pictures(road: Road, figures: Mapping[str, Any]) -> dict[str, str | None]:
-    names = dag.Names(road.plan)
-    walked = {step.name for step in dag.road(road.plan)}  # a folder may be left of another road
+def _pictures(finished: FinishedPipeline, figures: Mapping[str, Any]) -> dict[str, str | None]:
+    names = dag.Names(finished.plan)
+    ran = {step.name for step in dag.steps_of(finished.plan)}  # a folder may be left of another plan
     trainings = (("training", "train"), ("fine-tuning", names.finetune))
-    runs = {title: road.runner.place(step) / "run" for title, step in trainings if step in walked}
+    runs = {title: finished.runner.place(step) / "run" for title, step in trainings if step in ran}
     found = figures["quantization"]["search"]
     return {
         "tradeoff": svg.tradeoff(figures["rows"], figures["labels"], figures["split"]),
@@ -205,9 +205,9 @@ def _pictures(road: Road, figures: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def _pairs(road: Road) -> list[Pair]:
-    names = dag.Names(road.plan)
-    before, after = (road.json(n, "out/detections.json") for n in ("detect-before", names.after))
+def _pairs(finished: FinishedPipeline) -> list[Pair]:
+    names = dag.Names(finished.plan)
+    before, after = (finished.json(n, "out/detections.json") for n in ("detect-before", names.after))
     return pairs(before, after)
 
 

@@ -1,4 +1,4 @@
-"""How far a step is and how long the road may still take: a bar on a terminal, a line now and then elsewhere."""
+"""How far a step is and how long the pipeline may still take: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

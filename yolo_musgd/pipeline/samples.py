@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_musgd.edge.errors import UserError
@@ -13,19 +12,10 @@ from yolo_musgd.edge.options import pairs
 from yolo_musgd.edge.pictures.images import list_images, read_image
 from yolo_musgd.export.splits import spread
 from yolo_musgd.pipeline.dataset import read_data
-from yolo_musgd.settings import Settings, parse, setting
+from yolo_musgd.pipeline.settings import SampleSettings
+from yolo_musgd.settings import parse
 
 MOST = 6
-
-
-@dataclass(frozen=True)
-class SampleSettings(Settings):
-    """Arguments."""
-
-    data: str = setting("shapes.yaml", "data YAML")
-    split: str = setting("val", "split whose images are taken without source=", choices=("train", "val", "test"))
-    source: str | None = setting(None, "folder of photos", kind=str)
-    out: str = setting("samples", "folder to fill")
 
 
 def photos(source: str) -> list[str]:

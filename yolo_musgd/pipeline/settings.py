@@ -81,6 +81,29 @@ class PipelineSettings(Settings):
         return file.absolute().parent.name if file.stem in ("data", "dataset") else file.stem
 
 
+@dataclasses.dataclass(frozen=True)
+class MeasureSettings(Settings):
+    """Arguments of the step that measures the final table."""
+
+    base: str = setting("base", "artifact of the base model")
+    pruned: str | None = setting(None, "artifact of the pruned model", kind=str)
+    final: str = setting("final", "artifact of the final model")
+    data: str = setting("shapes.yaml", "data YAML")
+    split: str = setting("val", "split that judges", choices=("val", "test"))
+    threads: int = setting(1, "CPU threads", low=1)
+    out: str = setting("measure.json", "file to write")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings(Settings):
+    """Arguments of the step that chooses the pictures."""
+
+    data: str = setting("shapes.yaml", "data YAML")
+    split: str = setting("val", "split whose images are taken without source=", choices=("train", "val", "test"))
+    source: str | None = setting(None, "folder of photos", kind=str)
+    out: str = setting("samples", "folder to fill")
+
+
 def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None]:
     """Settings from the command line and a recipe.
 

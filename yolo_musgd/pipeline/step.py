@@ -1,4 +1,4 @@
-"""A step of the road: one command, what it needs, what it makes, and how to know whether that is still true.
+"""A step of the pipeline: one command, what it needs, what it makes, and how to know whether that is still true.
 
 A step is done when its folder holds ``step.json`` with the key of today's inputs, and its outputs are the files they
 were. The key covers the command's words, the content of every file that goes in, and the versions of what computes.
@@ -30,9 +30,9 @@ class Step:
         name: of its folder.
         title: for people: what it does.
         words: the command; ``{out}`` stands for the step's own folder, ``{train}`` for that of the step train, and
-            ``{data}`` and so on for what comes from outside.
+            ``{data}`` and so on for the pipeline's inputs.
         needs: steps before it.
-        outside: names of what comes from outside, without braces.
+        inputs: names of the pipeline's inputs that it reads, without braces.
         outputs: patterns of the files that later steps read, below the folder; each must match.
         seconds: a first guess of how long it takes.
         epochs: of a training, else 0.
@@ -42,7 +42,7 @@ class Step:
     title: str
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    outside: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     seconds: float = 20.0
     epochs: int = 0
@@ -58,8 +58,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Outside:
-    """Something from outside the road: its path and the SHA-256 of its content."""
+class Input:
+    """Something that the pipeline is given: its path and the SHA-256 of its content."""
 
     path: str
     digest: str
@@ -74,17 +74,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def inputs_of(step: Step, outside: Mapping[str, Outside], before: Mapping[str, str]) -> dict[str, Any]:
+def key_of(step: Step, inputs: Mapping[str, Input], before: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides what a step makes.
 
     Args:
         step: the step.
-        outside: name -> what comes from outside.
+        inputs: name -> input of the pipeline.
         before: name -> digest of the outputs of each step that is needed.
     """
     return {
         "words": list(step.words),
-        "outside": {name: outside[name].digest for name in step.outside},
+        "inputs": {name: inputs[name].digest for name in step.inputs},
         "before": {name: before[name] for name in step.needs},
         "versions": versions(),
     }
@@ -119,7 +119,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and {"inputs", "outputs"} <= content.keys() else None
 
 
-def why_not_done(inputs: Mapping[str, Any], folder: Path) -> str | None:
+def why_not_done(key: Mapping[str, Any], folder: Path) -> str | None:
     """Why a step is to do, in a few words; None if it is done."""
     record = read_marker(folder)
     if record is None:
@@ -128,13 +128,14 @@ def why_not_done(inputs: Mapping[str, Any], folder: Path) -> str | None:
         file = folder / name
         if not file.is_file() or sha256_of(str(file)) != digest:
             return f"{name} was {'changed' if file.is_file() else 'removed'}"
-    return _difference(record["inputs"], inputs)
+    return _difference(record["inputs"], key)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     if old.get("words") != new["words"]:
         return _changed_words(old.get("words") or [], new["words"])
-    for part, text in (("outside", "{} changed"), ("before", "{} was redone")):
+    old = {"inputs": old.get("outside"), **old}  # as records of version 0.1 call them
+    for part, text in (("inputs", "{} changed"), ("before", "{} was redone")):
         for name, digest in new[part].items():
             if (old.get(part) or {}).get(name) != digest:
                 return text.format(name)

@@ -1,4 +1,4 @@
-"""Pictures of the road's report: SVG that takes its ink from the page, so that it can be read on dark and on light."""
+"""Pictures of the pipeline's report: SVG that takes its ink from the page, to be read on dark and on light."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from yolo_musgd.prune import measuring, stock_checkpoint
 from yolo_musgd.prune.importance import score
 from yolo_musgd.prune.schedule import schedule
-from yolo_musgd.prune.search import Target, by_arithmetic
+from yolo_musgd.prune.search import PruningTarget, by_arithmetic
 from yolo_musgd.prune.training_images import recalibrate
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def write_ladder(run: Run, folder: Path) -> Path:
     scores = score(graph, run.settings.importance, run.images, run.settings.seed)
     removals = schedule(graph, scores, run.settings.chosen_allocation)
     for cut in CUTS:
-        kept = by_arithmetic(graph, removals, Target("flops", 1 - cut)) if cut else [u.channels for u in graph.units]
+        target = PruningTarget("flops", 1 - cut)
+        kept = by_arithmetic(graph, removals, target) if cut else [u.channels for u in graph.units]
         share = graph.cost(kept).flops / base
         model = run.graph(run.model).apply(graph.removed(kept, scores))
         if cut:

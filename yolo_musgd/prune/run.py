@@ -20,7 +20,7 @@ from yolo_musgd.prune import finetuning, measuring, pruning_report, sparse, stoc
 from yolo_musgd.prune.channel_graph import Cost, PruneGraph
 from yolo_musgd.prune.importance import score
 from yolo_musgd.prune.schedule import Removal, schedule
-from yolo_musgd.prune.search import Target, by_arithmetic, by_latency, flops_for
+from yolo_musgd.prune.search import PruningTarget, by_arithmetic, by_latency, flops_for
 from yolo_musgd.prune.settings import RUNTIMES, PruneSettings
 from yolo_musgd.prune.training_images import Images, check_classes, recalibrate
 
@@ -28,7 +28,7 @@ DEFAULT_ROUND_TO = 16
 
 
 @dataclasses.dataclass
-class Plan:
+class PruningPlan:
     """A model that is cut but not yet saved.
 
     Attributes:
@@ -101,7 +101,7 @@ class Run:
             model, self.imgsz, chosen.round_to or DEFAULT_ROUND_TO, chosen.layers_to_keep, chosen.max_ratio
         )
 
-    def choose(self) -> Plan:
+    def choose(self) -> PruningPlan:
         """Score and cut, in one step or several; nothing is written.
 
         Raises:
@@ -121,7 +121,9 @@ class Run:
                 kept = self._by_latency(scores, removals, log)
             else:
                 share = 1 - (1 - target.share) * step / chosen.steps
-                kept = by_arithmetic(graph, removals, Target(target.kind, share), float(getattr(before, target.kind)))
+                kept = by_arithmetic(
+                    graph, removals, PruningTarget(target.kind, share), float(getattr(before, target.kind))
+                )
             after = graph.cost(kept)
             narrowed = sum(k < u.channels for k, u in zip(kept, graph.units, strict=True))
             _say(
@@ -133,7 +135,7 @@ class Run:
             model = graph.apply(graph.removed(kept, scores))
             if step < chosen.steps:
                 recalibrate(model, self.images)
-        return Plan(model, before, after, log)
+        return PruningPlan(model, before, after, log)
 
     def _by_latency(self, scores: list[Tensor], removals: list[Removal], log: list[str]) -> list[int]:
         chosen = self.settings
@@ -143,19 +145,19 @@ class Run:
                 chosen.tolerance, lambda line: _say(f"{chosen.runtime}: {line}", log),
             )  # fmt: skip
 
-    def _target(self, log: list[str]) -> Target:
+    def _target(self, log: list[str]) -> PruningTarget:
         chosen = self.settings
         if chosen.latency is not None and chosen.table:
             share = flops_for(items(chosen.table), chosen.latency)
             _say(f"the board's reports say that {chosen.latency:g} of the time is {share:.3f} of the FLOPs", log)
-            return Target("flops", share)
+            return PruningTarget("flops", share)
         if chosen.latency is not None:
-            return Target("latency", chosen.latency)
+            return PruningTarget("latency", chosen.latency)
         if chosen.params is not None:
-            return Target("params", 1 + chosen.params)
-        return Target("flops", 1 + (chosen.flops if chosen.flops is not None else -0.4))
+            return PruningTarget("params", 1 + chosen.params)
+        return PruningTarget("flops", 1 + (chosen.flops if chosen.flops is not None else -0.4))
 
-    def cut(self, plan: Plan, folder: Path) -> None:
+    def cut(self, plan: PruningPlan, folder: Path) -> None:
         """Measure the cut model, recalibrate it and save it as ``pruned.pt``."""
         chosen = self.settings
         note = {

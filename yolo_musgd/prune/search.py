@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Target:
+class PruningTarget:
     """What is wanted: ``share`` of the model's own ``kind`` (flops, params or latency) is to be left."""
 
     kind: str
@@ -35,7 +35,7 @@ class Target:
 
 
 def by_arithmetic(
-    graph: PruneGraph, removals: Sequence[Removal], target: Target, base: float | None = None
+    graph: PruneGraph, removals: Sequence[Removal], target: PruningTarget, base: float | None = None
 ) -> list[int]:
     """Widths that leave the target's share of FLOPs or parameters.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,43 +18,11 @@ from yolo_musgd.lab.arms import Arm, arms, none_failed
 from yolo_musgd.lab.parsing import load, numbers, parse_protocol
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
+from yolo_musgd.lab.settings import CompareSettings
 from yolo_musgd.lab.store import Store
-from yolo_musgd.settings import Settings, load_yaml, parse, read_recipe, setting
+from yolo_musgd.settings import load_yaml, parse, read_recipe
 
 PROTOCOL_FILE = "protocol.yaml"
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareSettings(Settings):
-    """Arguments of ``yolo-musgd compare``."""
-
-    cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity", kind=str)
-    data: str | None = setting(None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]", kind=str)
-    starts: str | None = setting(
-        None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str
-    )
-    optimizers: str | None = setting(
-        None, "names, or YAML as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'; [SGD,MuSGD] unless given", kind=str
-    )
-    seeds: str | None = setting(None, "how many seeds, or a list such as [0,1,2]; 3 unless given", kind=str)
-    epochs: int | None = setting(None, "epochs of every run; 30 unless given", kind=int, low=1)
-    baseline: str | None = setting(
-        None, "what the others are measured against; the first optimizer unless given", kind=str
-    )
-    target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
-    tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
-    train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
-    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
-    threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1)
-    ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
-    keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
-    imports: str | None = setting(None, "folders with finished runs of yolo train or another store", kind=str)
-    dry_run: bool = setting(
-        False, "train nothing: show what is finished and what is missing, and report on what is finished"
-    )
-    project: str = setting("runs/compare", "parent folder of comparisons")
-    name: str | None = setting(None, "folder of this comparison; None takes the protocol's name", kind=str)
-    store: str | None = setting(None, "folder of the runs, shared by comparisons; None: project/store", kind=str)
 
 
 _OVERRIDES = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "target", "tune", "train")

@@ -1,4 +1,4 @@
-"""The whole road on a tiny data set, by its command line: killed, continued, repeated, reported."""
+"""The whole pipeline on a tiny data set, by its command line: killed, continued, repeated, reported."""
 
 import json
 import re
@@ -22,16 +22,16 @@ STEPS = (
 )  # fmt: skip
 
 
-def test_a_killed_road_goes_on_and_ends_where_an_uninterrupted_one_does(road, run, tmp_path):
-    assert road.output.count("done before") == 2  # train and export-base, before the second kill
-    record = json.loads((road.folder / "steps" / "train" / "step.json").read_text())
+def test_a_killed_pipeline_goes_on_and_ends_where_an_uninterrupted_one_does(pipeline, run, tmp_path):
+    assert pipeline.output.count("done before") == 2  # train and export-base, before the second kill
+    record = json.loads((pipeline.folder / "steps" / "train" / "step.json").read_text())
     words = [w for w in record["command"][1:] if not w.startswith(("project=", "name="))]
     done = run(record["command"][0], *words, f"project={tmp_path}", "name=whole")
     assert done.returncode == 0, done.stderr[-2000:]
     weights = [
         torch.load(file, weights_only=False)["model"].state_dict()
         for file in (
-            road.folder / "steps" / "train" / "run" / "weights" / "best.pt",
+            pipeline.folder / "steps" / "train" / "run" / "weights" / "best.pt",
             tmp_path / "whole/weights/best.pt",
         )
     ]
@@ -39,28 +39,28 @@ def test_a_killed_road_goes_on_and_ends_where_an_uninterrupted_one_does(road, ru
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
-def test_every_step_left_its_folder_and_nothing_else(road):
-    assert sorted(p.name for p in (road.folder / "steps").iterdir()) == sorted(STEPS)
+def test_every_step_left_its_folder_and_nothing_else(pipeline):
+    assert sorted(p.name for p in (pipeline.folder / "steps").iterdir()) == sorted(STEPS)
     for step in STEPS:
-        record = json.loads((road.folder / "steps" / step / "step.json").read_text())
+        record = json.loads((pipeline.folder / "steps" / step / "step.json").read_text())
         assert record["outputs"]
         assert not any("{" in word for word in record["command"])
 
 
-def test_the_table_is_the_measurement(road):
-    rows = json.loads((road.folder / "steps" / "measure" / "measure.json").read_text())["rows"]
+def test_the_table_is_the_measurement(pipeline):
+    rows = json.loads((pipeline.folder / "steps" / "measure" / "measure.json").read_text())["rows"]
     assert [r["role"] for r in rows] == ["base", "pruned", "final"]
     assert [r["precision"] for r in rows] == ["fp32", "fp32", "int8"]
     assert rows[1]["size_bytes"] < rows[0]["size_bytes"]
     assert rows[2]["size_bytes"] < 0.5 * rows[1]["size_bytes"]
     for row in rows:
-        assert f"| {row['map50_95']:.3f} | {row['map50']:.3f} | {row['size_bytes'] / 1e6:.2f} |" in road.output
+        assert f"| {row['map50_95']:.3f} | {row['map50']:.3f} | {row['size_bytes'] / 1e6:.2f} |" in pipeline.output
 
 
-def test_edge_val_agrees_with_the_table(road, run, tiny_data, tmp_path):
+def test_edge_val_agrees_with_the_table(pipeline, run, tiny_data, tmp_path):
     """The same figure by the board's own command, in another process."""
-    rows = json.loads((road.folder / "steps" / "measure" / "measure.json").read_text())["rows"]
-    model = next((road.folder / "steps" / "export-final" / "export").glob("*_model"))
+    rows = json.loads((pipeline.folder / "steps" / "measure" / "measure.json").read_text())["rows"]
+    model = next((pipeline.folder / "steps" / "export-final" / "export").glob("*_model"))
     words = (
         f"model={model}",
         f"source={tiny_data.parent / 'images/test'}",
@@ -73,28 +73,28 @@ def test_edge_val_agrees_with_the_table(road, run, tiny_data, tmp_path):
     assert found == pytest.approx(rows[2]["map50_95"], abs=1e-4)
 
 
-def test_the_bundle_is_for_the_board(road):
-    with tarfile.open(next((road.folder / "steps" / "bundle").glob("*.tar.gz"))) as archive:
+def test_the_bundle_is_for_the_board(pipeline):
+    with tarfile.open(next((pipeline.folder / "steps" / "bundle").glob("*.tar.gz"))) as archive:
         names = archive.getnames()
     assert "edge-raspberry-pi-5/edge.pyz" in names
     assert any(n.endswith("model/model.onnx") for n in names)
 
 
-def test_again_and_the_plan(road, run):
-    before = {s: (road.folder / "steps" / s / "step.json").stat().st_mtime_ns for s in STEPS}
-    again = run(*("yolo-musgd", *road.command[1:]), cwd=road.cwd)
+def test_again_and_the_plan(pipeline, run):
+    before = {s: (pipeline.folder / "steps" / s / "step.json").stat().st_mtime_ns for s in STEPS}
+    again = run(*("yolo-musgd", *pipeline.command[1:]), cwd=pipeline.cwd)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before") == len(STEPS)
-    assert {s: (road.folder / "steps" / s / "step.json").stat().st_mtime_ns for s in STEPS} == before
-    plan = run("yolo-musgd", *road.command[1:], "dry_run=True", "finetune_epochs=2", cwd=road.cwd).stdout
+    assert {s: (pipeline.folder / "steps" / s / "step.json").stat().st_mtime_ns for s in STEPS} == before
+    plan = run("yolo-musgd", *pipeline.command[1:], "dry_run=True", "finetune_epochs=2", cwd=pipeline.cwd).stdout
     done = {s for s in STEPS if re.search(rf"^{s} +done", plan, re.M)}
     assert done == {"train", "export-base", "prune", "samples", "detect-before"}
     assert "epochs=1 -> epochs=2" in plan
 
 
-def test_a_drop_that_is_too_large_prunes_less(road, run):
+def test_a_drop_that_is_too_large_prunes_less(pipeline, run):
     """Runs after the others: with max_drop=0 half the cut is tried, and then none."""
-    done = run("yolo-musgd", *road.command[1:], "max_drop=0", "flops=-0.2", "dry_run=True", cwd=road.cwd)
+    done = run("yolo-musgd", *pipeline.command[1:], "max_drop=0", "flops=-0.2", "dry_run=True", cwd=pipeline.cwd)
     assert "again with half the pruning, then without" in done.stdout
 
 
@@ -117,8 +117,8 @@ class Page(HTMLParser):
             self.ids.add(found["id"])
 
 
-def test_the_report_needs_no_network_and_speaks(road):
-    text = (road.folder / "report.html").read_text()
+def test_the_report_needs_no_network_and_speaks(pipeline):
+    text = (pipeline.folder / "report.html").read_text()
     page = Page()
     page.feed(text)
     assert page.pictures >= 8  # trade-off, curves, optimizer, layers, two for each sample
@@ -133,9 +133,9 @@ def test_the_report_needs_no_network_and_speaks(road):
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_report_in_a_browser(road, width, dark):
+def test_the_report_in_a_browser(pipeline, width, dark):
     """On a phone and on a desk, in both colour schemes: nothing cut off, pale, tiny, missing or fetched."""
-    seen = look(road.folder / "report.html", width, dark)
+    seen = look(pipeline.folder / "report.html", width, dark)
     assert seen["width"] == width
     assert seen["dark"] == dark
     assert seen["scrolls"] <= width, "the page scrolls sideways"
@@ -148,19 +148,19 @@ def test_the_report_in_a_browser(road, width, dark):
     assert not seen["errors"]
 
 
-def test_every_figure_says_where_it_comes_from(road):
-    text = " ".join((road.folder / "report.html").read_text().split())
+def test_every_figure_says_where_it_comes_from(pipeline):
+    text = " ".join((pipeline.folder / "report.html").read_text().split())
     for file in ("measure/measure.json", "train/run/results.csv", "finetune/run/results.csv", "prune/cut/prune.json",
                  "bench/bench/bench.json", "detect-before/out/detections.json"):  # fmt: skip
         assert f"steps/{file}" in text
-        assert (road.folder / "steps" / file).is_file()
+        assert (pipeline.folder / "steps" / file).is_file()
     assert "yolo train cfg=musgd.yaml" in text
     assert "not on raspberry-pi-5" in text  # speed of another machine is not sold as the board's
 
 
-def test_the_page_of_other_roads(road):
+def test_the_page_of_other_pipelines(pipeline):
     """Without pruning and training, with a goal, a sensor and a search: the same page, other parts of it."""
-    figures = json.loads((road.folder / "report.json").read_text())
+    figures = json.loads((pipeline.folder / "report.json").read_text())
     figures["rows"] = [figures["rows"][0], figures["rows"][2]]
     figures["pruning"], figures["labels"]["final"], figures["settings"]["target_fps"] = None, "base INT8", 30.0
     anchor = {"model": "yolo26n.yaml", "imgsz": 640, "ms": 67, "how": "published"}

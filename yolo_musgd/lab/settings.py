@@ -1,0 +1,66 @@
+"""Arguments of ``yolo-musgd compare``, ``demo`` and ``steptime``."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from yolo_musgd.settings import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Arguments of ``yolo-musgd compare``."""
+
+    cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity", kind=str)
+    data: str | None = setting(None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]", kind=str)
+    starts: str | None = setting(
+        None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str
+    )
+    optimizers: str | None = setting(
+        None, "names, or YAML as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'; [SGD,MuSGD] unless given", kind=str
+    )
+    seeds: str | None = setting(None, "how many seeds, or a list such as [0,1,2]; 3 unless given", kind=str)
+    epochs: int | None = setting(None, "epochs of every run; 30 unless given", kind=int, low=1)
+    baseline: str | None = setting(
+        None, "what the others are measured against; the first optimizer unless given", kind=str
+    )
+    target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
+    tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
+    train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
+    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
+    threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1)
+    ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
+    keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
+    imports: str | None = setting(None, "folders with finished runs of yolo train or another store", kind=str)
+    dry_run: bool = setting(
+        False, "train nothing: show what is finished and what is missing, and report on what is finished"
+    )
+    project: str = setting("runs/compare", "parent folder of comparisons")
+    name: str | None = setting(None, "folder of this comparison; None takes the protocol's name", kind=str)
+    store: str | None = setting(None, "folder of the runs, shared by comparisons; None: project/store", kind=str)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoSettings(Settings):
+    """Arguments of ``yolo-musgd demo``."""
+
+    seed: int = setting(42, "of matrix, data and weights", low=0)
+    steps: int = setting(200, "training steps of the small network", low=1)
+    pictures: bool = setting(True, "draw the pictures too (needs matplotlib)")
+    project: str = setting("runs/demo", "parent folder of the results")
+    name: str = setting("exp", "folder of the results, counted up")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimeSettings(Settings):
+    """Arguments of ``yolo-musgd steptime``."""
+
+    models: str = setting("yolo26n", "Ultralytics models, separated by commas")
+    optimizers: str = setting("", "names from the table, separated by commas; empty for all that are installed")
+    threads: int = setting(1, "CPU threads", low=1)
+    steps: int = setting(15, "timed steps of each optimizer", low=1)
+    imgsz: int = setting(192, "image size for the gradients", low=32)
+    device: str = setting("cpu", "cpu, or cuda:0 and so on")
+    plan: bool = setting(False, "show which kernel orthogonalises which shapes instead of timing")
+    project: str = setting("runs/steptime", "parent folder of the results")
+    name: str = setting("exp", "folder of the results, counted up")

@@ -111,7 +111,7 @@ COMMANDS: dict[str, Command] = {
     "quantize-ncnn": Command(
         "yolo_musgd.export.ncnn:main",
         "INT8 for a folder that yolo export format=ncnn made, for Raspberry Pis and phones",
-        "yolo_musgd.export.ncnn:NcnnSettings",
+        "yolo_musgd.export.settings:NcnnSettings",
     ),
     "compare-bench": Command(
         "yolo_musgd.export.compare:main",

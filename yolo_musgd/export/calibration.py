@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.export.splits import CalibrationSet
@@ -75,7 +75,7 @@ def collect_ranges(model: Path, images: CalibrationSet, imgsz: int, method: str,
         "percentile": CalibrationMethod.Percentile,
     }[method]
     options = {"percentile": percentile, "symmetric": False} if method == "percentile" else {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # which goes with the run, however that ends
         calibrator = create_calibrator(
             model, None, str(Path(folder) / "augmented.onnx"), calibrate_method=kind, extra_options=options
         )
@@ -102,9 +102,7 @@ def cached_ranges(
         return {name: (float(low), float(high)) for name, (low, high) in json.loads(file.read_text()).items()}
     ranges = collect_ranges(model, images, imgsz, method, percentile)
     folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(ranges), encoding="utf-8")
-    part.replace(file)
+    write_whole(str(file), json.dumps(ranges))
     return ranges
 
 

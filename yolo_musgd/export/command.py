@@ -7,18 +7,19 @@ import errno
 import logging
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import check_name
 from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
 from yolo_musgd.export.bundle import make_archive, make_bundle
 from yolo_musgd.export.float_graph import FloatGraph
 from yolo_musgd.export.settings import ExportSettings, Job, check
+from yolo_musgd.export.staging import place_numbered, staging
 from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
-from yolo_musgd.settings import check_parent, new_folder, parse
+from yolo_musgd.settings import check_parent, parse
 
 MACHINES = {"x86_64": ("x86_64", "amd64"), "aarch64": ("aarch64", "arm64")}  # as systems call them
 
@@ -49,6 +50,7 @@ def export_model(settings: ExportSettings) -> Result:
         UserError: bad input, a missing package, or no space left.
     """
     check_parent(settings.project)
+    check_name(settings.name)
     job = check(settings)
     runtimes = installed(job.runtimes)
     if not runtimes:
@@ -58,17 +60,16 @@ def export_model(settings: ExportSettings) -> Result:
         )
     project = Path(settings.project)
     try:
-        project.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=project) as staging:
-            return _export(job, runtimes, Path(staging), project)
+        with staging(project, "export") as folder:
+            return _export(job, runtimes, folder, project)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no space left in {project}; nothing was written: give project= another disk") from error
         raise
 
 
-def _export(job: Job, runtimes: list[str], staging: Path, project: Path) -> Result:
-    work, ready = staging / "work", staging / "ready"
+def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Result:
+    work, ready = temporary / "work", temporary / "ready"
     work.mkdir()
     ready.mkdir()
     graph = FloatGraph(job, work, project / ".calibration")
@@ -85,8 +86,7 @@ def _export(job: Job, runtimes: list[str], staging: Path, project: Path) -> Resu
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
     (ready / "report.md").write_text(to_markdown(job, artifacts, graph.expected, latency, fastest), encoding="utf-8")
     draw_searches(job, artifacts, ready)
-    folder = new_folder(str(project), job.settings.name)
-    ready.replace(folder)  # an empty folder may be replaced
+    folder = place_numbered(ready, project, job.settings.name)
     moved = tuple(dataclasses.replace(built, folder=folder / built.folder.name) for built in artifacts)
     return Result(folder, moved, latency, fastest)
 

@@ -13,7 +13,6 @@ import shutil
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,10 @@ from yolo_musgd.edge.pictures.images import list_images, read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.edge.runtimes.artifact import open_artifact
 from yolo_musgd.export.ncnn_files import CONVOLUTIONS, GROUPS, INT8, OUTPUTS, TAG_FLOAT, TAG_INT8, Layer, read_network
+from yolo_musgd.export.settings import NcnnSettings
 from yolo_musgd.export.splits import spread
-from yolo_musgd.settings import Settings, parse, setting
-
-
-@dataclass(frozen=True)
-class NcnnSettings(Settings):
-    """Arguments of ``yolo-musgd quantize-ncnn``."""
-
-    model: str | None = setting(None, "folder that yolo export format=ncnn made (required)", kind=str)
-    source: str | None = setting(None, "folder of training images to measure the activations on (required)", kind=str)
-    images: int = setting(64, "how many of them", low=1)
-    percentile: float = setting(
-        99.99, "of the absolute activations, the value that 127 stands for; 100 is the largest", low=50.0, high=100.0
-    )
-    name: str | None = setting(None, "folder to write; default: the model's with _int8 before _ncnn_model", kind=str)
+from yolo_musgd.export.staging import staging
+from yolo_musgd.settings import parse
 
 
 def _is_expectation(layer: Layer) -> bool:
@@ -162,9 +150,8 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
     highest = measure(source, blobs, images, size, percentile)
     lines, parts = zip(*(_packed(layer, highest, keep) for layer in layers), strict=True)
     head = (source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with staging(target.parent, "quantize") as folder:
+        part = folder / target.name
         shutil.copytree(source, part)
         (part / "model.ncnn.param").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
         (part / "model.ncnn.bin").write_bytes(b"".join(parts))
@@ -172,8 +159,6 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
         text = re.sub(r"^precision:.*\n", "", note.read_text(encoding="utf-8"), flags=re.MULTILINE)
         note.write_text(f"{text.rstrip()}\nprecision: int8\n", encoding="utf-8")
         part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return {
         "convolutions": len(every),
         "convolutions_int8": len(every) - len(keep),

@@ -69,7 +69,7 @@ def rank_groups(
     groups = layer_groups(onnx.load(str(plan.model)).graph, plan.candidates)
     expected = decode_all(artifact, reference, files)
     ranked = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=plan.model.parent) as folder:
         for name in TQDM(groups, desc="ranking layers"):
             others = [node for node in plan.candidates if node not in set(groups[name])]
             path = quantize(plan, Path(folder) / "one.onnx", ranges, variant, others)

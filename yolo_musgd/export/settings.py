@@ -1,4 +1,4 @@
-"""Arguments of ``yolo-musgd export``, and what is known once they have been checked."""
+"""Arguments of ``yolo-musgd export`` and ``quantize-ncnn``, and what is known once those of an export are checked."""
 
 from __future__ import annotations
 
@@ -59,6 +59,19 @@ class ExportSettings(Settings):
     samples: str | None = setting(None, "folder of images that bundle=True takes along", kind=str)
     project: str = setting("runs/export", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")
+
+
+@dataclasses.dataclass(frozen=True)
+class NcnnSettings(Settings):
+    """Arguments of ``yolo-musgd quantize-ncnn``."""
+
+    model: str | None = setting(None, "folder that yolo export format=ncnn made (required)", kind=str)
+    source: str | None = setting(None, "folder of training images to measure the activations on (required)", kind=str)
+    images: int = setting(64, "how many of them", low=1)
+    percentile: float = setting(
+        99.99, "of the absolute activations, the value that 127 stands for; 100 is the largest", low=50.0, high=100.0
+    )
+    name: str | None = setting(None, "folder to write; default: the model's with _int8 before _ncnn_model", kind=str)
 
 
 @dataclasses.dataclass(frozen=True)

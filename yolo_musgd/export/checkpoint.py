@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.runtimes.artifact import sha256_of
+from yolo_musgd.host import silent_host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +52,7 @@ def load_model(path: Path) -> Any:
             "graph has lost its second head and its training arguments"
         )
     try:
-        with quiet():
+        with silent_host():
             model = YOLO(str(path))
     except Exception as error:  # unpickling raises whatever the file makes it raise
         raise UserError(f"model={path} cannot be loaded as a checkpoint: {first_line(error)}") from error
@@ -105,20 +102,6 @@ def choose_head(model: Any, head: str) -> None:
         module.end2end = True
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Ultralytics' log to errors (it names temporary files) and torch's tracer without its warnings."""
-    logger = logging.getLogger("ultralytics")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-
-
 def export_by_ultralytics(
     checkpoint: Checkpoint, head: str, folder: Path, fmt: str, imgsz: int, opset: int | None = None, half: bool = False
 ) -> Path:
@@ -150,7 +133,7 @@ def export_by_ultralytics(
     if half:  # the argument was renamed on the way
         options.update({"quantize": 16} if "quantize" in DEFAULT_CFG_DICT else {"half": True})
     try:
-        with quiet():
+        with silent_host():
             made = model.export(
                 format=fmt, imgsz=imgsz, nms=False if head == "nms_free" else None, device="cpu", **options
             )

@@ -15,7 +15,8 @@ from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.edge.runtimes.artifact import Artifact
 from yolo_musgd.edge.runtimes.base import Runtime
 from yolo_musgd.export.accuracy import Agreement, agreement, match
-from yolo_musgd.export.checkpoint import choose_head, load_model, quiet
+from yolo_musgd.export.checkpoint import choose_head, load_model
+from yolo_musgd.host import silent_host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TorchRuntime(Runtime):
         super().__init__(artifact)
         model = load_model(checkpoint)
         choose_head(model, head)
-        with quiet():
+        with silent_host():
             self._net: Any = model.model.float().fuse().eval()
         self._torch = torch
         self.version = str(torch.__version__)

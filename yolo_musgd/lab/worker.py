@@ -28,7 +28,7 @@ def main() -> int:
     What takes long to import is imported after the watch over the input has begun.
     """
     task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     from filelock import FileLock
 
     from yolo_musgd.lab.runs import RunSpec, versions
@@ -44,9 +44,14 @@ def main() -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(ABANDONED)
+def end_with_parent() -> None:
+    """End this process, with :data:`ABANDONED`, when the other end of its input closes."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(ABANDONED)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None:

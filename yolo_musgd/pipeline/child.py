@@ -10,22 +10,17 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-import threading
 
 from filelock import FileLock
 
-ABANDONED = 75
+from yolo_musgd.lab.worker import end_with_parent
+
 LOCK = "YOLO_MUSGD_STEP_LOCK"  # environment: file that a step holds as long as it lives
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(ABANDONED)
 
 
 def main(words: list[str]) -> int:
     """Run ``yolo ...``, ``yolo-musgd ...`` or ``python -m module ...``; returns the exit code."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if LOCK in os.environ:
         held = FileLock(os.environ[LOCK])  # the system frees it, however this ends
         held.acquire()

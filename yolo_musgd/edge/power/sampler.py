@@ -23,7 +23,7 @@ ORDER: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...] = (
 NAMES = tuple(name for name, _ in ORDER)
 
 
-class Choice(NamedTuple):
+class SensorChoice(NamedTuple):
     """The sensor that was found, or None with the reason why each candidate is not usable."""
 
     sensor: Optional[Sensor]
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     csv: Optional[str]  # path of an external meter's log, read after the run
 
 
-def choose(power: str, root: str = "/") -> Choice:
+def choose(power: str, root: str = "/") -> SensorChoice:
     """Find the sensor for ``power``: auto, none, csv:FILE, or one of NAMES.
 
     Raises:
@@ -39,9 +39,9 @@ def choose(power: str, root: str = "/") -> Choice:
             without a sensor the report says so.
     """
     if power.startswith("csv:"):
-        return Choice(None, {}, power[4:])
+        return SensorChoice(None, {}, power[4:])
     if power == "none":
-        return Choice(None, {"none": "switched off by power=none"}, None)
+        return SensorChoice(None, {"none": "switched off by power=none"}, None)
     if power != "auto" and power not in NAMES:
         raise UserError("power={}: must be auto, none, csv:FILE or one of {}".format(power, ", ".join(NAMES)))
     tried: Dict[str, str] = {}
@@ -50,12 +50,12 @@ def choose(power: str, root: str = "/") -> Choice:
             continue
         for sensor_class in classes:
             try:
-                return Choice(sensor_class(root), tried, None)
+                return SensorChoice(sensor_class(root), tried, None)
             except SensorError as error:
                 tried[name] = "{}; {}".format(tried[name], error) if name in tried else str(error)
     if power != "auto":
         raise UserError("power={}: {}".format(power, tried[power]))
-    return Choice(None, tried, None)
+    return SensorChoice(None, tried, None)
 
 
 class Sampler:
@@ -171,7 +171,7 @@ def per_frame(energy_j: Optional[float], seconds: float, frames: int, idle_w: Op
     return {"gross_j_per_frame": gross, "net_j_per_frame": net}
 
 
-def describe(choice: Choice) -> Dict[str, Any]:
+def describe(choice: SensorChoice) -> Dict[str, Any]:
     """Return what the report says about the sensor."""
     if choice.csv is not None:
         return {
@@ -193,7 +193,7 @@ def describe(choice: Choice) -> Dict[str, Any]:
     }
 
 
-def wall_estimate(choice: Choice, watts: Optional[float]) -> Optional[float]:
+def wall_estimate(choice: SensorChoice, watts: Optional[float]) -> Optional[float]:
     """For a Raspberry Pi 5 only: the published fit of wall power to the PMIC's sum, an estimate; else None."""
     if watts is None or not isinstance(choice.sensor, sensors.RaspberryPi5):
         return None

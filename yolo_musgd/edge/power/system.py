@@ -1,4 +1,4 @@
-"""Who the board is and how it feels: model, versions, temperatures, clocks, power mode, throttling, memory."""
+"""Identity and state of the board: model, versions, temperatures, clocks, power mode, throttling, memory."""
 
 import glob
 import os

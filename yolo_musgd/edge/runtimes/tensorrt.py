@@ -42,7 +42,7 @@ def refuse_int8(capability: float) -> None:
     """
     if no_int8(capability):
         raise UserError(
-            "this GPU (compute capability {}) has no INT8; TensorRT would fall back to FP32 without a word: use the "
+            "this GPU (compute capability {}) has no INT8; TensorRT would fall back to FP32 silently: use the "
             "FP16 model with precision=fp16".format(capability)
         )
 

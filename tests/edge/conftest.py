@@ -1,4 +1,8 @@
-"""Models, images and boards for the tests of edge/: made here, or real ones beside the checkout."""
+"""Models, images and boards for the tests of edge/: made here, or real ones beside the checkout.
+
+These tests need numpy, pytest, hypothesis, onnx and onnxruntime. Those that hold edge/ against Ultralytics ask for the
+fixture ``oracle`` or for a model that Ultralytics exports, and are skipped where torch or Ultralytics is missing.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edge_samples import REPO, FakeBoard
-from newest_rules import install
+from small_models import write_detector
 
 SHARED = REPO.parent / "shared"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def oracle() -> Iterator[list[str]]:
     """Ultralytics with the newest release's rules, whatever release is here; the names of what had to be replaced."""
-    import torchvision  # noqa: F401 - Ultralytics takes its NMS when it is loaded; its own is slow and gives up after 2 s
+    for name in ("torch", "torchvision", "ultralytics"):  # Ultralytics takes torchvision's NMS when it is loaded
+        pytest.importorskip(name, reason=f"ORACLE MISSING: no {name} here")
+    from newest_rules import install
 
     with pytest.MonkeyPatch.context() as patch:
         yield install(patch)
@@ -55,7 +61,7 @@ def keep_raw_head(model: object) -> dict[str, object]:
 
 
 @pytest.fixture
-def raw_head() -> Callable[[object], dict[str, object]]:
+def raw_head(oracle: list[str]) -> Callable[[object], dict[str, object]]:
     """Give a model its one-to-many head alone; returns the words that every format of this release takes for it."""
 
     def raw_head(model: object) -> dict[str, object]:
@@ -86,8 +92,15 @@ def enliven(model: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def random_models(once) -> dict[str, Path]:
-    """yolo26n with random weights at 128 pixels, both heads."""
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Detectors of two random convolutions at 128 pixels, both heads."""
+    folder = tmp_path_factory.mktemp("small")
+    return {head: write_detector(folder / f"{head}.onnx", head == "nms_free") for head in ("raw", "nms_free")}
+
+
+@pytest.fixture(scope="session")
+def random_models(oracle: list[str], once) -> dict[str, Path]:
+    """yolo26n with random weights at 128 pixels, both heads, as Ultralytics exports it."""
     return once("edge-random", make_random_models)
 
 
@@ -110,7 +123,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_models(shared: Path, once) -> dict[str, Path]:
+def real_models(oracle: list[str], shared: Path, once) -> dict[str, Path]:
     """The trained yolo26n at 320 pixels, both heads."""
 
     def make(folder: Path) -> dict[str, Path]:

@@ -49,7 +49,7 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def bundle(random_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, run: object) -> Path:
-    """A bundle, made by the command line outside the checkout."""
+    """A bundle, made by the installed command outside the checkout."""
     folder = tmp_path_factory.mktemp("bundle")
     done = run("yolo-musgd", "bundle", f"model={random_models['raw']}", "name=b", cwd=folder)  # type: ignore[operator]
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,7 @@
-"""The command line as a person meets it: a subprocess, a fake board, Ctrl-C, a full disk."""
+"""The command line as a person meets it: a subprocess, a fake board, Ctrl-C, a full disk.
+
+Covers __main__.py, bench.py, measure.py, report.py, plot.py, idle.py, doctor.py and options.py.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 import edge_samples as samples
 import pytest
 from edge_samples import REPO, FakeBoard
+from small_models import CONVOLUTIONS
 
 from yolo_musgd.edge import measure
 from yolo_musgd.edge.__main__ import COMMANDS, main
@@ -54,7 +58,7 @@ def report_of(folder: Path) -> dict:
     return json.loads((folder / "bench" / "bench.json").read_text())
 
 
-def test_bench_on_a_fake_nano(board: FakeBoard, random_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
+def test_bench_on_a_fake_nano(board: FakeBoard, small_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     rails = "/sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
     board.write(f"{rails}/rail_name_0", "POM_5V_IN")
     board.write(f"{rails}/in_power0_input", 5000)
@@ -62,7 +66,7 @@ def test_bench_on_a_fake_nano(board: FakeBoard, random_models: dict[str, Path], 
     board.write("/sys/class/thermal/thermal_zone0/temp", 51000)
     board.program("vcgencmd", "echo throttled=0x4")
     done = edge(
-        "bench", str(random_models["raw"]), f"source={pictures}", "n=30", "seconds=0.5", "idle=0.5", "warmup=1",
+        "bench", str(small_models["raw"]), f"source={pictures}", "n=30", "seconds=0.5", "idle=0.5", "warmup=1",
         "threads=[1,2]", "runtime=onnxruntime", f"project={tmp_path}/out", "label=bench nano",
         YOLO_EDGE_ROOT=str(board.root), PATH=os.environ["PATH"],
     )  # fmt: skip
@@ -88,19 +92,19 @@ def test_bench_on_a_fake_nano(board: FakeBoard, random_models: dict[str, Path], 
         assert run["fps"]["end_to_end"] <= run["fps"]["inference_only"]
         assert run["own_overhead_ms"] < 0.2
         graph = run["runtime"]["graph"]
-        assert (graph["convolutions"], graph["convolutions_int8"], graph["bridges"]) == (102, 0, 0)
+        assert (graph["convolutions"], graph["convolutions_int8"], graph["bridges"]) == (CONVOLUTIONS, 0, 0)
     text = (tmp_path / "out" / "bench" / "bench.md").read_text()
     assert "**Throttled** (throttled)" in text
     assert "bench nano" in text
-    assert "0 of 102 convolutions" in text
+    assert f"0 of {CONVOLUTIONS} convolutions" in text
     assert (tmp_path / "out" / "bench" / "bench.png").stat().st_size > 10_000
 
 
 def test_no_sensor_is_said_and_nothing_estimated(
-    board: FakeBoard, random_models: dict[str, Path], tmp_path: Path
+    board: FakeBoard, small_models: dict[str, Path], tmp_path: Path
 ) -> None:
     done = edge(
-        "bench", str(random_models["nms_free"]), "n=5", "seconds=0", "warmup=0", f"project={tmp_path}/out",
+        "bench", str(small_models["nms_free"]), "n=5", "seconds=0", "warmup=0", f"project={tmp_path}/out",
         "runtime=onnxruntime", "picture=false", YOLO_EDGE_ROOT=str(board.root),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -112,7 +116,7 @@ def test_no_sensor_is_said_and_nothing_estimated(
     assert not (tmp_path / "out" / "bench" / "bench.png").exists()
 
 
-def test_sensor_that_disappears(board: FakeBoard, random_models: dict[str, Path], tmp_path: Path) -> None:
+def test_sensor_that_disappears(board: FakeBoard, small_models: dict[str, Path], tmp_path: Path) -> None:
     count = tmp_path / "count"
     board.program(
         "vcgencmd",
@@ -121,7 +125,7 @@ def test_sensor_that_disappears(board: FakeBoard, random_models: dict[str, Path]
         f"cat <<'X'\n{samples.PMIC_PI5}X",
     )
     done = edge(
-        "bench", str(random_models["raw"]), "n=10", "seconds=2", "idle=0", "warmup=0", "runtime=onnxruntime",
+        "bench", str(small_models["raw"]), "n=10", "seconds=2", "idle=0", "warmup=0", "runtime=onnxruntime",
         f"project={tmp_path}/out", "picture=false", YOLO_EDGE_ROOT=str(board.root), PATH=os.environ["PATH"],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -132,8 +136,8 @@ def test_sensor_that_disappears(board: FakeBoard, random_models: dict[str, Path]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_writes_what_it_has(sent: int, random_models: dict[str, Path], tmp_path: Path) -> None:
-    words = ["bench", str(random_models["raw"]), "soak=10", "warmup=0", "power=none", f"project={tmp_path}/out"]
+def test_interrupted_run_writes_what_it_has(sent: int, small_models: dict[str, Path], tmp_path: Path) -> None:
+    words = ["bench", str(small_models["raw"]), "soak=10", "warmup=0", "power=none", f"project={tmp_path}/out"]
     process = subprocess.Popen(
         [sys.executable, "-m", "yolo_musgd.edge", *words, "runtime=onnxruntime", "picture=false"],
         env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -154,7 +158,7 @@ def test_interrupted_run_writes_what_it_has(sent: int, random_models: dict[str, 
     assert "**Partial**" in (tmp_path / "out" / "bench" / "bench.md").read_text()
 
 
-def test_full_disk_is_told_and_the_report_printed(random_models: dict[str, Path], tmp_path: Path) -> None:
+def test_full_disk_is_told_and_the_report_printed(small_models: dict[str, Path], tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
@@ -162,7 +166,7 @@ def test_full_disk_is_told_and_the_report_printed(random_models: dict[str, Path]
     )
     words = [
         "bench",
-        str(random_models["raw"]),
+        str(small_models["raw"]),
         "n=5",
         "seconds=0",
         "warmup=0",
@@ -204,13 +208,13 @@ def test_full_disk_is_told_and_the_report_printed(random_models: dict[str, Path]
     ],
 )
 def test_bad_input_is_one_clear_line(
-    words: list[str], message: str, random_models: dict[str, Path], pictures: Path, tmp_path: Path,
+    words: list[str], message: str, small_models: dict[str, Path], pictures: Path, tmp_path: Path,
     board: FakeBoard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    places = {"raw": random_models["raw"], "empty": "empty", "bad": "bad.jpg", "pictures": pictures}
+    places = {"raw": small_models["raw"], "empty": "empty", "bad": "bad.jpg", "pictures": pictures}
     assert main([word.format(**places) for word in words]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -218,11 +222,11 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_missing_runtime_says_what_to_type(
-    random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    small_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert main(["bench", str(random_models["raw"]), "runtime=tensorrt", "power=none"]) == 2
+    assert main(["bench", str(small_models["raw"]), "runtime=tensorrt", "power=none"]) == 2
     assert "sudo apt install tensorrt python3-libnvinfer" in capsys.readouterr().err
 
 
@@ -248,7 +252,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "=" in capsys.readouterr().out
 
 
-def test_camera_frames_count_reading(random_models: dict[str, Path], tmp_path: Path) -> None:
+def test_camera_frames_count_reading(small_models: dict[str, Path], tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     import numpy as np
 
@@ -258,7 +262,7 @@ def test_camera_frames_count_reading(random_models: dict[str, Path], tmp_path: P
         writer.write(np.full((96, 128, 3), 30 * k, np.uint8))
     writer.release()
     words = [f"source={clip}", "n=20", "seconds=0", "warmup=0", "power=none", "picture=false", "runtime=onnxruntime"]
-    assert main(["bench", str(random_models["raw"]), *words, f"project={tmp_path}/out"]) == 0
+    assert main(["bench", str(small_models["raw"]), *words, f"project={tmp_path}/out"]) == 0
     run = report_of(tmp_path / "out")["runs"][0]
     assert run["latency_ms"]["read"]["n"] == 20
     assert run["frames"] == 20

@@ -1,3 +1,8 @@
+"""detect.py, evaluate.py and runtimes/{open,base,onnxruntime,openvino,ncnn}.py.
+
+Boxes and mAP, with Ultralytics as oracle.
+"""
+
 from __future__ import annotations
 
 import json
@@ -77,9 +82,9 @@ def test_twenty_photographs(head: str, real_models: dict[str, Path], photos: lis
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_runtimes_agree(runtime: str, random_models: dict[str, Path], pictures: Path) -> None:
+def test_runtimes_agree(runtime: str, small_models: dict[str, Path], pictures: Path) -> None:
     pytest.importorskip(runtime)
-    artifact = open_artifact(str(random_models["raw"]))
+    artifact = open_artifact(str(small_models["raw"]))
     blob = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
     reference = open_runtime(artifact, "onnxruntime", 1).infer(blob)
     opened = open_runtime(artifact, runtime, 1)
@@ -195,22 +200,22 @@ def test_val_leaves_out_what_ultralytics_leaves_out(
 
 @pytest.mark.parametrize("command", ["val", "detect"])
 def test_a_source_without_images_leaves_no_folder(
-    command: str, random_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, small_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    words = [command, str(random_models["raw"]), f"source={tmp_path / 'empty'}", f"project={tmp_path}/out"]
+    words = [command, str(small_models["raw"]), f"source={tmp_path / 'empty'}", f"project={tmp_path}/out"]
     assert main(words) == 2
     assert "no images in it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_picture_costs_only_itself(
-    random_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.jpg").write_text("no picture")
-    words = ["detect", str(random_models["raw"]), f"source={folder}", f"project={tmp_path}/out", "save=False"]
+    words = ["detect", str(small_models["raw"]), f"source={folder}", f"project={tmp_path}/out", "save=False"]
     assert main(words) == 2
     assert "none of 1 images can be read" in capsys.readouterr().err
     assert not any((tmp_path / "out").iterdir())
@@ -240,10 +245,10 @@ def test_val_is_ultralytics_on_photographs(real_models: dict[str, Path], photos:
     assert expected > 0.2
 
 
-def test_detect_command(random_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
+def test_detect_command(small_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     words = [
         "detect",
-        str(random_models["raw"]),
+        str(small_models["raw"]),
         f"source={pictures}",
         f"project={tmp_path}/o",
         "conf=0.0",

@@ -1,3 +1,5 @@
+"""stats.py."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,8 +1,10 @@
+"""pictures/boxes.py and evaluate.py: heads, NMS, matching and mAP against Ultralytics; label files."""
+
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import newest_rules
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,11 @@ from yolo_musgd.edge import evaluate
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures import boxes
 
-torch = pytest.importorskip("torch")
+
+@pytest.fixture(scope="module")
+def torch(oracle: list[str]) -> Any:
+    """PyTorch, where Ultralytics is there to be asked."""
+    return pytest.importorskip("torch")
 
 
 def raw_output(seed: int, classes: int, anchors: int) -> np.ndarray:
@@ -28,8 +34,7 @@ def raw_output(seed: int, classes: int, anchors: int) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 80]), st.sampled_from([1, 30, 400]), st.booleans())
-def test_raw_head_is_ultralytics(seed: int, classes: int, anchors: int, multi_label: bool) -> None:
-    import torchvision  # noqa: F401 - Ultralytics takes its NMS when it is loaded
+def test_raw_head_is_ultralytics(torch: Any, seed: int, classes: int, anchors: int, multi_label: bool) -> None:
     from ultralytics.utils.nms import non_max_suppression
 
     out = raw_output(seed, classes, anchors)
@@ -101,7 +106,7 @@ def random_set(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_map_is_ultralytics(seed: int) -> None:
+def test_map_is_ultralytics(seed: int, torch: Any) -> None:
     from ultralytics.engine.validator import BaseValidator
     from ultralytics.utils.metrics import ap_per_class, box_iou
 
@@ -122,8 +127,9 @@ def test_map_is_ultralytics(seed: int) -> None:
     assert result["map50"] == pytest.approx(ap[:, 0].mean(), abs=1e-4)
 
 
-def test_the_newest_rules_are_the_hosts(oracle: list[str]) -> None:
+def test_the_newest_rules_are_the_hosts(oracle: list[str], torch: Any) -> None:
     """What newest_rules.py puts into an old host gives what a new host does by itself."""
+    import newest_rules
     from ultralytics.engine.validator import BaseValidator
     from ultralytics.utils import metrics, ops
 

@@ -124,7 +124,7 @@ def test_pillows_resize_is_opencvs_to_one_grey_level(h: int, w: int, height: int
 
 @pytest.mark.parametrize("shape", [(480, 640), (333, 500), (97, 31), (640, 640), (1280, 720), (3, 1000)])
 @pytest.mark.parametrize("size", [(320, 320), (640, 640), (320, 640)])
-def test_letterbox_is_ultralytics(shape: tuple[int, int], size: tuple[int, int]) -> None:
+def test_letterbox_is_ultralytics(shape: tuple[int, int], size: tuple[int, int], oracle: list[str]) -> None:
     from ultralytics.data.augment import LetterBox
     from ultralytics.utils.ops import scale_boxes
 

@@ -1,3 +1,5 @@
+"""power/parsers.py: what boards print."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""power/sensors.py, sampler.py, base.py and system.py on a fake board."""
+
 from __future__ import annotations
 
 import time

@@ -1,3 +1,5 @@
+"""runtimes/artifact.py and onnxfile.py: model files, manifests and what is refused."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""runtimes/fusion.py: what a runtime really computes in INT8."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""TensorRT without a GPU: CUDA is a C library made here, TensorRT a module with the interface of 8.2 or of 10."""
+"""runtimes/tensorrt.py, trtexec.py and cuda.py without a GPU.
+
+CUDA is a C library made here, TensorRT a module with the interface of 8.2 or of 10.
+"""
 
 from __future__ import annotations
 
@@ -174,10 +177,10 @@ def fake_tensorrt(model: Path, named: bool) -> types.ModuleType:
 
 @pytest.mark.parametrize(("named", "gpu"), [(False, "nano"), (True, "orin")])
 def test_engine_is_built_kept_and_run(
-    named: bool, gpu: str, cudart: dict[str, str], random_models: dict[str, Path], tmp_path: Path,
+    named: bool, gpu: str, cudart: dict[str, str], small_models: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    model = random_models["raw"]
+    model = small_models["raw"]
     fake = fake_tensorrt(model, named)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.setattr(cuda, "_candidates", lambda: [cudart[gpu]])
@@ -269,14 +272,14 @@ def test_real_tensorrt_builds_an_engine(random_models: dict[str, Path]) -> None:
 TIMES = json.dumps([{"computeMs": 3.0 + k % 2, "latencyMs": 4.0 + k % 2, "startComputeMs": k} for k in range(100)])
 
 
-def test_trtexec_times(board: FakeBoard, random_models: dict[str, Path], tmp_path: Path) -> None:
+def test_trtexec_times(board: FakeBoard, small_models: dict[str, Path], tmp_path: Path) -> None:
     board.program(
         "trtexec",
         'for word in "$@"; do case $word in --exportTimes=*) cat > "${word#*=}" <<\'X\'\n'
         + TIMES + "\nX\n;; esac; done\n"
         f'echo "$@" > {tmp_path}/words; echo "&&&& RUNNING TensorRT.trtexec [TensorRT v8201] # x"',
     )  # fmt: skip
-    artifact = open_artifact(str(random_models["raw"]))
+    artifact = open_artifact(str(small_models["raw"]))
     runtime = open_runtime(artifact, "trtexec", None, None, "fp16")
     assert isinstance(runtime, trtexec.Trtexec)
     run = runtime.profile(100, 1)

@@ -262,7 +262,8 @@ def open_tensorrt(artifact: Artifact, name: str, engine: Optional[str], precisio
         with open(artifact.model, "rb") as file:
             file.seek(read_engine_header(artifact.model)[1])
             return TensorRt(artifact, trt, file.read(), cuda)
-    header = dict(artifact.metadata, onnx_sha256=artifact.sha256, tensorrt=str(trt.__version__), precision=chosen)
+    header = dict(artifact.metadata, imgsz=list(artifact.imgsz), precision=chosen)
+    header.update(onnx_sha256=artifact.sha256, tensorrt=str(trt.__version__))
     if engine and os.path.isfile(engine):
         known, offset = read_engine_header(engine)
         if all(known.get(key) == header[key] for key in ("onnx_sha256", "tensorrt", "precision")):

@@ -1,4 +1,4 @@
-"""detect.py, evaluate.py and runtimes/{open,base,onnxruntime,openvino,ncnn}.py.
+"""detect.py, evaluate.py and runtimes/{open,base,onnx_runtime,openvino_runtime,ncnn_runtime}.py.
 
 Boxes and mAP, with Ultralytics as oracle.
 """

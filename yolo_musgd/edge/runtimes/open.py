@@ -5,9 +5,9 @@ from typing import Callable, Dict, List, Optional, Tuple
 from ..errors import RuntimeMissing, UserError
 from .artifact import Artifact
 from .base import INSTALL, Runtime, cpu_count, import_or_explain
-from .ncnn import Ncnn
-from .onnxruntime import OnnxRuntime
-from .openvino import OpenVino
+from .ncnn_runtime import Ncnn
+from .onnx_runtime import OnnxRuntime
+from .openvino_runtime import OpenVino
 from .tensorrt import open_tensorrt
 from .trtexec import find_trtexec
 

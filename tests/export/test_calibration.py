@@ -14,7 +14,7 @@ from yolo_musgd.edge.pictures.images import read_image, write_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.export import calibration
 from yolo_musgd.export.calibration import cached_ranges, collect_ranges
-from yolo_musgd.export.splits import CalibrationSet, calibration_set, list_split, read_splits, spread
+from yolo_musgd.export.splits import CalibrationSet, calibration_set, read_splits, spread
 
 
 def make_images(folder: Path, count: int, seed: int = 0) -> list[str]:
@@ -34,14 +34,6 @@ def make_data(root: Path, train: int = 6, val: int = 3) -> Path:
     yaml = root / "data.yaml"
     yaml.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: {{0: thing}}\n")
     return yaml
-
-
-def test_splits_as_folder_list_and_text(tmp_path: Path) -> None:
-    files = make_images(tmp_path / "a" / "deep", 3)
-    (tmp_path / "list.txt").write_text("a/deep/001.png\n\na/deep/000.png\n")
-    assert list_split(str(tmp_path / "a")) == files
-    assert list_split(str(tmp_path / "list.txt")) == files[:2]
-    assert list_split([str(tmp_path / "list.txt"), str(tmp_path / "a")]) == files
 
 
 def test_spread_is_even_and_keeps_the_order() -> None:

@@ -3,8 +3,9 @@
 import pytest
 from PIL import Image
 
+from yolo_musgd.data.reader import judging_split
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.export.splits import calibration_set, check_names, judging_split, read_splits
+from yolo_musgd.export.splits import calibration_set, check_names, read_splits
 
 
 @pytest.fixture
@@ -14,8 +15,13 @@ def data(tmp_path):
         (tmp_path / "images" / split).mkdir(parents=True)
         (tmp_path / "labels" / split).mkdir(parents=True)
         for name in ("a", "b"):
-            (tmp_path / "images" / split / f"{name}.jpg").touch()
-    return {"path": tmp_path, "val": str(tmp_path / "images" / "val"), "test": str(tmp_path / "images" / "test")}
+            Image.new("RGB", (32, 32)).save(tmp_path / "images" / split / f"{name}.jpg")
+    return {
+        "names": {0: "a"},
+        "path": tmp_path,
+        "val": str(tmp_path / "images" / "val"),
+        "test": str(tmp_path / "images" / "test"),
+    }
 
 
 def test_one_labelled_image_is_enough(data):

@@ -52,6 +52,9 @@ class Rules:
         )
 
 
+NO_RULES = Rules()
+
+
 class LabelledImage(NamedTuple):
     """An image with its labels.
 
@@ -112,7 +115,7 @@ def check(data: str, download: bool = True, task: str = "detect") -> dict[str, A
     return found
 
 
-def class_names(content: Mapping[str, Any], rules: Rules = Rules()) -> dict[int, str]:
+def class_names(content: Mapping[str, Any], rules: Rules = NO_RULES) -> dict[int, str]:
     """Class names by index, as a model has them that was trained by these rules."""
     if rules.single_cls:
         return {0: "item"}
@@ -120,7 +123,7 @@ def class_names(content: Mapping[str, Any], rules: Rules = Rules()) -> dict[int,
     return {int(k): str(v) for k, v in (names.items() if isinstance(names, dict) else enumerate(names))}
 
 
-def read_split(content: Mapping[str, Any], split: str, rules: Rules = Rules()) -> Split:
+def read_split(content: Mapping[str, Any], split: str, rules: Rules = NO_RULES) -> Split:
     """Read a split's labels and check its images, as a validation does; Ultralytics keeps the result in its cache.
 
     Args:
@@ -136,8 +139,8 @@ def read_split(content: Mapping[str, Any], split: str, rules: Rules = Rules()) -
         raise UserError(f"data={_name(content)} has no {split} split")
     try:
         with quiet_host():
-            dataset = _dataset(content, where, rules)
-            listed = dataset.get_img_files(where)
+            found = dataset(content, split, rules)
+            listed = found.get_img_files(where)
     except Exception as error:  # no image at all, or not one that can be read
         raise UserError(f"data={_name(content)}: its {split} split cannot be read: {_reason(error)}") from error
     images = tuple(
@@ -146,25 +149,47 @@ def read_split(content: Mapping[str, Any], split: str, rules: Rules = Rules()) -
             np.hstack((entry["cls"], entry["bboxes"])).astype(np.float32).reshape(-1, 5),
             (int(entry["shape"][0]), int(entry["shape"][1])),
         )
-        for entry in dataset.labels
+        for entry in found.labels
     )
     taken = {image.file for image in images}
-    left_out = tuple(_why_left_out(dataset, [file for file in listed if file not in taken]))
+    left_out = tuple(_why_left_out(found, [file for file in listed if file not in taken]))
     labelled = any(len(image.labels) for image in images) or any(Path(f).is_file() for f in label_files(taken))
     tolerate(left_out, len(listed), f"{split} images")
     return Split(split, images, left_out, labelled, int(content.get("channels", 3)))
 
 
-def judging_split(content: Mapping[str, Any], rules: Rules = Rules()) -> str:
+def dataset(content: Mapping[str, Any], split: str, rules: Rules = NO_RULES, imgsz: int = 640, batch: int = 16) -> Any:
+    """Ultralytics' own data set of a split, without augmentation, square.
+
+    Args:
+        content: from :func:`check`.
+        split: train, val or test.
+        rules: of the model's training.
+        imgsz: side that its images are brought to, pixels.
+        batch: images a batch.
+    """
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data import build_yolo_dataset
+
+    chosen = list(rules.classes) if rules.classes is not None else None
+    wanted = {"task": rules.task, "single_cls": rules.single_cls, "classes": chosen, "imgsz": imgsz}
+    args = get_cfg(overrides={**wanted, "mode": "val", "rect": False, "cache": False})
+    names = class_names(content, rules)
+    described = {**content, "names": names, "nc": len(names)}
+    return build_yolo_dataset(args, content[split], batch, described, mode="val", rect=False, stride=32)
+
+
+def judging_split(content: Mapping[str, Any], rules: Rules = NO_RULES) -> str:
     """Which split judges a finished model: ``test``, which picked nothing, else ``val``.
 
     A data YAML may name a test split that was never downloaded, or one whose labels are kept secret (COCO's test-dev);
     such a split judges nothing.
     """
-    try:
-        return "test" if content.get("test") and read_split(content, "test", rules).labelled else "val"
-    except UserError:
+    entries = content.get("test") or ()
+    entries = [entries] if isinstance(entries, (str, Path)) else entries
+    if not entries or not all(Path(entry).exists() for entry in entries):
         return "val"
+    return "test" if read_split(content, "test", rules).labelled else "val"
 
 
 def read_image(file: str, channels: int = 3) -> np.ndarray:
@@ -215,16 +240,6 @@ def tolerate(left_out: Sequence[str], total: int, what: str) -> None:
 
 def _name(content: Mapping[str, Any]) -> str:
     return str(content.get("yaml_file") or content.get("path"))
-
-
-def _dataset(content: Mapping[str, Any], where: Any, rules: Rules) -> Any:
-    from ultralytics.cfg import get_cfg
-    from ultralytics.data import build_yolo_dataset
-
-    chosen = list(rules.classes) if rules.classes is not None else None
-    args = get_cfg(overrides={"task": rules.task, "single_cls": rules.single_cls, "classes": chosen, "cache": False})
-    described = {**content, "names": class_names(content, rules), "nc": len(class_names(content, rules))}
-    return build_yolo_dataset(args, where, 16, described, mode="val", rect=False, stride=32)
 
 
 def _why_left_out(dataset: Any, files: Sequence[str]) -> list[str]:

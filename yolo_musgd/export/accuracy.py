@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from yolo_musgd.data.reader import LabelledImage, read_image, tolerate
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge, read_pair
+from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge
 from yolo_musgd.edge.pictures.boxes import decode, iou_matrix
-from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.edge.runtimes.artifact import Artifact
 from yolo_musgd.edge.runtimes.base import Runtime
@@ -63,16 +63,13 @@ class Agreement:
     count: int
 
 
-def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: str = "") -> Accuracy:
-    """MAP of a loaded model on ``files``, whose labels lie beside them (images/ -> labels/).
-
-    An image without a label file has no objects. One that cannot be read, or whose labels cannot, is left out, as
-    Ultralytics does.
+def evaluate(artifact: Artifact, runtime: Runtime, images: Sequence[LabelledImage], desc: str = "") -> Accuracy:
+    """MAP of a loaded model on labelled images; one whose pixels cannot be read is left out, as Ultralytics does.
 
     Args:
         artifact: the model's facts.
         runtime: the loaded model.
-        files: image files.
+        images: from :func:`yolo_musgd.data.reader.read_split`.
         desc: text before the progress bar; empty shows none.
 
     Raises:
@@ -82,15 +79,14 @@ def evaluate(artifact: Artifact, runtime: Runtime, files: Sequence[str], desc: s
 
     evaluator, letterbox = Evaluator(), Letterbox(artifact.imgsz)
     found = []
-    for file in TQDM(files, desc=desc, disable=not desc):
+    for image in TQDM(images, desc=desc, disable=not desc):
         try:
-            pair = read_pair(file, len(artifact.names))
+            pixels = read_image(image.file)
         except UserError as error:
             evaluator.left_out.append(str(error))
             continue
-        found.append(judge(pair, artifact, runtime, letterbox, evaluator, _OPTIONS))
-    if files and not found:
-        raise UserError(f"none of {len(files)} images can judge the model: {evaluator.left_out[0]}")
+        found.append(judge((pixels, image.labels), artifact, runtime, letterbox, evaluator, _OPTIONS))
+    tolerate(evaluator.left_out, len(images), "images")
     result = evaluator.result(artifact.names)
     return Accuracy(
         result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found), tuple(evaluator.left_out)

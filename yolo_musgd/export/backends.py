@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.open import available
@@ -278,6 +279,12 @@ def folder_name(runtime: str, stem: str, precision: str) -> str:
 def installed(runtimes: Sequence[str]) -> list[str]:
     """Those of ``runtimes`` whose artifacts can be judged here."""
     return [name for name in runtimes if available(BACKENDS[name].judged_by)[0]]
+
+
+def trained_with(folder: Path) -> Rules:
+    """What the training of a finished artifact's model made of its data set; the default for older artifacts."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return Rules.of_training(manifest.get("trained_with"))
 
 
 def load_finished(folder: Path, threads: int) -> Loaded:

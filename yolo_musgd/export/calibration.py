@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from yolo_musgd.data.reader import read_image
 from yolo_musgd.edge.files import write_whole
-from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.export.splits import CalibrationSet
 

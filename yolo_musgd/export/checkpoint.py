@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 from yolo_musgd.host import silent_host
@@ -24,6 +25,7 @@ class Checkpoint:
         stride: largest stride in pixels; sides of the input are its multiples.
         imgsz: side it was trained with, pixels.
         data: the ``data`` argument it was trained with, or None.
+        rules: what its training made of the data set.
         heads: ``raw`` and, where the model has one, ``nms_free``.
     """
 
@@ -33,6 +35,7 @@ class Checkpoint:
     stride: int
     imgsz: int
     data: str | None
+    rules: Rules
     heads: tuple[str, ...]
 
 
@@ -85,6 +88,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         stride=int(max(model.model.stride)),
         imgsz=int(max(size) if isinstance(size, (list, tuple)) else size),
         data=trained.get("data"),
+        rules=Rules.of_training(trained),
         heads=("raw", "nms_free") if getattr(head, "one2one_cv2", None) is not None else ("raw",),
     )
 

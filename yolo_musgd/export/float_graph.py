@@ -48,11 +48,6 @@ class FloatGraph:
         self.loaded = load(self.path, "onnxruntime", job.settings.threads)
         self.val = spread(job.splits.val, job.settings.val_images) if job.splits else []
         self.expected = evaluate(*self.loaded, self.val, "FP32 on val") if self.val else None
-        if self.expected and self.expected.left_out:
-            first, count = self.expected.left_out[0], len(self.expected.left_out)
-            log.warning(
-                "%d of %d val images do not judge, as Ultralytics leaves them out: %s", count, len(self.val), first
-            )
         self._ranked: list[Ranked] | None = None
 
     @cached_property
@@ -86,7 +81,11 @@ class FloatGraph:
 
     def compare(self, other: Loaded) -> Parity | None:
         """How far ``other`` is from the checkpoint in PyTorch; None without images."""
-        return measure_parity(*other, self._torch, spread(self.val, PARITY_IMAGES)) if self.val else None
+        return measure_parity(*other, self._torch, self._parity_files) if self.val else None
+
+    @cached_property
+    def _parity_files(self) -> list[str]:
+        return [image.file for image in spread(self.val, PARITY_IMAGES)]
 
     @cached_property
     def parity(self) -> Parity | None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from yolo_musgd.data.reader import LabelledImage
 from yolo_musgd.edge.runtimes.base import Runtime
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy, evaluate
@@ -58,7 +59,7 @@ class Guard:
         open_model: Callable[[Path], Loaded],
         runtime: str,
         work: Path,
-        files: Sequence[str],
+        files: Sequence[LabelledImage],
         expected: Accuracy | None,
         max_drop: float,
         reference: Runtime,

@@ -6,6 +6,7 @@ does not know are kept there and ignored. A quantity that was not measured is nu
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ def write_artifact(folder: Path, job: Job, runtime: str, model: str, evidence: M
         "target": job.target.name,
         "runtime": runtime,
         "opset": job.opset,
+        "trained_with": dataclasses.asdict(job.checkpoint.rules),
         "source": {"file": job.checkpoint.path.name, "sha256": job.checkpoint.sha256},
         "versions": versions(),
         **evidence,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from yolo_musgd.data.reader import read_image
 from yolo_musgd.edge.pictures.boxes import decode
-from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.edge.runtimes.artifact import Artifact
 from yolo_musgd.edge.runtimes.base import Runtime

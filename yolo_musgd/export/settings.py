@@ -151,7 +151,7 @@ def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) ->
     data, splits, reason = settings.data or checkpoint.data, None, ""
     if data:
         try:
-            splits = read_splits(str(data), download=settings.data is not None)
+            splits = read_splits(str(data), settings.data is not None, checkpoint.rules)
         except UserError as error:
             if settings.data is not None:
                 raise

@@ -6,12 +6,10 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from yolo_musgd.edge.errors import UserError, first_line
-from yolo_musgd.edge.evaluate import label_path
-from yolo_musgd.edge.pictures.images import IMAGE_SUFFIXES, read_image
+from yolo_musgd.data.reader import NO_RULES, LabelledImage, Rules, check, class_names, read_image, read_split
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 
 FEW_IMAGES = 32  # fewer than this and single images decide the ranges
@@ -19,74 +17,44 @@ MIN_IMAGES = 16
 """What pruning needs: statistics and scores of fewer images say more about those images than about the data."""
 
 log = logging.getLogger("yolo_musgd")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A data set's images.
+    """A data set's images, by the rules of the model's training.
 
     Attributes:
         data: the YAML.
-        train: image files of the train split, sorted.
-        val: image files of the val split, sorted; none when not one of them has a label file.
+        train: image files of the train split.
+        val: labelled images of the val split; none when not one of them has a label file.
         names: class names by index.
+        channels: of the images: 3, or 1 for grey ones.
     """
 
     data: str
     train: tuple[str, ...]
-    val: tuple[str, ...]
+    val: tuple[LabelledImage, ...]
     names: dict[int, str]
+    channels: int = 3
 
 
-def list_split(entry: object) -> list[str]:
-    """Image files behind one entry of a data YAML: a folder (searched through), a ``.txt`` list, or several of them."""
-    if isinstance(entry, (list, tuple)):
-        return sorted({file for part in entry for file in list_split(part)})
-    path = Path(str(entry))
-    if path.suffix == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return sorted(str(path.parent / line) for line in lines if line)
-    return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def judging_split(content: Mapping[str, Any]) -> str:
-    """Which split judges a finished model: ``test``, which picked nothing, else ``val``.
-
-    A data YAML may name a test split that was never downloaded, or one whose labels are kept secret (COCO's test-dev);
-    such a split judges nothing, so at least one of its images must have a label file.
-
-    Args:
-        content: a data YAML as ``check_det_dataset`` of Ultralytics returns it.
-    """
-    entry = content.get("test")
-    files = list_split(entry) if entry else []
-    return "test" if any_labelled(files) else "val"
-
-
-def read_splits(data: str, download: bool = True) -> Splits:
+def read_splits(data: str, download: bool = True, rules: Rules = NO_RULES) -> Splits:
     """The train and val images of ``data``, a data YAML as Ultralytics takes it.
 
     Args:
         data: its path, or its name.
         download: fetch what is not here, where the YAML says how.
+        rules: of the model's training.
 
     Raises:
         UserError: no such file, or Ultralytics' own words about what is wrong with it.
     """
-    from ultralytics.data.utils import check_det_dataset
-
-    try:
-        content = check_det_dataset(data, autodownload=download)
-    except Exception as error:  # files, YAML, downloads
-        raise UserError(f"data={data} cannot be read: {first_line(error)}") from error
-    train, val = list_split(content.get("train")), list_split(content.get("val"))
-    judges = tuple(val) if any_labelled(val) else ()  # an image without a label file is one without objects
-    return Splits(data, tuple(train), judges, {int(k): str(v) for k, v in content["names"].items()})
-
-
-def any_labelled(files: Sequence[str]) -> bool:
-    """Whether one of the images has a label file, so that the others can be taken for images without objects."""
-    return any(Path(label_path(file)).is_file() for file in files)
+    content = check(data, download)
+    train, val = (read_split(content, split, rules) for split in ("train", "val"))
+    return Splits(
+        data, tuple(train.files), val.images if val.labelled else (), class_names(content, rules), val.channels
+    )
 
 
 def check_names(model: Mapping[int, str], given: Mapping[int, str], data: str) -> None:
@@ -109,7 +77,7 @@ def check_names(model: Mapping[int, str], given: Mapping[int, str], data: str) -
     log.warning("data=%s calls %d of %d classes otherwise: %s", data, len(other), len(model), first)
 
 
-def spread(files: Sequence[str], count: int) -> list[str]:
+def spread(files: Sequence[T], count: int) -> list[T]:
     """At most ``count`` of ``files``, evenly spaced, so that images that follow each other in a video differ."""
     if len(files) <= count:
         return list(files)
@@ -132,7 +100,7 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
     """
     if not splits.train:
         raise UserError(f"data={splits.data}: its train split has no images, and INT8 is calibrated on train")
-    judged = {sha256_of(file) for file in splits.val} if len(splits.val) <= 5000 else set()
+    judged = {sha256_of(image.file) for image in splits.val} if len(splits.val) <= 5000 else set()
     chosen: dict[str, str] = {}
     waiting = spread(splits.train, count)
     others = sorted(set(splits.train) - set(waiting))
@@ -141,7 +109,7 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
         if len(chosen) >= count:
             break
         try:
-            read_image(file)
+            read_image(file, splits.channels)
         except UserError as error:
             log.warning("%s: it does not calibrate", error)
             continue

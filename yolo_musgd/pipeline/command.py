@@ -48,12 +48,12 @@ def main(args: Mapping[str, str]) -> int:
     inputs.require_packages(settings, _precision(settings))
     if settings.images:
         photos(settings.images)
-    data = read_data(str(settings.data))
+    recipes = inputs.recipes(settings)  # before a download
+    data = read_data(str(settings.data), inputs.rules_of(settings))
     inputs.check_images(settings, data)
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
     inputs.check_model(settings, model)
-    recipes = inputs.recipes(settings)  # before a download
     file = inputs.find_model(model, fetch=not settings.dry_run)
     inputs.check_task(model, file)
     known = {"model": inputs.of_model(model, file), **recipes}

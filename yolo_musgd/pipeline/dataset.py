@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
-from yolo_musgd.data.reader import check
+from yolo_musgd.data.reader import NO_RULES, Rules, check, class_names, judging_split, label_files, read_split
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.evaluate import label_path
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.runtimes.artifact import sha256_of
-from yolo_musgd.export.splits import any_labelled, judging_split, list_split
 
 
 @dataclass(frozen=True)
@@ -37,23 +35,24 @@ class DataSet:
         return "test" if self.images.get("test") else "val"
 
 
-def read_data(data: str) -> DataSet:
+def read_data(data: str, rules: Rules = NO_RULES) -> DataSet:
     """Find a data set; Ultralytics downloads or draws it where its YAML says how.
+
+    Args:
+        data: its YAML.
+        rules: of the training that the pipeline starts with.
 
     Raises:
         UserError: not there, broken, or without images to train on and to validate with.
     """
     file = str(resources.find(data) or Path(data).absolute())
     content = check(file)
-    judged = judging_split(content)
-    splits = {split: list_split(content[split]) for split in dict.fromkeys(("train", "val", judged))}
-    for split in ("train", "val"):
-        if not splits[split]:
-            raise UserError(f"data={data}: its {split} split holds no images")
-    if not any_labelled(splits[judged]):
+    judged = judging_split(content, rules)
+    splits = {split: read_split(content, split, rules) for split in dict.fromkeys(("train", "val", judged))}
+    if not splits[judged].labelled:
         raise UserError(f"data={data}: no image of its {judged} split has a label file")
-    names = content["names"]
-    return DataSet(file, splits, [str(names[k]) for k in sorted(names)])
+    names = class_names(content, rules)
+    return DataSet(file, {name: split.files for name, split in splits.items()}, [names[k] for k in sorted(names)])
 
 
 def digest(data: DataSet, cache: Path | None) -> str:
@@ -67,9 +66,9 @@ def digest(data: DataSet, cache: Path | None) -> str:
     fresh: dict[str, list[Any]] = {}
     total = hashlib.sha256(json.dumps(data.names).encode())
     for split, images in data.images.items():
-        for image in images:
+        for image, label in zip(images, label_files(images), strict=True):
             total.update(f"{split}/{Path(image).name}".encode())
-            for file in (image, label_path(image)):
+            for file in (image, label):
                 total.update(_digest(file, known, fresh).encode())
     if cache is not None and fresh != known:
         write_whole(str(cache), json.dumps(fresh))

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.data.reader import check, read_split
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import pairs
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
-from yolo_musgd.export.backends import load_finished
-from yolo_musgd.export.splits import any_labelled
+from yolo_musgd.export.backends import load_finished, trained_with
 from yolo_musgd.export.timing import race
-from yolo_musgd.pipeline.dataset import read_data
 from yolo_musgd.pipeline.settings import MeasureSettings
 from yolo_musgd.settings import parse
 
@@ -31,13 +30,13 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
     Raises:
         UserError: a model that cannot be run here, or no labels.
     """
-    files = read_data(chosen.data).images[chosen.split]
-    if not any_labelled(files):
+    split = read_split(check(chosen.data), chosen.split, trained_with(Path(chosen.base)))
+    if not split.labelled:
         raise UserError(f"data={chosen.data}: no image of its {chosen.split} split has a label file")
     opened = {role: load_finished(Path(path), chosen.threads) for role in ROLES if (path := getattr(chosen, role))}
     found: dict[str, Accuracy] = {}
     for role, (artifact, runtime) in opened.items():
-        found[role] = evaluate(artifact, runtime, files, f"{role} on {chosen.split}")
+        found[role] = evaluate(artifact, runtime, split.images, f"{role} on {chosen.split}")
     latency = race(
         {role: runtime for role, (_, runtime) in opened.items()}, seconds=6.0, least=40, desc="timing in turns"
     )
@@ -62,7 +61,7 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
         "schema": "yolo-musgd/pipeline-measure/1",
         "split": chosen.split,
         "images": found["base"].images,
-        "left_out": list(found["base"].left_out),
+        "left_out": [*split.left_out, *found["base"].left_out],
         "threads": chosen.threads,
         "rows": rows,
     }

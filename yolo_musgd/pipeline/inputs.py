@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 from yolo_musgd.export.checkpoint import load_model, require
@@ -14,6 +15,7 @@ from yolo_musgd.pipeline.dag import runtime_of
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.pipeline.step import Input
+from yolo_musgd.settings import read_recipe
 
 RUNTIME_PACKAGES = {"openvino": (("openvino",), "openvino"), "ncnn": (("ncnn", "pnnx"), "export")}
 """Runtime -> packages beside the ONNX ones that make and judge its models here, and the extra that has them."""
@@ -153,6 +155,17 @@ def recipes(settings: PipelineSettings) -> dict[str, Input]:
         except Exception as error:  # no such file, several of them, not a YAML
             raise UserError(f"{word}={name} cannot be read: {first_line(error)}") from error
     return found
+
+
+def rules_of(settings: PipelineSettings) -> Rules:
+    """What the base's training recipe makes of the data set (``single_cls``, ``classes``).
+
+    Raises:
+        UserError: the recipe is not a mapping.
+    """
+    from ultralytics.utils.checks import check_yaml
+
+    return Rules.of_training(read_recipe(Path(check_yaml(settings.cfg))))
 
 
 def collect(

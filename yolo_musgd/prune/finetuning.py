@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
+from yolo_musgd.data.reader import NO_RULES, Rules
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
@@ -41,8 +42,8 @@ def recipe(name: str) -> dict[str, Any]:
     return read_recipe(file)
 
 
-def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[str, Any]:
-    """Arguments of Ultralytics' ``train`` that every arm shares.
+def training_arguments(settings: PruneSettings, data: str, imgsz: int, rules: Rules = NO_RULES) -> dict[str, Any]:
+    """Arguments of Ultralytics' ``train`` that every arm shares; ``rules`` are those of the model's own training.
 
     Raises:
         UserError: the training recipe does not exist, or distillation needs a newer ultralytics.
@@ -58,6 +59,10 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int) -> dict[s
             "seed": settings.seed, "workers": settings.workers, "device": settings.device, "exist_ok": True,
         }
     )  # fmt: skip
+    if rules.single_cls:
+        arguments["single_cls"] = True
+    if rules.classes is not None:
+        arguments["classes"] = list(rules.classes)
     if settings.optimizer:
         arguments["optimizer"] = settings.optimizer
     if settings.lr0 is not None:
@@ -104,15 +109,14 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
     return folder / arm / "weights" / "best.pt"
 
 
-def validate(model: Any, data: str, split: str, settings: PruneSettings, imgsz: int, folder: Path) -> Figures:
+def validate(model: Any, arguments: dict[str, Any], split: str, settings: PruneSettings, folder: Path) -> Figures:
     """Accuracy on a split.
 
     Args:
         model: checkpoint file.
-        data: data set.
+        arguments: of the training, whose data, size and classes count here too.
         split: val or test.
         settings: batch, workers and device.
-        imgsz: side, pixels.
         folder: where Ultralytics may write its pictures.
     """
     from ultralytics import YOLO
@@ -121,7 +125,8 @@ def validate(model: Any, data: str, split: str, settings: PruneSettings, imgsz: 
 
     with quiet_host():
         result = YOLO(str(model)).val(
-            data=data, split=split, imgsz=imgsz, batch=settings.batch, workers=settings.workers, plots=False,
+            **{k: arguments[k] for k in ("data", "imgsz", "single_cls", "classes") if k in arguments},
+            split=split, batch=settings.batch, workers=settings.workers, plots=False,
             verbose=False, device=settings.device, project=str(folder.resolve()), name="val", exist_ok=True,
         )  # fmt: skip
     if hasattr(result, "top1"):

@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
-from yolo_musgd.data.reader import check
+from yolo_musgd.data.reader import Rules, check, judging_split
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
-from yolo_musgd.export.splits import judging_split
 from yolo_musgd.prune import finetuning, measuring, pruning_report, sparse, stock_checkpoint
 from yolo_musgd.prune.channel_graph import Cost, PruneGraph
 from yolo_musgd.prune.importance import score
@@ -68,12 +67,13 @@ class Run:
         if self.data_name is None:
             raise UserError(f"data= is missing: model={settings.model} does not say what it was trained on")
         self.data = check(str(self.data_name), settings.data is not None, self.model.task)
-        check_classes(self.model, self.data, str(self.data_name))
-        self.images = Images(self.data, self.model.task, self.imgsz, settings.images, settings.batch, settings.seed)
-        self.arguments = finetuning.training_arguments(settings, str(self.data_name), self.imgsz)
+        rules = dataclasses.replace(Rules.of_training(trained), task=self.model.task)
+        check_classes(self.model, self.data, str(self.data_name), rules)
+        self.images = Images(self.data, rules, self.imgsz, settings.images, settings.batch, settings.seed)
+        self.arguments = finetuning.training_arguments(settings, str(self.data_name), self.imgsz, rules)
         self.runtimes = self._runtimes()
         # classification has folders in place of label files
-        has_test = self.data.get("test") if self.model.task == "classify" else judging_split(self.data) == "test"
+        has_test = self.data.get("test") if self.model.task == "classify" else judging_split(self.data, rules) == "test"
         self.split = "test" if has_test else "val"
 
     def _runtimes(self) -> list[str]:
@@ -240,7 +240,7 @@ class Run:
             return stopwatch.times(model)
 
     def _validate(self, model: Path, folder: Path) -> dict[str, Any]:
-        found = finetuning.validate(model, str(self.data_name), self.split, self.settings, self.imgsz, folder / "val")
+        found = finetuning.validate(model, self.arguments, self.split, self.settings, folder / "val")
         return dataclasses.asdict(found)
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:

@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader, Subset
 from ultralytics.cfg import get_cfg
 from ultralytics.utils import LOGGER
 
+from yolo_musgd.data.reader import Rules, class_names, dataset
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.splits import MIN_IMAGES, check_names
 
 Batch = dict[str, Any]
 
 
-def check_classes(model: Any, data: dict[str, Any], name: str) -> None:
+def check_classes(model: Any, data: dict[str, Any], name: str, rules: Rules) -> None:
     """Refuse data of other classes than the model's.
 
     Raises:
@@ -25,12 +26,12 @@ def check_classes(model: Any, data: dict[str, Any], name: str) -> None:
     """
     head = model.model[-1]
     have = head.linear.out_features if hasattr(head, "linear") else head.nc
-    if have != data["nc"]:
+    names = class_names(data, rules)
+    if have != len(names):
         raise UserError(
-            f"the model has {have} classes, data={name} has {data['nc']}: prune with the data the model was "
+            f"the model has {have} classes, data={name} has {len(names)}: prune with the data the model was "
             "trained on, or train it on this data first"
         )
-    names = data["names"] if isinstance(data["names"], dict) else dict(enumerate(data["names"]))
     check_names(model.names, names, name)
 
 
@@ -39,7 +40,7 @@ class Images:
 
     Args:
         data: from :func:`yolo_musgd.data.reader.check`.
-        task: detect, segment, pose, obb or classify.
+        rules: of the model's training, its task among them.
         imgsz: side, pixels.
         count: images.
         batch: images a batch.
@@ -49,26 +50,26 @@ class Images:
         UserError: fewer than 16 training images.
     """
 
-    def __init__(self, data: dict[str, Any], task: str, imgsz: int, count: int, batch: int = 16, seed: int = 0) -> None:
-        args = get_cfg(overrides={"task": task, "imgsz": imgsz, "mode": "train", "rect": False, "cache": False})
-        dataset: Any
-        if task == "classify":
+    def __init__(
+        self, data: dict[str, Any], rules: Rules, imgsz: int, count: int, batch: int = 16, seed: int = 0
+    ) -> None:
+        data_set: Any
+        if rules.task == "classify":
             from ultralytics.data.dataset import ClassificationDataset
 
-            dataset = ClassificationDataset(root=data["train"], args=args, augment=False, prefix="prune")
+            args = get_cfg(overrides={"task": "classify", "imgsz": imgsz, "mode": "train", "cache": False})
+            data_set = ClassificationDataset(root=data["train"], args=args, augment=False, prefix="prune")
         else:
-            from ultralytics.data import build_yolo_dataset
-
-            dataset = build_yolo_dataset(args, data["train"], batch, data, mode="val", rect=False, stride=32)
-        if len(dataset) < MIN_IMAGES:
+            data_set = dataset(data, "train", rules, imgsz, batch)
+        if len(data_set) < MIN_IMAGES:
             raise UserError(
-                f"pruning needs at least {MIN_IMAGES} training images, got {len(dataset)} in {data['train']}"
+                f"pruning needs at least {MIN_IMAGES} training images, got {len(data_set)} in {data['train']}"
             )
-        if len(dataset) < count:
-            LOGGER.warning(f"images={count} were asked for, the training set has {len(dataset)}: all of them are used")
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+        if len(data_set) < count:
+            LOGGER.warning(f"images={count} were asked for, the training set has {len(data_set)}: all of them are used")
+        order = torch.randperm(len(data_set), generator=torch.Generator().manual_seed(seed))[:count].tolist()
         self._loader = DataLoader(
-            Subset(dataset, order), batch_size=batch, collate_fn=getattr(dataset, "collate_fn", None)
+            Subset(data_set, order), batch_size=batch, collate_fn=getattr(data_set, "collate_fn", None)
         )
 
     def __len__(self) -> int:

@@ -115,7 +115,8 @@ def test_only_a_data_set_that_was_asked_for_is_downloaded(random_checkpoint: Pat
     with pytest.raises(UserError, match=r"needs data=.*trained with is not at hand .*far\.yaml"):
         settings._splits(ExportSettings(), checkpoint, "int8")
     assert not marker.exists()
-    settings._splits(ExportSettings(data=str(yaml)), checkpoint, "int8")
+    with pytest.raises(UserError, match="train split cannot be read"):  # this download brought no images
+        settings._splits(ExportSettings(data=str(yaml)), checkpoint, "int8")
     assert marker.exists()
 
 

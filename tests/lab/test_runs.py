@@ -215,7 +215,7 @@ def test_models_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("of", "name", "message"),
-    [(identify.data_id, "nowhere.yaml", "data=nowhere.yaml: .*nowhere.yaml"),
+    [(identify.data_id, "nowhere.yaml", "data=nowhere.yaml .*nowhere.yaml"),
      (identify.model_id, "nowhere.yaml", "model=nowhere.yaml: .*nowhere.yaml"),
      (identify.model_id, "nowhere.pt", "model=nowhere.pt")],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from PIL import Image
 
 from yolo_musgd import cli
 from yolo_musgd.edge.errors import UserError
@@ -128,7 +129,7 @@ def splits(folder, **labels):
     for split, labelled in labels.items():
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
-        (folder / "images" / split / "a.jpg").write_bytes(b"picture")
+        Image.new("RGB", (32, 32)).save(folder / "images" / split / "a.jpg")
         if labelled:
             (folder / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     file = folder / "data.yaml"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from yolo_musgd.data.reader import check
+from yolo_musgd.data.reader import NO_RULES, check
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.prune.channel_graph import PruneGraph
 from yolo_musgd.prune.importance import score
@@ -10,7 +10,7 @@ from yolo_musgd.prune.training_images import Images, check_classes, recalibrate
 
 @pytest.fixture(scope="module")
 def images(tiny_data):
-    return Images(check(str(tiny_data)), "detect", 64, 16, 8)
+    return Images(check(str(tiny_data)), NO_RULES, 64, 16, 8)
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ def test_too_few_images_are_refused(tmp_path, tiny_data):
     lines = sorted(str(p) for p in (tiny_data.parent / "images" / "train").glob("*"))[:5]
     few.write_text("\n".join(lines))
     with pytest.raises(UserError, match="at least 16 training images, got 5"):
-        Images({**data, "train": str(few)}, "detect", 64, 64)
+        Images({**data, "train": str(few)}, NO_RULES, 64, 64)
 
 
 def test_other_classes_are_refused(model, tiny_data):
     data = check(str(tiny_data))
-    check_classes(model, data, "x")
+    check_classes(model, data, "x", NO_RULES)
     with pytest.raises(UserError, match="3 classes, data=x has 7"):
-        check_classes(model, {**data, "nc": 7}, "x")
+        check_classes(model, {**data, "names": dict.fromkeys(range(7), "x")}, "x", NO_RULES)
     with pytest.raises(UserError, match=r"data=nowhere\.yaml"):
         check("nowhere.yaml")

@@ -255,5 +255,7 @@ def _why_left_out(dataset: Any, files: Sequence[str]) -> list[str]:
 
 def _reason(error: Exception) -> str:
     """The first line of what the host says, or of what caused it."""
-    told = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+    from ultralytics.utils import remove_colorstr
+
+    told = [line for line in remove_colorstr(str(error.__cause__ or error)).splitlines() if line.strip()]
     return " ".join(" ".join(told[:2]).split())[:300] or type(error).__name__

@@ -12,7 +12,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.calibration import METHODS
 from yolo_musgd.export.checkpoint import Checkpoint, read_checkpoint
 from yolo_musgd.export.quantize import VARIANTS
-from yolo_musgd.export.splits import Splits, check_names, read_splits
+from yolo_musgd.export.splits import Splits, read_splits
 from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
 from yolo_musgd.settings import Settings, setting
 
@@ -151,7 +151,7 @@ def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) ->
     data, splits, reason = settings.data or checkpoint.data, None, ""
     if data:
         try:
-            splits = read_splits(str(data), settings.data is not None, checkpoint.rules)
+            splits = read_splits(str(data), settings.data is not None, checkpoint.rules, checkpoint.names)
         except UserError as error:
             if settings.data is not None:
                 raise
@@ -161,12 +161,6 @@ def _splits(settings: ExportSettings, checkpoint: Checkpoint, precision: str) ->
             raise UserError(f"precision=int8 needs data=, a data YAML whose train split calibrates{reason}")
         log.warning("no data= given: the accuracy is not measured%s", reason)
         return None
-    if len(splits.names) != len(checkpoint.names):
-        raise UserError(
-            f"data={data} has {len(splits.names)} classes, {checkpoint.path} has {len(checkpoint.names)}; "
-            "give the data set that it was trained with"
-        )
-    check_names(checkpoint.names, splits.names, str(data))
     if not splits.val:
         log.warning("data=%s: no val image has a label file, so the accuracy is not measured", data)
     return splits

@@ -39,35 +39,44 @@ class Splits:
     channels: int = 3
 
 
-def read_splits(data: str, download: bool = True, rules: Rules = NO_RULES) -> Splits:
+def read_splits(
+    data: str, download: bool = True, rules: Rules = NO_RULES, model: Mapping[int, str] | None = None
+) -> Splits:
     """The train and val images of ``data``, a data YAML as Ultralytics takes it.
 
     Args:
         data: its path, or its name.
         download: fetch what is not here, where the YAML says how.
         rules: of the model's training.
+        model: class names of the model that it is for.
 
     Raises:
-        UserError: no such file, or Ultralytics' own words about what is wrong with it.
+        UserError: no such file, classes that are not the model's, or Ultralytics' own words about what is wrong.
     """
     content = check(data, download)
+    names = class_names(content, rules)
+    if model is not None:
+        check_names(model, names, data)
     train, val = (read_split(content, split, rules) for split in ("train", "val"))
-    return Splits(
-        data, tuple(train.files), val.images if val.labelled else (), class_names(content, rules), val.channels
-    )
+    return Splits(data, tuple(train.files), val.images if val.labelled else (), names, val.channels)
 
 
 def check_names(model: Mapping[int, str], given: Mapping[int, str], data: str) -> None:
-    """Refuse a data set whose classes are the model's in another order; say which ones have another name.
+    """Refuse a data set whose classes are not the model's, or are in another order; say which have another name.
 
     Args:
         model: index -> name of the model's classes.
-        given: the same of the data set, as many.
+        given: the same of the data set.
         data: the data set's YAML.
 
     Raises:
         UserError: every figure would be of the wrong class.
     """
+    if len(given) != len(model):
+        raise UserError(
+            f"data={data} has {len(given)} classes, the model has {len(model)}; give the data set that it was trained "
+            "with"
+        )
     other = [k for k in model if given.get(k, model[k]).casefold() != model[k].casefold()]
     if not other:
         return

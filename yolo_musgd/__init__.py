@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
     from yolo_musgd.optim.musgd import MuSGD
+    from yolo_musgd.optim.param_groups import param_groups
     from yolo_musgd.plugin import register, unregister
     from yolo_musgd.train.trainer import trainer_class
     from yolo_musgd.trainers import MuSGDTrainer
@@ -21,6 +22,7 @@ __all__ = [
     "MuonAdamW",
     "MuonSGD",
     "__version__",
+    "param_groups",
     "register",
     "trainer_class",
     "unregister",
@@ -30,6 +32,7 @@ _HOME = {
     "MuSGD": "yolo_musgd.optim.musgd",
     "MuonSGD": "yolo_musgd.optim.muon",
     "MuonAdamW": "yolo_musgd.optim.muon",
+    "param_groups": "yolo_musgd.optim.param_groups",
     "MuSGDTrainer": "yolo_musgd.trainers",
     "trainer_class": "yolo_musgd.trainers",
     "register": "yolo_musgd.plugin",

@@ -22,7 +22,7 @@ def musgd_reference_step(
     decoupled_decay: bool = False,
     beta_min: float = 0.0,
 ) -> list[float]:
-    """One step of the article's rule (S1, 2026-02-12), in place; the defaults are those of the article's code.
+    """One step of the article's rule ("MuSGD optimizer", 2026-02-12), in place; the defaults are those of its code.
 
     Args:
         params: parameters theta, any shapes.

@@ -243,6 +243,7 @@ def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
     model, mirror = clone(yolo), clone(yolo)
     ours = find("MuSGD").build(ultralytics_groups(model), {"orthogonalize": False, "adapt_factor": 0.0}, model)
     assert type(ours) is MuSGD
+    assert not any(g["orthogonalize"] for g in ours.param_groups)
     theirs = torch.optim.SGD(ultralytics_groups(mirror), momentum=0.9, nesterov=True)
     for step in range(3):
         vary(model, step)
@@ -444,7 +445,7 @@ def test_the_path_of_a_device_skips_without_looking(settings):
 
     @torch.no_grad()
     def step(grad, finite):
-        steps.buffers(p, optimizer.state[p])
+        steps.buffers(group, p, optimizer.state[p])
         betas = torch.tensor([0.5]) if settings.muon_adapt else None
         steps.step(group, [p], [grad], [optimizer.state[p]], torch.tensor(finite), betas)
 
@@ -503,7 +504,7 @@ def test_pickle_and_deepcopy_keep_settings_and_exclusions():
     optimizer = MuonSGD([a, b], muon=MuonSettings(muon_scale="keller"), exclude=[b])
     for other in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
         p, q = other.param_groups[0]["params"]
-        assert other.matrices.settings.muon_scale == "keller"
+        assert other.param_groups[0]["muon_scale"] == "keller"
         assert other.matrices.takes(p)
         assert not other.matrices.takes(q)
 

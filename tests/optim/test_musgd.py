@@ -1,4 +1,7 @@
+"""The article's rule: MuSGD without orthogonalised steps; test_muon.py has those."""
+
 import copy
+import functools
 import itertools
 import pickle
 
@@ -6,10 +9,11 @@ import pytest
 import torch
 from musgd_reference import musgd_reference_step
 
+from yolo_musgd.optim import musgd
 from yolo_musgd.optim.kernels import fused_available, squared_norms
-from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.settings import SettingsError
 
+MuSGD = functools.partial(musgd.MuSGD, orthogonalize=False)
 BACKENDS = ["single", "foreach", "fused"]
 SHAPES = [(16, 3, 3, 3), (16,), (16,), (8, 16, 1, 1), (8,), (8, 1, 3, 3), (5, 8), ()]
 
@@ -113,7 +117,7 @@ def test_worked_figure_through_the_optimizer():
 
 
 def test_momentum_example_of_the_articles():
-    """S5: f(w) = (w-1)^2 from w = 5, lr 0.1, mu 0.9; five steps, worked out on paper."""
+    """Article "Momentum, from intuition to formula": f(w) = (w-1)^2 from w = 5, lr 0.1, mu 0.9; five steps."""
     w, path = torch.nn.Parameter(torch.tensor(5.0)), []
     optimizer = MuSGD([w], lr=0.1, momentum=0.9, nesterov=False, adapt_factor=0)
     for _ in range(5):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from torch import nn
 from ultralytics.utils.torch_utils import convert_optimizer_state_dict_to_fp16
 
+from yolo_musgd.optim import musgd
 from yolo_musgd.optim.momentum import adaptive_momentum
-from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.settings import SettingsError
+
+MuSGD = functools.partial(musgd.MuSGD, orthogonalize=False)
 
 
 def make(seed=0):

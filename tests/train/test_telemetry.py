@@ -1,32 +1,18 @@
+import functools
 import gzip
 
 import numpy as np
 import pytest
 import torch
 
-from yolo_musgd.optim.musgd import MuSGD
+from yolo_musgd.optim import musgd
+from yolo_musgd.optim.muon import MuonAdamW
 from yolo_musgd.settings import SettingsError
 from yolo_musgd.train.optimizer_plots import plot_entropy, plot_layers, plot_steps
 from yolo_musgd.train.records import STEPS_FILE, read_steps
 from yolo_musgd.train.telemetry import Monitor, grad_norm
 
-
-class NoScaler:
-    def is_enabled(self):
-        return False
-
-
-class Scaler:
-    """The methods that the monitor asks of a GradScaler; the one that would wait for a GPU must not be called."""
-
-    def is_enabled(self):
-        return True
-
-    def _get_scale_async(self):
-        return torch.tensor(4.0)
-
-    def get_scale(self):
-        raise AssertionError("waits for the device")
+MuSGD = functools.partial(musgd.MuSGD, orthogonalize=False)
 
 
 def make(tmp_path, optimizer=MuSGD, layers=False, **kwargs):
@@ -35,10 +21,12 @@ def make(tmp_path, optimizer=MuSGD, layers=False, **kwargs):
     return model, optimizer, Monitor(tmp_path, model, optimizer, layers=layers)
 
 
-def one_step(model, optimizer, monitor, scale=1.0, clip=None, scaler=None, call_step=True):
+def one_step(model, optimizer, monitor, scale=1.0, clip=None, unscale=1.0, call_step=True):
     for p in model.parameters():
         p.grad = torch.full_like(p, scale)
-    with monitor.step(scaler or NoScaler()):
+    with monitor.step():
+        for p in model.parameters():  # what GradScaler.unscale_ does
+            p.grad /= unscale
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         if call_step:
@@ -71,11 +59,31 @@ def test_raw_and_clipped_norm_and_beta(tmp_path):
     assert summary["optim/beta_t_p90"] == pytest.approx(np.quantile(betas, 0.9), abs=2e-6)
 
 
-def test_scaled_gradients_are_reported_unscaled(tmp_path):
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_scaled_gradients_are_reported_unscaled(tmp_path, clip):
     model, optimizer, monitor = make(tmp_path)
-    one_step(model, optimizer, monitor, scaler=Scaler())
+    one_step(model, optimizer, monitor, unscale=4.0, clip=clip)
     norm = sum(p.numel() for p in model.parameters()) ** 0.5
     assert monitor.end_epoch(1)["optim/grad_norm"] == pytest.approx(norm / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("rule", [{}, {"norm_source": "decayed", "weight_decay": 0.1}, {"norm_scope": "global"}])
+@pytest.mark.parametrize("optimizer", [MuSGD, musgd.MuSGD, MuonAdamW])
+def test_norms_are_computed_once_and_are_those_of_the_gradients(tmp_path, monkeypatch, optimizer, rule):
+    """The optimizer's own total after clipping, the trainer's own before it."""
+    if optimizer is MuonAdamW:
+        rule = {}
+    model, optimizer, monitor = make(tmp_path, optimizer, **rule)
+    monkeypatch.setattr("yolo_musgd.train.telemetry.grad_norm", lambda optimizer: pytest.fail("computed once more"))
+    clip = torch.nn.utils.clip_grad_norm_
+    norm = sum(p.numel() for p in model.parameters()) ** 0.5
+    one_step(model, optimizer, monitor, scale=5.0, clip=2.0)
+    one_step(model, optimizer, monitor, scale=0.01, clip=2.0)
+    assert torch.nn.utils.clip_grad_norm_ is clip
+    monitor.end_epoch(1)
+    steps = read_steps(tmp_path / STEPS_FILE)
+    assert steps["grad_norm"].tolist() == pytest.approx([5 * norm, 0.01 * norm], rel=1e-5)
+    assert steps["grad_norm_clipped"].tolist() == pytest.approx([2.0, 0.01 * norm], rel=1e-5)
 
 
 def test_a_step_that_the_scaler_left_out_has_no_beta(tmp_path):
@@ -195,7 +203,7 @@ def test_layers(tmp_path):
     model[0].bias.requires_grad_(False)
     for p in model.parameters():
         p.grad = torch.ones_like(p) if p.requires_grad else None
-    with monitor.step(NoScaler()):
+    with monitor.step():
         optimizer.step()
     monitor.end_epoch(1)
     lines = (tmp_path / "optimizer_layers.csv").read_text().splitlines()
@@ -246,7 +254,7 @@ def test_recording_a_step_does_not_wait_for_a_gpu(tmp_path, fake_gpu):
         for _ in range(2):
             for p in model.parameters():
                 p.grad = torch.empty_like(p)
-            with monitor.step(NoScaler()):
+            with monitor.step():
                 optimizer.step()
     assert len(monitor._rows) == 2
     assert {row.device.type for row in monitor._rows} == {"cuda"}
@@ -280,7 +288,7 @@ def test_update_rms_of_muon_is_reported(tmp_path):
     torch.manual_seed(0)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
-    with monitor.step(NoScaler()):
+    with monitor.step():
         optimizer.step()
     moved = [(layer.weight.detach() - b).square().mean().sqrt().item() for layer, b in zip(model, before, strict=True)]
     assert monitor.end_epoch(1)["optim/update_rms"] == pytest.approx(np.mean(moved), rel=1e-2)

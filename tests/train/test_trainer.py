@@ -103,7 +103,7 @@ def test_every_task_trains(task, model, tmp_path):
         workers=0, amp=False, plots=False, project=str(tmp_path), name="run", device="cpu",
     )  # fmt: skip
     assert type(yolo.trainer).__module__ == "yolo_musgd.trainers"
-    assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.muon"
+    assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.musgd"
     header = (tmp_path / "run" / "results.csv").read_text().splitlines()[0]
     assert "optim/beta_t" in header
     assert (tmp_path / "run" / "optimizer_steps.csv.gz").exists()
@@ -154,7 +154,7 @@ def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path)
         nbs=8, workers=0, amp=False, plots=False, project=str(tmp_path), name="run", device="cpu",
     )  # fmt: skip
     assert isinstance(yolo.trainer, MyTrainer)
-    assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.muon"
+    assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.musgd"
     assert yolo.trainer.optimizer.param_groups[0]["adapt_factor"] == 0.07
 
 

@@ -233,7 +233,7 @@ from yolo_musgd.optim.state import unprotect
 def check(trainer):
     saved = torch.load({str(folder / "weights" / "last.pt")!r}, map_location="cpu", weights_only=False)["optimizer"]
     saved, now = unprotect(saved), unprotect(trainer.optimizer.state_dict())
-    assert type(trainer.optimizer).__module__ == "yolo_musgd.optim.muon", type(trainer.optimizer)
+    assert type(trainer.optimizer).__module__ == "yolo_musgd.optim.musgd", type(trainer.optimizer)
     for a, b in zip(saved["param_groups"], now["param_groups"]):
         assert a["adapt_factor"] == b["adapt_factor"] == 0.07
         assert b["norm_mode"] == "relative" and torch.equal(a["norm_sq_mean"], b["norm_sq_mean"])

@@ -15,11 +15,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+BACKENDS = ("auto", "single", "foreach", "fused")
 Coefficients = list[float] | Tensor  # one a tensor: on the host, or on the device where a copy would be a sync
 
 
@@ -38,14 +39,21 @@ def squared_norms(tensors: list[Tensor]) -> Tensor:
     """Squared L2 norm of each tensor, shape (len(tensors),), in fp64 (fp32 on MPS), without a host sync.
 
     On the CPU vectors go through one concatenation: a network has twice as many of them as of matrices, and a kernel
-    launch each costs more than their arithmetic.
+    launch each costs more than their arithmetic. A tensor's norm does not depend on what else is in the list.
     """
     device = tensors[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
-    if device.type == "cpu" and all(t.ndim == 1 for t in tensors):
-        flat = torch.cat(tensors).to(wide).square_()
+    flat = [t.ndim == 1 and device.type == "cpu" for t in tensors]
+    if all(flat):
+        values = torch.cat(tensors).to(wide).square_()
         lengths = torch.tensor([t.numel() for t in tensors])
-        return torch.segment_reduce(flat, "sum", lengths=lengths, unsafe=True)
+        return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+    if any(flat):
+        out = torch.empty(len(tensors), dtype=wide)
+        for kind in (True, False):
+            places = [i for i, f in enumerate(flat) if f is kind]
+            out[places] = squared_norms([tensors[i] for i in places])
+        return out
     return torch.stack(torch._foreach_norm([_at_least_fp32(t) for t in tensors])).to(wide).square_()
 
 
@@ -56,6 +64,33 @@ def _at_least_fp32(t: Tensor) -> Tensor:
 def decayed(grads: list[Tensor], params: list[Tensor], weight_decay: float) -> list[Tensor]:
     """``grad + weight_decay * param`` as new tensors, or the gradients themselves without decay."""
     return list(torch._foreach_add(grads, params, alpha=weight_decay)) if weight_decay else grads
+
+
+def update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    betas: Coefficients,
+    hyper: Hyper,
+    finite: Tensor | None = None,
+    backend: str = "auto",
+) -> None:
+    """One step of these tensors by the back end that is asked for, or by the fastest; arguments of the functions below.
+
+    On a device only foreach can skip a step without waiting.
+    """
+    dtypes = {p.dtype for p in params}
+    if backend in ("auto", "fused"):
+        fused = not hyper.lr_in_velocity and all(fused_available(params[0].device.type, d) for d in dtypes)
+        backend = "fused" if fused else "single"
+    if finite is not None:
+        update_foreach(params, grads, buffers, betas, hyper, finite)
+    elif backend == "single" or len(dtypes) > 1:
+        update_single(params, grads, buffers, betas, hyper)
+    elif backend == "foreach":
+        update_foreach(params, grads, buffers, betas, hyper)
+    else:
+        update_fused(params, grads, buffers, cast("list[float]", betas), hyper)
 
 
 def update_single(

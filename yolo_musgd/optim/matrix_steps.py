@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, cast
+from functools import lru_cache
+from operator import is_
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -26,55 +28,71 @@ from yolo_musgd.optim.settings import MuonSettings
 MOMENTUM, ROWS, SGD_MOMENTUM = "exp_avg", "exp_avg_sq", "momentum_buffer"
 
 
+_KEYS = tuple(name for name in MuonSettings.names() if name != "muon_rest")
+
+
+def muon_settings(group: dict[str, Any]) -> MuonSettings:
+    """Muon's settings of a param group."""
+    return _settings(*(group[key] for key in _KEYS))
+
+
+@lru_cache(maxsize=64)
+def _settings(*values: Any) -> MuonSettings:
+    return MuonSettings(**dict(zip(_KEYS, values, strict=True)))
+
+
+class _Planned(NamedTuple):
+    """Chunks of one param group, valid for these very parameters."""
+
+    params: list[Tensor]
+    settings: MuonSettings
+    ranks: int
+    chunks: list[Chunk]
+
+
 class MatrixSteps:
     """Muon's part of a hybrid optimizer: which parameters, their state, plan and step.
 
     Args:
-        settings: see :class:`~yolo_musgd.settings.MuonSettings`.
         exclude: parameters for the standard optimizer although they are matrices.
     """
 
-    def __init__(self, settings: MuonSettings, exclude: Collection[Tensor]):
-        self.settings = settings
-        self.exclude = {id(p): p for p in exclude}
+    def __init__(self, exclude: Collection[Tensor]):
+        self.exclude = set(exclude)
         self.update_rms: list[Tensor] = []
-        self._takes: dict[int, bool] = {}
-        self._plans: dict[tuple[int, ...], list[Chunk]] = {}
+        self._plans: dict[int, _Planned] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings, "excluded": list(self.exclude.values())}
+        return {"excluded": list(self.exclude)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        MatrixSteps.__init__(self, state["settings"], state["excluded"])
+        MatrixSteps.__init__(self, state["excluded"])
 
     def takes(self, p: Tensor) -> bool:
-        """Whether Muon updates this parameter."""
-        known = self._takes.get(id(p))
-        if known is None:
-            known = self._takes[id(p)] = is_matrix(p) and id(p) not in self.exclude
-        return known
+        """Whether Muon updates this parameter where it is asked to."""
+        return is_matrix(p) and p not in self.exclude
 
-    def buffers(self, p: Tensor, state: dict[str, Any]) -> Tensor:
+    def buffers(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> Tensor:
         """The momentum of a matrix; made, with the other state that the settings ask for, on first use."""
-        s = self.settings
         momentum = state.get(MOMENTUM)
         if momentum is None:
-            dtype = torch.bfloat16 if s.muon_state == "bfloat16" else p.dtype
+            dtype = torch.bfloat16 if group["muon_state"] == "bfloat16" else p.dtype
             momentum = state[MOMENTUM] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        if s.muon_rows and ROWS not in state:
+        if group["muon_rows"] and ROWS not in state:
             state[ROWS] = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
-        if s.muon_share < 1 and SGD_MOMENTUM not in state:
+        if group["muon_share"] < 1 and SGD_MOMENTUM not in state:
             state[SGD_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return cast(Tensor, momentum)
 
-    def restore(self, state: dict[Tensor, dict[str, Any]]) -> None:
+    def restore(self, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Undo what loading a checkpoint does to bf16 state: torch casts it to the parameter's type."""
+        if group["muon_state"] == "bfloat16" and MOMENTUM in state:
+            state[MOMENTUM] = state[MOMENTUM].to(torch.bfloat16)
+
+    def forget(self) -> None:
+        """Drop what is kept from step to step, since parameters or settings may have changed."""
         self._plans.clear()
-        if self.settings.muon_state == "bfloat16":
-            for p, entries in state.items():
-                if self.takes(p) and MOMENTUM in entries:
-                    entries[MOMENTUM] = entries[MOMENTUM].to(torch.bfloat16)
 
     def step(
         self,
@@ -84,6 +102,7 @@ class MatrixSteps:
         states: list[dict[str, Any]],
         finite: Tensor | None,
         betas: list[float] | Tensor | None = None,
+        number: int = 0,
     ) -> None:
         """Update the matrices of one param group.
 
@@ -94,32 +113,34 @@ class MatrixSteps:
             states: their optimizer states.
             finite: None on a CPU; elsewhere a 0-d tensor, 0 to leave everything as it is.
             betas: beta_t of each matrix, numbers or a (n,) or 0-d tensor; the constant momentum if None.
+            number: place of the group among the optimizer's, under which its plan is kept.
         """
+        settings = muon_settings(group)
         own = list(betas.expand(len(params)).unbind()) if isinstance(betas, Tensor) else betas
         count = group["muon_step"] = int(group.get("muon_step", 0)) + 1
-        mu = self.settings.muon_momentum or float(group["momentum"])
-        ranks = dist.get_world_size() if self.settings.muon_shard and _distributed() else 1
+        mu = settings.muon_momentum or float(group["momentum"])
+        ranks = dist.get_world_size() if settings.muon_shard and _distributed() else 1
         waiting: list[tuple[Chunk, list[Tensor] | None]] = []
-        for chunk in self._chunks(params, ranks):
+        for chunk in self._chunks(number, params, settings, ranks):
             mine = ranks == 1 or chunk.owner == dist.get_rank()
-            due = count % self.settings.muon_every == chunk.turn
+            due = count % settings.muon_every == chunk.turn
             batches = []
             for part in chunk.parts:
                 g = [grads[i] for i in part.index]
-                buffers = [self.buffers(params[i], states[i]) for i in part.index]
+                buffers = [self.buffers(group, params[i], states[i]) for i in part.index]
                 past = None if own is None else [own[i] for i in part.index]
                 if finite is not None and past is None:  # m <- m to the last bit, whatever the gradient holds
                     g = [torch.where(finite > 0, a, b.to(a.dtype)) for a, b in zip(g, buffers, strict=True)]
                 elif finite is not None and past is not None:
                     g = zero_unless(finite, g)
                     past = [torch.where(finite > 0, beta, 1.0).to(g[0].dtype) for beta in past]
-                momenta = advance_momentum(g, buffers, mu, past, self._generator(g[0].device))
+                momenta = advance_momentum(g, buffers, mu, past, self._generator(settings, g[0].device))
                 if due and mine:
-                    nesterov = self.settings.muon_nesterov
+                    nesterov = settings.muon_nesterov
                     batches.append(gather(part, g, momenta, mu, nesterov, chunk.kernel.dtype, past))
             if not due:
                 continue
-            results = orthogonal_updates(batches, chunk.kernel, self.settings) if mine else None
+            results = orthogonal_updates(batches, chunk.kernel, settings) if mine else None
             if ranks > 1:
                 waiting.append((chunk, results))
             else:
@@ -137,14 +158,14 @@ class MatrixSteps:
         finite: Tensor | None,
     ) -> None:
         """Step the parameters of a chunk along the orthogonalised updates."""
-        s = self.settings
+        s = muon_settings(group)
         lr = float(group["lr"]) * group["muon_lr"] * s.muon_every
         decay = lr * s.muon_decay * group["weight_decay"]
         for part, result in zip(chunk.parts, results, strict=True):
             targets = [params[i] for i in part.index]
             if s.muon_rows:
                 number = (int(group["muon_step"]) - chunk.turn) // s.muon_every + (chunk.turn > 0)
-                result = self._rows(result, [states[i][ROWS] for i in part.index], number, finite)
+                result = _even_rows(result, [states[i][ROWS] for i in part.index], s.muon_rows, number, finite)
             factor = lr * s.muon_share * update_scale(part.shape, s.muon_scale)
             rms = torch.linalg.vector_norm(result.flatten(1), dim=1, dtype=torch.float32)
             self.update_rms.append(rms.mul_(factor / result[0].numel() ** 0.5))
@@ -155,28 +176,34 @@ class MatrixSteps:
                 torch._foreach_mul_(targets, keep)
             torch._foreach_add_(targets, list(part.slots(result)), alpha=-factor)
 
-    def _rows(self, result: Tensor, means: list[Tensor], number: int, finite: Tensor | None) -> Tensor:
-        """NorMuon's normalisation of a batch; ``means`` are the running mean squares, changed in place."""
-        stacked = torch.stack(means)
-        result = normalize_rows(result, stacked, self.settings.muon_rows, number)
-        if finite is not None:
-            stacked = torch.where(finite > 0, stacked, torch.stack(means))
-        torch._foreach_copy_(means, list(stacked.unbind(0)))
-        return result
+    def _chunks(self, number: int, params: list[Tensor], settings: MuonSettings, ranks: int) -> list[Chunk]:
+        known = self._plans.get(number)
+        if (
+            known is None
+            or known[1:3] != (settings, ranks)
+            or len(known.params) != len(params)
+            or not all(map(is_, known.params, params))
+        ):
+            known = self._plans[number] = _Planned(params, settings, ranks, plan_chunks(params, settings, ranks))
+        return known.chunks
 
-    def _chunks(self, params: list[Tensor], ranks: int) -> list[Chunk]:
-        key = (ranks, *map(id, params))
-        if key not in self._plans:
-            self._plans[key] = plan_chunks(params, self.settings, ranks)
-        return self._plans[key]
-
-    def _generator(self, device: torch.device) -> torch.Generator | None:
+    def _generator(self, settings: MuonSettings, device: torch.device) -> torch.Generator | None:
         """Random bits of the rounding: a stream of its own, so that it does not disturb the data loader's."""
-        if self.settings.muon_state != "bfloat16":
+        if settings.muon_state != "bfloat16":
             return None
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(0)
         return self._generators[device]
+
+
+def _even_rows(result: Tensor, means: list[Tensor], decay: float, number: int, finite: Tensor | None) -> Tensor:
+    """NorMuon's normalisation of a batch; ``means`` are the running mean squares, changed in place."""
+    stacked = torch.stack(means)
+    result = normalize_rows(result, stacked, decay, number)
+    if finite is not None:
+        stacked = torch.where(finite > 0, stacked, torch.stack(means))
+    torch._foreach_copy_(means, list(stacked.unbind(0)))
+    return result
 
 
 def _distributed() -> bool:

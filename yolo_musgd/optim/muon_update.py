@@ -1,6 +1,6 @@
 """Muon's update of a list of matrices or filters: momentum, orthogonalisation bucket by bucket, step.
 
-Per matrix (Keller Jordan; S2 to S4 of the sources), with mu the momentum and O the orthogonalised update:
+Per matrix (sources in `yolo_musgd.optim.muon`), with mu the momentum and O the orthogonalised update:
 
     m <- mu m + (1 - mu) g        u = mu m + (1 - mu) g  (Nesterov), else m        W <- W - lr (scale O + decay W)
 
@@ -30,7 +30,8 @@ from yolo_musgd.optim.settings import MuonSettings
 from yolo_musgd.optim.state import stochastic_round
 
 RMS = 0.2
-"""Root mean square of AdamW's typical step at learning rate 1 (S4), which every scaled step here has."""
+"""Root mean square of AdamW's typical step at learning rate 1, which every scaled step here has (article "Muon,
+continued: why we try Muon")."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def flat_shape(shape: Sequence[int]) -> tuple[int, int]:
 def update_scale(shape: Sequence[int], scale: str) -> float:
     """Factor of an orthogonalised update, from the parameter's shape.
 
-    ``rms``: 0.2*sqrt(max(rows, columns)), which gives the update AdamW's typical RMS of 0.2 (S4). ``keller``:
+    ``rms``: 0.2*sqrt(max(rows, columns)), which gives the update AdamW's typical RMS of 0.2. ``keller``:
     sqrt(max(1, rows/columns)). Both on the flattened matrix. ``native``: the latter on the last two dimensions, the
     kernel's height and width for a filter, as Ultralytics' optimizer does (its issue 25846).
     """

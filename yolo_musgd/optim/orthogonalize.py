@@ -274,7 +274,9 @@ def _spectral_norm_sq(R: Tensor, rounds: int = 12) -> Tensor:
 
 
 def singular_value_entropy(matrix: Tensor) -> Tensor:
-    """Evenness of the singular values, ``-(1 / log n) sum p_i log p_i`` with ``p_i = s_i^2 / sum_j s_j^2`` (S4).
+    """Evenness of the singular values, ``-(1 / log n) sum p_i log p_i`` with ``p_i = s_i^2 / sum_j s_j^2``.
+
+    Source: the article "Muon, continued: why we try Muon".
 
     Args:
         matrix: shape (rows, ...): trailing dimensions are flattened, as for a conv filter.

@@ -1,11 +1,19 @@
-"""Which parameters Muon leaves alone: found by what a module is and where it stands, never by a name fragment."""
+"""Which parameters Muon takes and which it leaves alone.
+
+Found by what a module is and where it stands, never by a fragment of its name.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+MATRICES = "matrices and filters"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = tuple(cls for name, cls in vars(nn).items() if "Norm" in name and isinstance(cls, type))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -19,10 +27,23 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def muon_exclusions(
-    model: nn.Module, stem: bool = True, head: bool = True, depthwise: bool = True, embeddings: bool = True
-) -> set[Parameter]:
+def muon_exclusions(model: nn.Module, **kinds: bool) -> set[Parameter]:
     """Parameters that should go to the standard optimizer although they are matrices or filters.
+
+    Args:
+        model: any module, as :func:`exclusion_reasons` takes it.
+        kinds: ``stem``, ``head``, ``depthwise`` and ``embeddings``, as there.
+
+    Returns:
+        A set of parameters (compared by identity, as tensors are).
+    """
+    return set(exclusion_reasons(model, **kinds))
+
+
+def exclusion_reasons(
+    model: nn.Module, stem: bool = True, head: bool = True, depthwise: bool = True, embeddings: bool = True
+) -> dict[Parameter, str]:
+    """Parameters that should go to the standard optimizer although they may be matrices or filters, and why.
 
     Args:
         model: an Ultralytics model (its last layer is the head) or any module, wrapped or not.
@@ -34,21 +55,71 @@ def muon_exclusions(
         embeddings: exclude embedding tables, whose rows are looked up rather than multiplied.
 
     Returns:
-        A set of parameters (compared by identity, as tensors are).
+        Parameter -> reason. The parameters are compared by identity, as tensors are.
     """
     model = unwrap(model)
-    excluded: set[Parameter] = set()
+    excluded: dict[Parameter, str] = {}
+
+    def exclude(parameters: Iterable[Parameter], reason: str) -> None:
+        for p in parameters:
+            excluded.setdefault(p, reason)
+
     mixers = [m for m in model.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))]
     if stem and mixers:
-        excluded.update(mixers[0].parameters(recurse=False))
+        exclude(mixers[0].parameters(recurse=False), "input layer")
     if head and mixers:
-        excluded.update(_head(model, mixers[-1]).parameters())
+        exclude(_head(model, mixers[-1]).parameters(), "output layer")
     for module in model.modules():
-        is_depthwise = isinstance(module, _CONVOLUTIONS) and 1 < module.groups == module.in_channels
-        is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        if (depthwise and is_depthwise) or (embeddings and is_table):
-            excluded.update(module.parameters(recurse=False))
+        own = module.parameters(recurse=False)
+        if isinstance(module, _NORMS):
+            exclude((p for p in own if p.ndim > 1), "normalisation")
+        elif depthwise and isinstance(module, _CONVOLUTIONS) and 1 < module.groups == module.in_channels:
+            exclude(own, "depthwise")
+        elif embeddings and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            exclude(own, "embedding")
     return excluded
+
+
+class ParamGroups(list[dict[str, Any]]):
+    """Param groups of an optimizer that print as a table of what they hold."""
+
+    def __repr__(self) -> str:
+        rows = [("group", "tensors", "parameters", "orthogonalised")]
+        for group in self:
+            params, reason = group["params"], group["name"]
+            answer = "yes" if group["orthogonalize"] else f"no: {reason}"
+            rows.append((reason, str(len(params)), f"{sum(p.numel() for p in params):,}", answer))
+        a, b, c = (max(len(row[i]) for row in rows) for i in range(3))
+        return "\n".join(f"{w:<{a}}  {x:>{b}}  {y:>{c}}  {z}" for w, x, y, z in rows)
+
+
+def param_groups(model: nn.Module, stem: bool = False, head: bool = False, depthwise: bool = False) -> ParamGroups:
+    """Param groups of any PyTorch model, for MuSGD, MuonSGD or MuonAdamW: which tensors are orthogonalised.
+
+    Not orthogonalised are the input layer, the output layers, depthwise filters, embeddings, normalisation and vectors;
+    the last two get no weight decay. The optimizer's ``weight_decay`` is that of all others. ``print`` shows a table.
+
+    Args:
+        model: any module, wrapped or not; of an Ultralytics model the output is its whole last layer.
+        stem: orthogonalise the input layer too.
+        head: orthogonalise the output layers too.
+        depthwise: orthogonalise depthwise filters too.
+
+    Returns:
+        Groups with the keys ``params``, ``name``, ``orthogonalize`` and, where there is none, ``weight_decay``; each
+        tensor once, in the model's order.
+    """
+    excluded = exclusion_reasons(model, not stem, not head, not depthwise)
+    members: dict[str, list[Parameter]] = {MATRICES: []}
+    for p in unwrap(model).parameters():
+        reason = "vector" if p.ndim < 2 else excluded.get(p, MATRICES if is_matrix(p) else "no matrix")
+        members.setdefault(reason, []).append(p)
+    return ParamGroups(
+        {"params": params, "name": name, "orthogonalize": name == MATRICES}
+        | ({"weight_decay": 0.0} if name in ("vector", "normalisation") else {})
+        for name, params in members.items()
+        if params
+    )
 
 
 def _head(model: nn.Module, last_mixer: nn.Module) -> nn.Module:

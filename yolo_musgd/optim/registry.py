@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.options import nearest
-from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
+from yolo_musgd.optim.hybrid import Hybrid
+from yolo_musgd.optim.muon import MuonAdamW, MuonSGD, flat
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.param_groups import muon_exclusions
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
@@ -22,6 +22,7 @@ from yolo_musgd.optim.zoo import builder
 from yolo_musgd.settings import SettingsError
 
 Groups = list[dict[str, Any]]
+Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 Build = Callable[[Groups, Mapping[str, Any], nn.Module], Optimizer]
 
 
@@ -36,7 +37,9 @@ class OptimizerInfo:
         state: optimizer state as a multiple of the parameters' memory, as text.
         lr0: recommended initial learning rate.
         host_name: Ultralytics' name for it, if Ultralytics builds it.
-        build: makes it from (param groups, arguments of the run, model), if we do.
+        cls: the class, if it is one of this package.
+        arguments: what a run's arguments mean to that class.
+        make: makes it from (param groups, arguments of the run, model), if another library has the class.
         by_start: settings whose ``None`` means what suits the weights that training starts from.
     """
 
@@ -46,13 +49,23 @@ class OptimizerInfo:
     state: str
     lr0: float | None
     host_name: str | None = None
-    build: Build | None = None
+    cls: type[Hybrid] | None = None
+    arguments: Arguments = dict
+    make: Build | None = None
     by_start: tuple[str, ...] = ()
 
+    @property
+    def build(self) -> Build | None:
+        """Makes it from (param groups, arguments of the run, model); None if Ultralytics does."""
+        return self.make if self.cls is None else self._build
 
-def _excluded(args: Mapping[str, Any], model: nn.Module) -> set[nn.Parameter]:
-    use = ExclusionSettings.from_mapping(args, ignore_unknown=True)
-    return muon_exclusions(model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise)
+    def _build(self, groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+        assert self.cls is not None
+        use = ExclusionSettings.from_mapping(args, ignore_unknown=True)
+        excluded = muon_exclusions(
+            model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise
+        )
+        return self.cls(groups, **self.arguments(args), exclude=excluded)
 
 
 FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}
@@ -75,24 +88,23 @@ def _muon(args: Mapping[str, Any]) -> MuonSettings:
     return MuonSettings.from_mapping(_resolved(args), ignore_unknown=True)
 
 
-def _musgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
-    """beta_t on every momentum; filters take Muon's step unless ``orthogonalize=False`` asks for the article's rule."""
-    if not ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize:
-        return MuSGD(groups, **MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict())
-    rule = MuSGDSettings.from_mapping(_resolved(args), ignore_unknown=True)
-    muon = dataclasses.replace(_muon(args), muon_adapt=True)
-    return MuonSGD(groups, muon=muon, rest=rule, exclude=_excluded(args, model))
+def _of_musgd(args: Mapping[str, Any]) -> dict[str, Any]:
+    """beta_t on every momentum; what no run decides, such as ``second_moment`` of the article's rule, stays off."""
+    orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
+    given = _resolved(args) if orthogonalize else args
+    rule = MuSGDSettings.from_mapping(given, ignore_unknown=True).to_dict()
+    return {"orthogonalize": orthogonalize, **rule, **flat(_muon(given)), "muon_adapt": True}
 
 
-def _muonsgd(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+def _of_muonsgd(args: Mapping[str, Any]) -> dict[str, Any]:
     muon = _muon(args)
     adaptive = muon.muon_adapt or muon.muon_rest == "musgd"
-    rest = MuSGDSettings.from_mapping(args, ignore_unknown=True) if adaptive else None
-    return MuonSGD(groups, muon=muon, rest=rest, exclude=_excluded(args, model))
+    rule = MuSGDSettings.from_mapping(args, ignore_unknown=True)
+    return {**flat(muon), **(rule.to_dict() if adaptive else {"nesterov": rule.nesterov})}
 
 
-def _muonadamw(groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
-    return MuonAdamW(groups, muon=_muon(args), exclude=_excluded(args, model))
+def _of_muonadamw(args: Mapping[str, Any]) -> dict[str, Any]:
+    return flat(_muon(args))
 
 
 _HOST = "Ultralytics / torch.optim"
@@ -100,7 +112,7 @@ _ZOO = "pytorch_optimizer (extra zoo)"
 _ENTRIES = (
     OptimizerInfo(
         "MuSGD", "beta_t falls where the gradient is large; orthogonalised steps on filters",
-        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, build=_musgd,
+        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, cls=MuSGD, arguments=_of_musgd,
         by_start=("muon_lr", "second_moment"),
     ),
     OptimizerInfo(
@@ -108,12 +120,12 @@ _ENTRIES = (
     ),
     OptimizerInfo(
         "MuonSGD", "orthogonalised updates for filters, Nesterov SGD for the rest",
-        "Keller Jordan's Muon; S4's RMS alignment", "1x", 0.01, build=_muonsgd,
+        "Keller Jordan's Muon; RMS of a step as AdamW's", "1x", 0.01, cls=MuonSGD, arguments=_of_muonsgd,
         by_start=("muon_lr",),
     ),
     OptimizerInfo(
         "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
-        "Keller Jordan's Muon; S4's RMS alignment", "1.1x", 0.002, build=_muonadamw,
+        "Keller Jordan's Muon; RMS of a step as AdamW's", "1.1x", 0.002, cls=MuonAdamW, arguments=_of_muonadamw,
         by_start=("muon_lr",),
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),
@@ -125,19 +137,19 @@ _ENTRIES = (
     OptimizerInfo("RAdam", "Adam with a rectified warm-up", _HOST, "2x", 0.001, "RAdam"),
     OptimizerInfo("RMSprop", "second moment only", _HOST, "2x", 0.001, "RMSprop"),
     OptimizerInfo("Adagrad", "sum of squared gradients; the rate only falls", "torch.optim", "1x", 0.01,
-                  build=builder("Adagrad")),
+                  make=builder("Adagrad")),
     OptimizerInfo("LARS", "SGD with a trust ratio a layer, for very large batches", _ZOO, "1x", 0.1,
-                  build=builder("LARS")),
+                  make=builder("LARS")),
     OptimizerInfo("LAMB", "Adam with a trust ratio a layer, for large batches; use warmup_bias_lr=0", _ZOO, "2x", 0.002,
-                  build=builder("LAMB")),
+                  make=builder("LAMB")),
     OptimizerInfo("Adafactor", "Adam with a factored second moment", _ZOO, "<1.9x", 0.001,
-                  build=builder("Adafactor")),
+                  make=builder("Adafactor")),
     OptimizerInfo("Lion", "sign of the momentum; weight_decay 3 to 10 times AdamW's", _ZOO, "1x", 0.0002,
-                  build=builder("Lion")),
+                  make=builder("Lion")),
     OptimizerInfo("Sophia", "clipped, preconditioned by squared gradients", _ZOO, "3x", 0.06,
-                  build=builder("Sophia")),
+                  make=builder("Sophia")),
     OptimizerInfo("Shampoo", "preconditioned on every dimension, in blocks", _ZOO, "3-4x", 0.01,
-                  build=builder("Shampoo")),
+                  make=builder("Shampoo")),
 )  # fmt: skip
 REGISTRY: dict[str, OptimizerInfo] = {e.name: e for e in _ENTRIES}
 

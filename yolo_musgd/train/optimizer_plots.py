@@ -127,7 +127,7 @@ def plot_layers(folder: Path, count: int = 25) -> Path | None:
 
 
 def plot_entropy(folder: Path, count: int = 8) -> Path | None:
-    """Draw optimizer_entropy.png: singular-value entropy of the weights over epochs (S4).
+    """Draw optimizer_entropy.png: singular-value entropy of the weights over epochs.
 
     All recorded layers are drawn; the ``count`` that changed most are named.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,36 @@ def grad_norm(optimizer: Optimizer) -> Tensor:
     return total
 
 
+@contextmanager
+def noted_clipping() -> Iterator[list[Tensor]]:
+    """The norms that ``torch.nn.utils.clip_grad_norm_`` computes in this block, which the trainer throws away."""
+    utils: Any = nn.utils
+    norms: list[Tensor] = []
+    clip = utils.clip_grad_norm_
+
+    @wraps(clip)
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        norms.append(clip(*args, **kwargs))
+        return norms[-1]
+
+    utils.clip_grad_norm_ = noted
+    try:
+        yield norms
+    finally:
+        utils.clip_grad_norm_ = clip
+
+
 class Monitor:
     """Records one run of one optimizer.
 
     Args:
         folder: the run folder.
         model: the model being trained, for the names of its parameters.
-        optimizer: any torch optimizer; one with ``report()`` is asked for beta_t and skipped steps.
+        optimizer: any torch optimizer; one with ``report()`` is asked for its gradient norm, beta_t and skipped steps.
         layers: also keep the mean beta_t of every parameter tensor.
-        entropy: also keep, once an epoch, the singular-value entropy (S4) of the matrices and filters whose names begin
+        entropy: also keep, once an epoch, the singular-value entropy of the matrices and filters whose names begin
             with one of these; ``all`` takes every one.
+        name: what the user calls the optimizer; its class' name if None.
 
     Raises:
         SettingsError: no matrix has such a name.
@@ -66,14 +87,17 @@ class Monitor:
         optimizer: Optimizer,
         layers: bool = False,
         entropy: Sequence[str] = (),
+        name: str | None = None,
     ):
         self.folder = folder
+        self.name = name or type(optimizer).__name__
         self.optimizer = optimizer
         self.layers = layers
         self._names = {id(p): n.removeprefix("module.") for n, p in model.named_parameters()}
         self._watched = _matrices(model, entropy)
         self._rows: list[Tensor] = []
         self._layer_rows: list[tuple[list[str], Tensor]] = []
+        self._stepped = False
         self._clipped: Tensor | None = None
         self._steps = 0
         self._skipped = 0.0
@@ -81,14 +105,18 @@ class Monitor:
         optimizer.register_step_pre_hook(self._before_step)
 
     @contextmanager
-    def step(self, scaler: Any) -> Iterator[None]:
-        """Around one clip-and-step of the trainer, whose GradScaler still scales the gradients at the start."""
-        raw, self._clipped = grad_norm(self.optimizer) / _scale(scaler), None
-        yield
+    def step(self) -> Iterator[None]:
+        """Around one clip-and-step of the trainer."""
+        self._stepped, self._clipped = False, None
+        with noted_clipping() as norms:
+            yield
         report: dict[str, Tensor] = getattr(self.optimizer, "report", dict)()
-        nan = raw.new_full((), float("nan"))
-        stepped = self._clipped is not None  # a GradScaler that found inf does not call step() at all
-        clipped = self._clipped.to(raw) if self._clipped is not None else nan
+        stepped = self._stepped  # a GradScaler that found inf does not call step() at all
+        nan = torch.full((), float("nan"), device=norms[-1].device if norms else None)
+        clipped = report.get("grad_norm", self._clipped) if stepped else None
+        clipped = nan if clipped is None else clipped.float()
+        raw = norms[-1].detach().float() if norms else clipped
+        clipped, nan = clipped.to(raw.device), nan.to(raw.device)
         spread, rms = nan.expand(5), nan
         betas = report.get("beta_t") if stepped else None
         if betas is not None and betas.numel():
@@ -104,7 +132,10 @@ class Monitor:
         self._rows.append(torch.cat([torch.stack([raw, clipped]), spread, torch.stack([rms, skipped])]))
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._clipped = grad_norm(optimizer)
+        """Note that there is a step, and its norm if the optimizer will not tell: some write to the gradients."""
+        self._stepped = True
+        if "grad_norm" not in getattr(optimizer, "reports", ()):
+            self._clipped = grad_norm(optimizer)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Write the epoch's steps to their file and return its summary, keyed ``optim/<column>``.
@@ -162,7 +193,7 @@ class Monitor:
         """Draw optimizer.png, and optimizer_layers.png if layers were recorded; returns what was drawn."""
         from yolo_musgd.train.optimizer_plots import plot_entropy, plot_layers, plot_steps
 
-        pictures = [plot_steps(self.folder, type(self.optimizer).__name__)]
+        pictures = [plot_steps(self.folder, self.name)]
         if self.layers and (self.folder / LAYERS_FILE).exists():
             pictures.append(plot_layers(self.folder))
         if self._watched and (self.folder / ENTROPY_FILE).exists():
@@ -184,11 +215,3 @@ def _matrices(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
             f"telemetry_entropy={','.join(names)} names no matrix of the model; {guess} is one, or take all"
         )
     return found
-
-
-def _scale(scaler: Any) -> Any:
-    """Scale of a GradScaler's gradients, as a tensor on the device where the scaler lets us have it without waiting."""
-    if not scaler.is_enabled():
-        return 1.0
-    on_device = getattr(scaler, "_get_scale_async", lambda: None)()
-    return scaler.get_scale() if on_device is None else on_device

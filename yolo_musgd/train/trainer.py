@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,15 +91,13 @@ class MuSGDTrainerMixin:
         if wanted and RANK in {-1, 0}:
             entropy = items(settings.telemetry_entropy or "")
             folder = Path(self.save_dir)  # type: ignore[attr-defined]
-            self._monitor = Monitor(folder, model, optimizer, settings.telemetry_layers, entropy)
+            typed = type(optimizer).__name__ if entry.name == "auto" else entry.name
+            self._monitor = Monitor(folder, model, optimizer, settings.telemetry_layers, entropy, typed)
         return optimizer
 
     def optimizer_step(self) -> None:
-        """Clip and step as the host does; note the gradient norm before it."""
-        if self._monitor is None:
-            super().optimizer_step()  # type: ignore[misc]
-            return
-        with self._monitor.step(self.scaler):  # type: ignore[attr-defined]
+        """Clip and step as the host does; note the gradient norms before and after the clipping."""
+        with self._monitor.step() if self._monitor else nullcontext():
             super().optimizer_step()  # type: ignore[misc]
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
@@ -159,7 +158,7 @@ class MuSGDTrainerMixin:
             The names of these arguments.
         """
         args, group = self.args, optimizer.param_groups[0]  # type: ignore[attr-defined]
-        if "muon_lr" not in group:  # the article's rule has no such settings
+        if not group.get("orthogonalize"):  # the article's rule leaves these settings alone
             return []
         names = [k for k in entry.by_start if getattr(args, k) is None]
         for name in names:

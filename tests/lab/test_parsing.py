@@ -71,7 +71,7 @@ def test_auto_takes_part_without_a_search():
 def test_shipped_protocols_are_sound(name):
     stem, content = load(name)
     assert stem == name
-    assert parse_protocol(content).baseline == "SGD"
+    assert parse_protocol(content).baseline == ("auto" if name == "finetune" else "SGD")
 
 
 BAD = [
@@ -107,6 +107,7 @@ BAD = [
     ("{data: a, grid: {lr0: [1], momentum: [1], box: [1]}}", "grid takes one or two settings"),
     ("{data: a, train: [1]}", "train must be a mapping"),
     ("{data: a, starts: [{label: x}]}", "needs model:"),
+    ("{data: a, starts: [{label: x, model: m.pt, data: [b]}]}", "start x: data has 'b', the protocol has a"),
 ]
 
 

@@ -198,11 +198,11 @@ def test_fingerprints_follow_the_content(tmp_path, tiny_data):
     assert identify.data_id(str(copy / "data.yaml")) == identify.data_id(str(tiny_data))
     label = next((copy / "labels" / "val").glob("*.txt"))
     label.write_text(label.read_text() + "0 0.5 0.5 0.1 0.1\n")
-    identify.data_id.cache_clear()
+    identify._read.cache_clear()
     changed = identify.data_id(str(copy / "data.yaml"))
     assert changed != identify.data_id(str(tiny_data))
     label.write_text(label.read_text().replace("0.1 0.1\n", "0.1 0.2\n"))  # corrected, of the same size
-    identify.data_id.cache_clear()
+    identify._read.cache_clear()
     assert identify.data_id(str(copy / "data.yaml")) not in (changed, identify.data_id(str(tiny_data)))
 
 

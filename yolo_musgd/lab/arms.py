@@ -146,7 +146,7 @@ def arms(protocol: Protocol) -> list[Arm]:
         for data in protocol.data
         for start in protocol.starts
         for contender in protocol.optimizers
-        if not contender.starts or start.label in contender.starts
+        if (not contender.starts or start.label in contender.starts) and (not start.data or data.label in start.data)
     ]
     for arm in found:
         _check_values(arm)

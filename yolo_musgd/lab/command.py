@@ -15,6 +15,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
 from yolo_musgd.lab.arms import Arm, arms, none_failed
+from yolo_musgd.lab.cost import core_hours
 from yolo_musgd.lab.parsing import load, numbers, parse_protocol
 from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
@@ -132,19 +133,16 @@ def _executor(settings: CompareSettings, device: str) -> Executor:
 
 
 def overview(plan: list[Arm], store: Store) -> str:
-    """A table of what is finished and what is missing."""
+    """A table of what is finished and what is missing, and what that will cost."""
     width = max(len(a.label) for a in plan)
     lines = [f"{'':{width}}  epochs  runs  finished"]
     for arm in plan:
         done = len(arm.finished(store.find, none_failed))
         lines.append(f"{arm.label:{width}}  {arm.epochs:6d}  {arm.total_runs():4d}  {done:8d}")
     finished = [s for a in plan for s in a.finished(store.find, none_failed)]
-    seconds = [r.facts["seconds"] / s.epochs for s in finished if (r := store.find(s)) and r.facts.get("seconds")]
     missing = sum(a.total_epochs() for a in plan) - sum(s.epochs for s in finished)
-    lines.append(f"{missing} epochs to train" + (_estimate(missing, seconds) if missing and seconds else ""))
-    return "\n".join(lines)
-
-
-def _estimate(epochs: int, seconds: list[float]) -> str:
-    hours = epochs * sum(seconds) / len(seconds) / 3600
-    return f", about {hours:.1f} h of one process" if hours >= 1 else f", about {hours * 60:.0f} min of one process"
+    line = f"{missing} epochs to train"
+    if missing:
+        hours, basis = core_hours(plan, store)
+        line += f", about {f'{hours:.1f} core hours' if hours >= 1 else f'{hours * 60:.0f} core minutes'} ({basis})"
+    return "\n".join([*lines, line])

@@ -18,7 +18,6 @@ def locate(file: str) -> str:
     return str(path.resolve()) if path.exists() else file
 
 
-@cache
 def data_id(file: str, fetch: bool = True) -> str:
     """Fingerprint of a data set: class names, and of train and val the images' names and sizes and the labels' content.
 
@@ -31,16 +30,29 @@ def data_id(file: str, fetch: bool = True) -> str:
     Raises:
         UserError: no such data set, or one that Ultralytics cannot read.
     """
+    return _read(file, fetch)[0]
+
+
+def image_counts(file: str) -> dict[str, int]:
+    """Images of ``train`` and ``val``; errors as of :func:`data_id`."""
+    return _read(file, True)[1]
+
+
+@cache
+def _read(file: str, fetch: bool) -> tuple[str, dict[str, int]]:
+    """Fingerprint and number of images by split."""
     content = check(file, fetch)
     digest = hashlib.sha256(json.dumps(list(content["names"].values())).encode())
+    counts = {}
     for split in ("train", "val"):
         images = read_split(content, split).files
+        counts[split] = len(images)
         rows = [
             (Path(image).name, Path(image).stat().st_size, _content(label))
             for image, label in zip(images, label_files(images), strict=True)
         ]
         digest.update(json.dumps([split, sorted(rows)]).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16], counts
 
 
 @cache

@@ -131,7 +131,7 @@ def _stem(file: str) -> str:
 def _start(entry: Any) -> Start:
     if not isinstance(entry, Mapping):
         return Start(_start_label(str(entry)), str(entry))
-    _check_keys("starts", entry, ("label", "model", "epochs", "train"))
+    _check_keys("starts", entry, ("label", "model", "epochs", "train", "data"))
     if "model" not in entry:
         raise UserError(f"starts: an entry needs model:, got {dict(entry)}")
     epochs = entry.get("epochs")
@@ -140,6 +140,7 @@ def _start(entry: Any) -> Start:
         str(entry["model"]),
         None if epochs is None else _count("starts: epochs", epochs),
         train_arguments("starts: train", entry.get("train") or {}),
+        tuple(map(str, listed(entry["data"]))) if entry.get("data") else (),
     )
 
 

@@ -25,12 +25,21 @@ class Data:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins: a model YAML (random weights) or a checkpoint; epochs None takes the protocol's."""
+    """Where training begins.
+
+    Attributes:
+        label: its name in tables and pictures.
+        model: a model YAML (random weights) or a checkpoint.
+        epochs: None takes the protocol's.
+        train: arguments of ``yolo train`` that go with it.
+        data: labels of the data sets it is tried on; empty for all.
+    """
 
     label: str
     model: str
     epochs: int | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,11 @@ class Protocol:
     def __post_init__(self) -> None:
         _unique("data", (d.label for d in self.data))
         _unique("starts", (s.label for s in self.starts))
+        sets = [d.label for d in self.data]
+        for s in self.starts:
+            for name in s.data:
+                if name not in sets:
+                    raise UserError(f"start {s.label}: data has {name!r}, the protocol has {', '.join(sets)}")
         known = [s.label for s in self.starts]
         for c in self.optimizers:
             for start in c.starts:

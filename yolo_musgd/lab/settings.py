@@ -11,7 +11,7 @@ from yolo_musgd.settings import Settings, setting
 class CompareSettings(Settings):
     """Arguments of ``yolo-musgd compare``."""
 
-    cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity", kind=str)
+    cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity, finetune", kind=str)
     data: str | None = setting(None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]", kind=str)
     starts: str | None = setting(
         None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str

@@ -17,7 +17,6 @@ from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes import tensorrt
 from yolo_musgd.edge.runtimes.artifact import open_artifact
-from yolo_musgd.edge.runtimes.base import import_or_explain
 from yolo_musgd.edge.runtimes.onnxfile import OnnxFacts, read_onnx
 from yolo_musgd.export.onnx_graph import head_parts
 from yolo_musgd.export.targets import Target
@@ -130,7 +129,7 @@ def build_engine(model: Path, precision: str) -> Path:
     artifact = open_artifact(str(model))
     path = model.with_suffix(".engine")
     try:
-        module = import_or_explain("tensorrt", "tensorrt")
+        module = tensorrt.TensorRt.load()
         built = tensorrt.build_engine(module, artifact, precision, timings=str(model.with_suffix(".timings")))
         header = {**artifact.metadata, "precision": precision, "tensorrt": str(module.__version__)}
         tensorrt.save_engine(str(path), built, {**header, "onnx_sha256": artifact.sha256})

@@ -12,21 +12,44 @@ import numpy as np
 from ..errors import RuntimeMissing, UserError
 from .artifact import Artifact
 
-INSTALL = {
-    "onnxruntime": "python3 -m pip install onnxruntime   (Jetson Nano, Python 3.6: onnxruntime==1.10.0)",
-    "openvino": "python3 -m pip install openvino",
-    "ncnn": "python3 -m pip install ncnn",
-    "tensorrt": "sudo apt install tensorrt python3-libnvinfer   (part of JetPack); no wheel replaces it on a Jetson",
-    "trtexec": "sudo apt install libnvinfer-bin   (part of JetPack: /usr/src/tensorrt/bin/trtexec)",
-}
-
 
 class Runtime:
-    """A loaded model. Subclasses set ``name``, ``version``, ``detail`` and implement ``infer``."""
+    """A loaded model. Subclasses set the names below, ``version`` and ``detail``, and implement ``infer``."""
 
-    name = ""
+    name = ""  # as in runtime=name
+    package = ""  # the module that it needs
+    install = ""  # what to type where that is missing
+    reads: Tuple[str, ...] = ()  # formats of models, see artifact.FORMATS
     version = ""
     threads: Optional[int] = None
+
+    @classmethod
+    def load(cls) -> Any:
+        """Import the runtime's package, or raise RuntimeMissing with the line to type."""
+        try:
+            return __import__(cls.package)
+        except Exception as error:  # a broken native library raises OSError or worse, not only ImportError
+            reason = str(error).splitlines()[0] if str(error) else "-"
+            raise RuntimeMissing(
+                "{} cannot be loaded ({}: {}); install it: {}".format(
+                    cls.name, type(error).__name__, reason, cls.install
+                )
+            )
+
+    @classmethod
+    def available(cls) -> Tuple[bool, str]:
+        """Whether it can be loaded here, with its version, or the line that installs it."""
+        try:
+            return True, str(getattr(cls.load(), "__version__", "version unknown"))
+        except RuntimeMissing as error:
+            return False, str(error)
+
+    @classmethod
+    def open(
+        cls, artifact: Artifact, threads: Optional[int], engine: Optional[str], precision: Optional[str]
+    ) -> "Runtime":
+        """Load ``artifact``; the arguments are open_runtime's."""
+        return cls(artifact, threads or cpu_count(), precision)  # type: ignore[call-arg]
 
     def __init__(self, artifact: Artifact) -> None:
         self.input_shape: Tuple[int, ...] = (1, 3) + artifact.imgsz
@@ -42,18 +65,6 @@ class Runtime:
 
     def close(self) -> None:
         """Free what the runtime holds; afterwards it must not be used."""
-
-
-def import_or_explain(module: str, runtime: str) -> Any:
-    """Import a runtime's package, or raise RuntimeMissing with the line to type."""
-    try:
-        return __import__(module)
-    except Exception as error:  # a broken native library raises OSError or worse, not only ImportError
-        raise RuntimeMissing(
-            "{} cannot be loaded ({}: {}); install it: {}".format(
-                runtime, type(error).__name__, str(error).splitlines()[0] if str(error) else "-", INSTALL[runtime]
-            )
-        )
 
 
 def cpu_count() -> int:

@@ -8,17 +8,19 @@ import numpy as np
 from ..errors import UserError
 from . import fusion
 from .artifact import Artifact
-from .base import Runtime, as_matrix, import_or_explain
+from .base import Runtime, as_matrix
 
 
 class Ncnn(Runtime):
     """NCNN on the CPU. It stores and, on ARM, computes in float16 by default; ``precision=fp32`` switches that off."""
 
-    name = "ncnn"
+    name = package = "ncnn"
+    install = "python3 -m pip install ncnn"
+    reads = ("ncnn",)
 
     def __init__(self, artifact: Artifact, threads: int, precision: Optional[str]) -> None:
         Runtime.__init__(self, artifact)
-        self._ncnn = import_or_explain("ncnn", self.name)
+        self._ncnn = self.load()
         self._net = self._ncnn.Net()
         self._net.opt.use_vulkan_compute = False
         self._net.opt.num_threads = threads

@@ -7,17 +7,19 @@ import numpy as np
 from ..errors import UserError, first_line
 from . import fusion
 from .artifact import Artifact
-from .base import Runtime, as_matrix, import_or_explain
+from .base import Runtime, as_matrix
 
 
 class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU; the precision is the graph's."""
 
-    name = "onnxruntime"
+    name = package = "onnxruntime"
+    install = "python3 -m pip install onnxruntime   (Jetson Nano, Python 3.6: onnxruntime==1.10.0)"
+    reads = ("onnx",)
 
     def __init__(self, artifact: Artifact, threads: int, precision: Optional[str]) -> None:
         Runtime.__init__(self, artifact)
-        self._ort = ort = import_or_explain("onnxruntime", self.name)
+        self._ort = ort = self.load()
         self._model, self.threads = artifact.model, threads
         try:
             self._session = ort.InferenceSession(artifact.model, self._options(), providers=["CPUExecutionProvider"])

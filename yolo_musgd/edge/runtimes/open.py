@@ -1,36 +1,24 @@
 """Chooses the inference runtime for a model and opens it; the package that it needs is imported then, never before."""
 
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple, Type
 
 from ..errors import RuntimeMissing, UserError
 from .artifact import Artifact
-from .base import INSTALL, Runtime, cpu_count, import_or_explain
+from .base import Runtime
 from .ncnn_runtime import Ncnn
 from .onnx_runtime import OnnxRuntime
 from .openvino_runtime import OpenVino
-from .tensorrt import open_tensorrt
-from .trtexec import find_trtexec
+from .tensorrt import TensorRt
+from .trtexec import Trtexec
 
-READS = {  # runtime -> the model formats it can open
-    "onnxruntime": ("onnx",),
-    "openvino": ("openvino", "onnx"),
-    "ncnn": ("ncnn",),
-    "tensorrt": ("engine", "onnx"),
-    "trtexec": ("engine", "onnx"),
-}
-NAMES = tuple(READS)
+CLASSES = (TensorRt, OnnxRuntime, OpenVino, Ncnn, Trtexec)  # in the order in which one is chosen
+RUNTIMES: Dict[str, Type[Runtime]] = {runtime.name: runtime for runtime in CLASSES}
+NAMES = tuple(RUNTIMES)
 
 
 def available(name: str) -> Tuple[bool, str]:
     """Whether a runtime can be loaded here, with its version, or the line that installs it."""
-    if name == "trtexec":
-        path = find_trtexec()
-        return (True, path) if path else (False, INSTALL[name])
-    try:
-        module = import_or_explain(name, name)
-    except RuntimeMissing as error:
-        return False, str(error)
-    return True, str(getattr(module, "__version__", "version unknown"))
+    return RUNTIMES[name].available()
 
 
 def choose(artifact: Artifact, asked: Optional[str]) -> str:
@@ -41,14 +29,12 @@ def choose(artifact: Artifact, asked: Optional[str]) -> str:
     Raises:
         UserError: The runtime does not read this kind of model, or none that does is installed.
     """
-    readers = [
-        name for name in ("tensorrt", "onnxruntime", "openvino", "ncnn", "trtexec") if artifact.format in READS[name]
-    ]
+    readers = [name for name, runtime in RUNTIMES.items() if artifact.format in runtime.reads]
     if asked is not None:
         if asked not in readers:
             raise UserError(
                 "{} is a model for {}, not for {}; {} reads {}".format(
-                    artifact.model, " or ".join(readers), asked, asked, " and ".join(READS[asked])
+                    artifact.model, " or ".join(readers), asked, asked, " and ".join(RUNTIMES[asked].reads)
                 )
             )
         return asked
@@ -57,7 +43,7 @@ def choose(artifact: Artifact, asked: Optional[str]) -> str:
             return name
     raise RuntimeMissing(
         "nothing here can run {}; install one of:\n  {}".format(
-            artifact.model, "\n  ".join("{}: {}".format(name, INSTALL[name]) for name in readers)
+            artifact.model, "\n  ".join("{}: {}".format(name, RUNTIMES[name].install) for name in readers)
         )
     )
 
@@ -82,11 +68,7 @@ def open_runtime(
     Raises:
         UserError: See the text: wrong model for the runtime, not installed, or refused by it.
     """
-    chosen = choose(artifact, name)
-    if chosen in ("tensorrt", "trtexec"):
-        return open_tensorrt(artifact, chosen, engine, precision)
-    classes: Dict[str, Callable[..., Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "ncnn": Ncnn}
-    return classes[chosen](artifact, threads or cpu_count(), precision)
+    return RUNTIMES[choose(artifact, name)].open(artifact, threads, engine, precision)
 
 
 def installed() -> List[Tuple[str, bool, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import UserError, first_line
 from . import fusion
 from .artifact import Artifact
-from .base import Runtime, as_matrix, import_or_explain
+from .base import Runtime, as_matrix
 
 
 class OpenVino(Runtime):
@@ -18,11 +18,13 @@ class OpenVino(Runtime):
     chose.
     """
 
-    name = "openvino"
+    name = package = "openvino"
+    install = "python3 -m pip install openvino"
+    reads = ("openvino", "onnx")
 
     def __init__(self, artifact: Artifact, threads: int, precision: Optional[str]) -> None:
         Runtime.__init__(self, artifact)
-        openvino = import_or_explain("openvino", self.name)
+        openvino = self.load()
         core_class = getattr(openvino, "Core", None)
         if core_class is None:  # before 2023.1 it lived in a submodule
             core_class = __import__("openvino.runtime", fromlist=["Core"]).Core

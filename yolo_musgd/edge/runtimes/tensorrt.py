@@ -13,9 +13,8 @@ import numpy as np
 
 from ..errors import UserError, first_line
 from .artifact import Artifact, read_engine_header
-from .base import Runtime, as_matrix, import_or_explain
+from .base import Runtime, as_matrix
 from .cuda import Cuda
-from .trtexec import Trtexec
 
 _TYPES = {
     "FLOAT": np.float32,
@@ -166,7 +165,9 @@ def save_engine(path: str, engine: bytes, header: Dict[str, Any]) -> None:
 class TensorRt(Runtime):
     """A TensorRT engine on the GPU; copies to and from the GPU are part of ``infer``."""
 
-    name = "tensorrt"
+    name = package = "tensorrt"
+    install = "sudo apt install tensorrt python3-libnvinfer   (part of JetPack); no wheel replaces it on a Jetson"
+    reads = ("engine", "onnx")
 
     def __init__(self, artifact: Artifact, trt: Any, engine: bytes, cuda: Cuda) -> None:
         Runtime.__init__(self, artifact)
@@ -189,6 +190,13 @@ class TensorRt(Runtime):
         self._named = hasattr(self._engine, "num_io_tensors")
         self._allocate(trt)
         self.detail = {"interface": "tensors" if self._named else "bindings", "compute_capability": cuda.capability()}
+
+    @classmethod
+    def open(
+        cls, artifact: Artifact, threads: Optional[int], engine: Optional[str], precision: Optional[str]
+    ) -> Runtime:
+        """See Runtime.open."""
+        return open_tensorrt(artifact, engine, precision)
 
     def _allocate(self, trt: Any) -> None:
         engine = self._engine
@@ -246,15 +254,18 @@ class TensorRt(Runtime):
         self._context = self._engine = self._runtime = None
 
 
-def open_tensorrt(artifact: Artifact, name: str, engine: Optional[str], precision: Optional[str]) -> Runtime:
-    """Open an engine, or build one from ONNX and keep it at ``engine``; see runtimes.open_runtime.
+def build_precision(artifact: Artifact, asked: Optional[str]) -> str:
+    """Precision of an engine built from ``artifact``: the one asked for, int8 for a quantized model, else fp16."""
+    return asked or ("int8" if artifact.onnx is not None and artifact.onnx.is_quantized else "fp16")
+
+
+def open_tensorrt(artifact: Artifact, engine: Optional[str], precision: Optional[str]) -> TensorRt:
+    """Open an engine, or build one from ONNX and keep it at ``engine``; see open_runtime.
 
     A kept engine is used again when its header names the same ONNX file (sha256), TensorRT version and precision.
     """
-    chosen = precision or ("int8" if artifact.onnx is not None and artifact.onnx.is_quantized else "fp16")
-    if name == "trtexec":
-        return Trtexec(artifact, engine, chosen)
-    trt = import_or_explain("tensorrt", "tensorrt")
+    chosen = build_precision(artifact, precision)
+    trt = TensorRt.load()
     cuda = Cuda()
     if (artifact.precision if artifact.format == "engine" else chosen) == "int8":
         refuse_int8(cuda.capability())

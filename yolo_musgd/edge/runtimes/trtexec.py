@@ -7,14 +7,15 @@ import shutil
 import subprocess
 import tempfile
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from ..errors import RuntimeMissing, UserError
 from ..stats import drift, summarize
 from .artifact import Artifact, read_engine_header
-from .base import INSTALL, Runtime
+from .base import Runtime
+from .tensorrt import TensorRt, build_precision
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")
 
@@ -47,19 +48,34 @@ class Trtexec(Runtime):
     """trtexec: times inference, gives no boxes; so ``detect`` and ``val`` need the bindings."""
 
     name = "trtexec"
+    install = "sudo apt install libnvinfer-bin   (part of JetPack: /usr/src/tensorrt/bin/trtexec)"
+    reads = ("engine", "onnx")
 
     def __init__(self, artifact: Artifact, engine: Optional[str], precision: str) -> None:
         Runtime.__init__(self, artifact)
         path = find_trtexec()
         if path is None:
-            raise RuntimeMissing("trtexec is not found; install it: {}".format(INSTALL["trtexec"]))
+            raise RuntimeMissing("trtexec is not found; install it: {}".format(self.install))
         self._path, self._artifact, self._engine, self._precision = path, artifact, engine, precision
         self.detail = {"path": path, "precision": precision}
+
+    @classmethod
+    def available(cls) -> Tuple[bool, str]:
+        """See Runtime.available; the path stands for the version."""
+        path = find_trtexec()
+        return (True, path) if path else (False, cls.install)
+
+    @classmethod
+    def open(
+        cls, artifact: Artifact, threads: Optional[int], engine: Optional[str], precision: Optional[str]
+    ) -> Runtime:
+        """See Runtime.open."""
+        return cls(artifact, engine, build_precision(artifact, precision))
 
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """Not possible with trtexec."""
         raise UserError(
-            "trtexec only times a model; detect and val need TensorRT's Python bindings: {}".format(INSTALL["tensorrt"])
+            "trtexec only times a model; detect and val need TensorRT's Python bindings: {}".format(TensorRt.install)
         )
 
     def _command(self, times: str, frames: int, seconds: float, plain: str) -> List[str]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.train.records import COLUMNS, STEPS_FILE, read_steps
 
 pytestmark = pytest.mark.slow
@@ -355,6 +356,27 @@ def test_empty_labels_are_refused(run, train_words, tmp_path):
     assert "no object is labelled in" in done.stderr
     assert "4 images, 0 boxes" in done.stderr
     assert not any((tmp_path / "runs").iterdir())
+
+
+def test_classes_that_no_box_has_are_named(tmp_path):
+    from ultralytics import YOLO
+
+    data = _one_class(tmp_path / "ones")
+    with pytest.raises(UserError, match=r"classes=\[2\]: no box in 4 images"):
+        YOLO("yolo26n.yaml").train(
+            optimizer="MuSGD", data=data, classes=[2], imgsz=64, batch=4, workers=0, epochs=1, device="cpu",
+            project=str(tmp_path / "runs"),
+        )  # fmt: skip
+
+
+def _one_class(folder):
+    from yolo_musgd.data.shapes import generate
+
+    data = generate(folder, {"train": 4, "val": 2}, size=64)
+    for label in (data / "labels").rglob("*.txt"):
+        label.write_text("0 0.5 0.5 0.2 0.2\n")
+    (data / "data.yaml").write_text(f"path: {data}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n")
+    return str(data / "data.yaml")
 
 
 def test_a_folder_without_images_is_refused(run, train_words, tmp_path):

@@ -141,9 +141,12 @@ class MuSGDTrainerMixin:
         labels = getattr(data, "labels", None)
         if labels and all("cls" in x and len(x["cls"]) == 0 for x in labels):
             where = getattr(data, "img_path", "the training set")
-            raise DataError(
-                f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
-            )
+            chosen = self.args.classes  # type: ignore[attr-defined]
+            if chosen is None:
+                raise DataError(
+                    f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
+                )
+            raise DataError(f"classes={chosen}: no box in {len(labels)} images of {where} is of these classes")
 
     def _spare_biases(self, optimizer: Optimizer) -> None:
         """Warm biases up from 0 instead of Ultralytics' 0.1 where that is too much, as it does for its own AdamW."""

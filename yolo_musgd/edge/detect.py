@@ -42,11 +42,11 @@ class Detector:
     ) -> None:
         self.artifact, self.runtime = artifact, runtime
         self.conf, self.iou, self.max_det = conf, iou, max_det
-        self._letterbox = Letterbox(artifact.imgsz)
+        self._letterbox = Letterbox(artifact.imgsz, artifact.channels)
         self.times = Times(0.0, 0.0, 0.0)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Detect objects in uint8 BGR (h, w, 3).
+        """Detect objects in uint8 BGR (h, w, 3), or grey (h, w).
 
         Returns:
             float32 (n, 6): x1, y1, x2, y2 in the image's pixels, score, class; by falling score. ``times`` has the
@@ -121,7 +121,7 @@ def _is_moving(source: str) -> bool:
     return device or source.lower().endswith(images.VIDEO_SUFFIXES)
 
 
-def _frames(source: str, limit: Optional[int]) -> Any:
+def _frames(source: str, limit: Optional[int], channels: int) -> Any:
     """Yield (name, image) once each; a folder from disk one by one, a camera until it stops or ``limit``."""
     if _is_moving(source):
         capture = images.open_source(source)
@@ -138,7 +138,7 @@ def _frames(source: str, limit: Optional[int]) -> Any:
         left_out = []
         for path in paths:
             try:
-                image = images.read_image(path)
+                image = images.read_image(path, channels)
             except UserError as error:  # one damaged picture must not cost the others
                 left_out.append(str(error))
                 if len(paths) > 1:
@@ -162,7 +162,7 @@ def main(args: List[str]) -> int:
     folder = Folder("detect", chosen.project, chosen.name)
     records, taken = [], set()
     try:
-        for name, image in _frames(chosen.source, chosen.n):
+        for name, image in _frames(chosen.source, chosen.n, artifact.channels):
             found = detector(image)
             record: Dict[str, Any] = {"image": name, "width": image.shape[1], "height": image.shape[0]}
             record["ms"] = {key: round(1000 * value, 3) for key, value in detector.times._asdict().items()}
@@ -172,7 +172,7 @@ def main(args: List[str]) -> int:
                 while base in taken:
                     base += "_"
                 taken.add(base)
-                drawn = draw.draw(image, found, artifact.names)
+                drawn = draw.draw(images.to_colour(image), found, artifact.names)
                 record["picture"] = os.path.basename(images.write_image(folder.join(base + ".jpg"), drawn))
             records.append(record)
             print("{}: {}".format(name, _in_words(found, artifact.names)))

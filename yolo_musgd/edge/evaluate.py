@@ -76,16 +76,17 @@ def _in_the_image(values: List[float]) -> bool:
     return min(values[0], values[3], values[4]) >= 0 and min(values) >= -0.01 and max(values[1:]) <= 1.01
 
 
-def read_pair(path: str, classes: int, labels: str = "") -> Tuple[np.ndarray, np.ndarray]:
+def read_pair(path: str, classes: int, labels: str = "", channels: int = 3) -> Tuple[np.ndarray, np.ndarray]:
     """Read an image and its labels.
 
     Args:
         path: Image file; its labels are where label_path says.
         classes: Of the model; 0 when it does not say.
         labels: Folder of the label files, where they are elsewhere.
+        channels: Of the image: 3 or 1.
 
     Returns:
-        uint8 BGR (height, width, 3) and float32 (n, 5), see read_labels.
+        The image, see images.read_image, and float32 (n, 5), see read_labels.
 
     Raises:
         UserError: One of them cannot be read, or a class that the model does not have.
@@ -93,7 +94,7 @@ def read_pair(path: str, classes: int, labels: str = "") -> Tuple[np.ndarray, np
     targets = read_labels(label_path(path, labels))
     if classes and len(targets) and targets[:, 0].max() >= classes:
         raise UserError("{}: class {} but the model has {}".format(path, int(targets[:, 0].max()), classes))
-    return images.read_image(path), targets
+    return images.read_image(path, channels), targets
 
 
 def match(detections: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -281,13 +282,13 @@ def _evaluate(
     Raises:
         UserError: Not one of them, or of their labels, can be read; or the runtime fails.
     """
-    letterbox = Letterbox(artifact.imgsz)
+    letterbox = Letterbox(artifact.imgsz, artifact.channels)
     for count, (path, targets) in enumerate(labelled, 1):
         try:
             if targets is None:
-                pair = read_pair(path, len(artifact.names), chosen.labels)
+                pair = read_pair(path, len(artifact.names), chosen.labels, artifact.channels)
             else:
-                pair = images.read_image(path), targets
+                pair = images.read_image(path, artifact.channels), targets
         except UserError as error:  # Ultralytics leaves such images out too, and one must not cost the others
             evaluator.left_out.append(str(error))
             if len(evaluator.left_out) <= SHOWN:

@@ -15,10 +15,19 @@ MAX_CANDIDATES = 30000  # Ultralytics' max_nms
 
 
 def head_of(shape: Tuple[int, int], classes: int) -> str:
-    """Tell the head from an output's shape (rows, columns): ``raw`` (4 + classes, anchors) or ``nms_free`` (n, 6)."""
-    if shape[1] == 6 and shape[0] != 4 + classes:
-        return "nms_free"
-    return "raw"
+    """Tell the head from an output's shape (rows, columns): ``raw`` (4 + classes, anchors) or ``nms_free`` (n, 6).
+
+    Raises:
+        UserError: Rows of six numbers that may also be four and a score for each of two classes.
+    """
+    if shape[1] != 6 or shape[0] == 4 + classes:
+        return "raw"
+    if classes in (0, 2):
+        raise UserError(
+            "the output is {} x 6, and the file does not say whether a row is a box with its score and class, or with "
+            "the scores of two classes; export it again with Ultralytics 8.3 or newer, which writes it".format(shape[0])
+        )
+    return "nms_free"
 
 
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -116,7 +125,7 @@ def decode(
 
     Args:
         output: One image's output, 2-D.
-        head: ``raw``, ``nms_free``, or None to tell it from the shape.
+        head: ``raw``, ``nms_free``, ``nms`` (done in the graph), or None to tell it from the shape.
         classes: Number of class names, 0 if unknown.
         conf: Lowest score.
         iou: NMS threshold (raw head only).
@@ -128,7 +137,7 @@ def decode(
     """
     rows, columns = output.shape
     chosen = head or head_of((rows, columns), classes)
-    if chosen == "nms_free":
+    if chosen in ("nms_free", "nms"):
         if columns != 6:
             raise UserError("an NMS-free head gives (detections, 6), this output is {} x {}".format(rows, columns))
         return decode_nms_free(output, conf, max_det)

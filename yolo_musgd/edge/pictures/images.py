@@ -1,6 +1,6 @@
 """Where frames come from and where pictures go: folders, lists, videos, cameras.
 
-Frames are uint8 BGR of shape (height, width, 3).
+Frames are uint8 BGR of shape (height, width, 3), or grey of shape (height, width).
 """
 
 import io
@@ -18,8 +18,12 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 Frame = Tuple[str, np.ndarray]
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, channels: int = 3) -> np.ndarray:
     """Read an image file, upright by its EXIF orientation.
+
+    Args:
+        path: The file.
+        channels: 3 for BGR; 1 for grey, as the decoder makes it.
 
     Raises:
         UserError: Missing, unreadable, damaged, of an unknown format or too large; or no image library is here.
@@ -27,7 +31,7 @@ def read_image(path: str) -> np.ndarray:
     library.require()
     data = read_bytes(path)
     try:
-        image = _decode(data)
+        image = _decode(data, channels)
     except Exception as error:  # both raise many kinds on damaged files and on headers that announce too many pixels
         raise UserError("{} cannot be decoded: {}".format(path, first_line(error)))
     if image is None:
@@ -35,15 +39,34 @@ def read_image(path: str) -> np.ndarray:
     return image
 
 
-def _decode(data: bytes) -> Optional[np.ndarray]:
+def _decode(data: bytes, channels: int) -> Optional[np.ndarray]:
     if not data:
         return None
     if library.cv2 is not None:
-        decoded: Optional[np.ndarray] = library.cv2.imdecode(np.frombuffer(data, np.uint8), library.cv2.IMREAD_COLOR)
+        how = library.cv2.IMREAD_GRAYSCALE if channels == 1 else library.cv2.IMREAD_COLOR
+        decoded: Optional[np.ndarray] = library.cv2.imdecode(np.frombuffer(data, np.uint8), how)
         return decoded
     with library.pillow.Image.open(io.BytesIO(data)) as opened:
         upright = library.pillow.ImageOps.exif_transpose(opened)
+        if channels == 1:
+            return np.asarray(upright.convert("L"))
         return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1])
+
+
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """Turn BGR (h, w, 3) into grey (h, w) by the weights of ITU-R BT.601, rounded as OpenCV rounds them."""
+    if image.ndim == 2:
+        return image
+    if library.cv2 is not None:
+        grey: np.ndarray = library.cv2.cvtColor(image, library.cv2.COLOR_BGR2GRAY)
+        return grey
+    blue, green, red = (image[:, :, k].astype(np.int32) for k in range(3))
+    return ((blue * 1868 + green * 9617 + red * 4899 + 8192) >> 14).astype(np.uint8)
+
+
+def to_colour(image: np.ndarray) -> np.ndarray:
+    """Turn grey (h, w) into BGR (h, w, 3); the image itself when it is BGR."""
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
 
 
 def write_image(path: str, image: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Optional, Tuple
 import numpy as np
 
 from . import library
+from .images import to_colour, to_grey
 
 PAD_VALUE = 114
 _AFFINE, _BILINEAR = 0, 2  # Pillow's numbers; the names moved between its releases
@@ -50,7 +51,7 @@ def _centred(height: int, width: int, shape: Tuple[int, int], size: Tuple[int, i
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (h, w, 3) bilinearly between the four nearest pixels; the image itself when its size is right.
+    """Resize uint8 (h, w, 3) or (h, w) bilinearly between four pixels; the image itself when its size is right.
 
     Raises:
         UserError: Neither OpenCV nor Pillow is here.
@@ -68,24 +69,26 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 class Letterbox:
-    """Turns BGR images into the network's input, reusing two buffers.
+    """Turns images into the network's input, reusing two buffers.
 
     Args:
         size: (height, width) of the network's input in pixels.
+        channels: Of the network's input: 3 for RGB, 1 for grey.
     """
 
-    def __init__(self, size: Tuple[int, int]) -> None:
-        self.size = size
-        self._canvas = np.full((size[0], size[1], 3), PAD_VALUE, np.uint8)
-        self._blob = np.empty((1, 3, size[0], size[1]), np.float32)
+    def __init__(self, size: Tuple[int, int], channels: int = 3) -> None:
+        self.size, self.channels = size, channels
+        self._canvas = np.full(tuple(size) + ((3,) if channels == 3 else ()), PAD_VALUE, np.uint8)
+        self._blob = np.empty((1, channels, size[0], size[1]), np.float32)
         self._last: Optional[Placement] = None
 
     def __call__(self, image: np.ndarray, where: Optional[Placement] = None) -> Tuple[np.ndarray, Placement]:
-        """Place ``image``, uint8 BGR (h, w, 3), into the network's input.
+        """Place ``image``, uint8 BGR (h, w, 3) or grey (h, w), into the network's input.
 
-        Returns the blob, float32 (1, 3, H, W), RGB in [0, 1], and the placement. The blob is a buffer
+        Returns the blob, float32 (1, channels, H, W), RGB or grey in [0, 1], and the placement. The blob is a buffer
         that the next call overwrites. ``where`` replaces the usual placement.
         """
+        image = to_grey(image) if self.channels == 1 else to_colour(image)
         where = where or place((image.shape[0], image.shape[1]), self.size)
         if self._last is None or where[:4] != self._last[:4]:
             self._canvas[:] = PAD_VALUE
@@ -99,6 +102,9 @@ class Letterbox:
         return self._to_blob(), where
 
     def _to_blob(self) -> np.ndarray:
+        if self.channels == 1:
+            np.divide(self._canvas, np.float32(255), out=self._blob[0, 0], dtype=np.float32)
+            return self._blob
         # OpenCV separates the channels faster than numpy reads them in steps of three
         planes = library.cv2.split(self._canvas) if library.cv2 is not None else np.moveaxis(self._canvas, 2, 0)
         for channel, plane in enumerate(planes):

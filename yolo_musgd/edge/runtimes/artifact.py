@@ -7,9 +7,9 @@ The manifest, ``manifest.json``, version 1 (written by the export step, only rea
      "files": {"model.onnx": "<sha256>"},   every file of the artifact; each is checked before anything is loaded
      "names": ["person", ...],              or {"0": "person", ...}
      "imgsz": 640,                          or [height, width]
-     "head": "raw",                         "raw" (1, 4 + classes, anchors) or "nms_free" (1, detections, 6)
+     "head": "raw",                         "raw" (1, 4 + classes, anchors); "nms_free" or "nms" (1, detections, 6)
      "precision": "int8",                   "fp32", "fp16" or "int8"
-     "stride": 32, "task": "detect", "target": "raspberry-pi-5", "opset": 13,                           optional
+     "stride": 32, "task": "detect", "target": "raspberry-pi-5", "opset": 13, "channels": 3,            optional
      "map50_95": {"fp32": 0.40, "int8": 0.39, "images": 5000},                                          optional
      "calibration": {"sha256": "...", "images": 64}, "float_layers": ["/model.23/..."]}                 optional
 
@@ -23,6 +23,7 @@ import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import UserError
+from ..files import read_text
 from .onnxfile import OnnxFacts, read_onnx
 
 MANIFEST = "manifest.json"
@@ -38,13 +39,15 @@ class Artifact(NamedTuple):
     format: str  # onnx, engine, ncnn, openvino
     names: Dict[int, str]
     imgsz: Tuple[int, int]  # height, width in pixels
-    head: Optional[str]  # raw, nms_free, or None: to be told from the output's shape
+    head: Optional[str]  # raw, nms_free, nms (done in the graph), or None: to be told from the output's shape
     precision: Optional[str]
     sha256: str
     size_bytes: int
-    verified: bool  # the manifest's hashes were there and right
+    verified: bool  # a manifest has the hash of every file that is loaded, and all are right
     metadata: Dict[str, Any]
     onnx: Optional[OnnxFacts]
+    channels: int = 3  # of the input: 3 (colour) or 1 (grey)
+    files: Tuple[str, ...] = ()  # all that the runtime loads: the model and its weights
 
 
 def sha256_of(path: str) -> str:
@@ -106,12 +109,16 @@ def read_flat_yaml(text: str) -> Dict[str, Any]:
     return out
 
 
-def _read_manifest(folder: str) -> Dict[str, Any]:
+def read_manifest(folder: str) -> Dict[str, Any]:
+    """Read ``manifest.json`` and check the hash of every file that it lists.
+
+    Raises:
+        UserError: Not a manifest, or a file is missing, changed, or outside the folder.
+    """
     path = os.path.join(folder, MANIFEST)
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-    except ValueError as error:
+        manifest = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError("{} is not JSON: {}".format(path, error))
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
         raise UserError("{}: schema must be 1; this edge.pyz reads no other".format(path))
@@ -128,7 +135,7 @@ def _read_manifest(folder: str) -> Dict[str, Any]:
 
 def _verify(folder: str, name: str, expected: Any) -> None:
     path = os.path.join(folder, name)
-    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+    if not _inside(name):
         raise UserError("{}: {!r} points outside the artifact".format(MANIFEST, name))
     if not os.path.isfile(path):
         raise UserError("{}: {} is missing; copy the artifact again".format(MANIFEST, name))
@@ -178,27 +185,49 @@ def _side_metadata(model: str, fmt: str) -> Tuple[Dict[str, Any], Optional[OnnxF
     if fmt == "engine":
         return read_engine_header(model)[0], None
     beside = os.path.join(os.path.dirname(model), "metadata.yaml")
-    if os.path.isfile(beside):
-        with open(beside, encoding="utf-8") as file:
-            return read_flat_yaml(file.read()), None
-    return {}, None
+    return (read_flat_yaml(read_text(beside)) if os.path.isfile(beside) else {}), None
 
 
-def _weights_of(model: str, fmt: str) -> List[str]:
-    if fmt not in ("ncnn", "openvino"):
-        return [model]
-    weights = os.path.splitext(model)[0] + ".bin"
-    if not os.path.isfile(weights):
-        raise UserError("{} has no weights: {} is missing".format(model, weights))
-    return [model, weights]
+def _files_of(model: str, fmt: str, facts: Optional[OnnxFacts]) -> List[str]:
+    """List what the runtime loads: the model, then its weights.
+
+    Raises:
+        UserError: Weights are missing, or an ONNX file wants them from elsewhere.
+    """
+    if fmt in ("ncnn", "openvino"):
+        names: Tuple[str, ...] = (os.path.splitext(os.path.basename(model))[0] + ".bin",)
+    else:
+        names = facts.external if facts is not None else ()
+    files = [model]
+    for name in names:
+        if not _inside(name):
+            raise UserError("{}: its weights {!r} are outside its folder; it is not run".format(model, name))
+        files.append(os.path.join(os.path.dirname(model), name))
+        if not os.path.isfile(files[-1]):
+            raise UserError("{} has no weights: {} is missing; copy it beside the model".format(model, files[-1]))
+    return files
+
+
+def _inside(name: str) -> bool:
+    """Whether a relative path stays in its folder, on any system."""
+    parts = name.replace("\\", "/").split("/")
+    return bool(name) and not os.path.isabs(name) and ".." not in parts and parts[0] != "" and ":" not in parts[0]
+
+
+def _identity(files: List[str]) -> str:
+    """SHA-256 of the weights: of the one file that holds them, or of the hashes where there are several."""
+    weights = files[1:] or files
+    if len(weights) == 1:
+        return sha256_of(weights[0])
+    return hashlib.sha256("".join(sha256_of(file) for file in weights).encode()).hexdigest()
 
 
 def _precision(metadata: Dict[str, Any], facts: Optional[OnnxFacts]) -> Optional[str]:
     if metadata.get("precision"):
         return str(metadata["precision"])
     if facts is None:
-        arguments = metadata.get("args")  # Ultralytics writes its export arguments beside the model
-        if not isinstance(arguments, dict) or "quantize" not in arguments:
+        arguments = _arguments(metadata)
+        if "quantize" not in arguments:
             return None
         return {"8": "int8", "int8": "int8", "16": "fp16", "fp16": "fp16"}.get(
             str(arguments["quantize"]).lower(), "fp32"
@@ -224,7 +253,7 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
     model = path
     if os.path.isdir(path):
         if os.path.isfile(os.path.join(path, MANIFEST)):
-            manifest = _read_manifest(path)
+            manifest = read_manifest(path)
             model = os.path.join(path, manifest["model"])
         if os.path.isdir(model):
             model = _model_in_folder(model)
@@ -234,9 +263,14 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
     if suffix not in FORMATS:
         raise UserError("{}: unknown kind of model; known: {}".format(model, ", ".join(sorted(FORMATS))))
     fmt = FORMATS[suffix]
-    files = _weights_of(model, fmt)
     metadata, facts = _side_metadata(model, fmt)
+    files = _files_of(model, fmt, facts)
+    if manifest:
+        _check_covered(path, manifest["files"], files)
     metadata.update(manifest)
+    channels = _check_input(metadata, facts, model)
+    if "rtdetr" in "{} {}".format(metadata.get("description"), metadata.get("head")).lower():
+        raise UserError("{} is an RT-DETR, whose boxes and input differ; only YOLO detectors are run".format(model))
     task = metadata.get("task", "detect")
     if task != "detect":
         raise UserError("{}: task {!r} is not supported, only detect".format(model, task))
@@ -248,24 +282,74 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
         imgsz=_input_size(metadata, facts, model, imgsz),
         head=_head(metadata),
         precision=_precision(metadata, facts),
-        sha256=sha256_of(files[-1]),
+        sha256=_identity(files),
         size_bytes=sum(os.path.getsize(file) for file in files),
         verified=bool(manifest),
         metadata=metadata,
         onnx=facts,
+        channels=channels,
+        files=tuple(files),
     )
+
+
+def _check_covered(folder: str, listed: Dict[str, Any], files: List[str]) -> None:
+    known = {os.path.normpath(os.path.join(folder, name)) for name in listed}
+    for file in files:
+        if os.path.normpath(file) not in known:
+            raise UserError(
+                "{}: {} is not among 'files', so its content is unchecked; it is not run".format(
+                    os.path.join(folder, MANIFEST), os.path.relpath(file, folder)
+                )
+            )
+
+
+def _check_input(metadata: Dict[str, Any], facts: Optional[OnnxFacts], model: str) -> int:
+    """Return the channels of the input, 1 or 3.
+
+    Raises:
+        UserError: The network does not take one image of floats.
+    """
+    channels, batch = metadata.get("channels", 3), metadata.get("batch", 1)
+    if facts is not None:
+        if len(facts.inputs) != 1 or len(facts.inputs[0][2]) != 4:
+            shapes = ", ".join("{} {}".format(name, shape) for name, _, shape in facts.inputs)
+            raise UserError("{} takes {}; a detector takes one image (1, 3, height, width)".format(model, shapes))
+        _, element, (batch, planes, _, _) = facts.inputs[0]
+        channels = planes if planes > 0 else channels
+        if element not in ("float32", "float16"):
+            raise UserError("{} takes {}; export it with an input of float32 or float16".format(model, element))
+    elif _arguments(metadata).get("dynamic"):
+        batch = 1
+    if str(batch) not in ("1", "-1"):
+        raise UserError("{} takes {} images at once, one is given here; export it with batch=1".format(model, batch))
+    if str(channels) not in ("1", "3"):
+        raise UserError("{} takes {} channels; here are images of 3 (colour) or 1 (grey)".format(model, channels))
+    return int(channels)
+
+
+def _arguments(metadata: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the export arguments that Ultralytics writes into its files."""
+    arguments = metadata.get("args")
+    if isinstance(arguments, str):
+        try:
+            arguments = ast.literal_eval(arguments)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return {}
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _names(metadata: Dict[str, Any], model: str) -> Dict[int, str]:
     try:
         return _parse_names(metadata.get("names"))
-    except (ValueError, SyntaxError, TypeError, AttributeError):
+    except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError):
         raise UserError("{}: its class names cannot be read: {:.60}".format(model, repr(metadata.get("names"))))
 
 
 def _head(metadata: Dict[str, Any]) -> Optional[str]:
-    if metadata.get("head") in ("raw", "nms_free"):
+    if metadata.get("head") in ("raw", "nms_free", "nms"):
         return str(metadata["head"])
+    if _arguments(metadata).get("nms") is True:
+        return "nms"
     end2end = str(metadata.get("end2end", "")).lower()
     return {"true": "nms_free", "false": "raw"}.get(end2end)
 

@@ -1,7 +1,8 @@
 """What every inference runtime is, and what they share: loading a package, counting cores, checking an output.
 
-Every runtime takes one image as float32 of shape (1, 3, height, width) in [0, 1], RGB, and returns one array: the raw
-head (4 + classes, anchors) or the NMS-free head (detections, 6).
+Every runtime takes one image as float32 of shape (1, 3, height, width) in [0, 1], RGB, or (1, 1, height, width), grey,
+and returns one array: the raw head (4 + classes, anchors), or final boxes, of the NMS-free head or after NMS in the
+graph (detections, 6).
 """
 
 import os
@@ -52,7 +53,7 @@ class Runtime:
         return cls(artifact, threads or cpu_count(), precision)  # type: ignore[call-arg]
 
     def __init__(self, artifact: Artifact) -> None:
-        self.input_shape: Tuple[int, ...] = (1, 3) + artifact.imgsz
+        self.input_shape: Tuple[int, ...] = (1, artifact.channels) + artifact.imgsz
         self.detail: Dict[str, Any] = {}
 
     def infer(self, blob: np.ndarray) -> np.ndarray:

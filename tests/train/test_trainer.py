@@ -217,7 +217,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(tmp_path, monkeypatch
     from yolo_musgd.settings import SettingsError
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match="adapt_factor must be >= 0, got -1"):
+    with pytest.raises(SettingsError, match="adapt_factor"):
         YOLO("yolo26n.yaml").train(data=["a.yaml", "b.yaml"], optimizer="MuSGD", adapt_factor=-1)
     assert list(tmp_path.iterdir()) == []
 

@@ -315,8 +315,8 @@ def test_a_checkpoint_of_ours_works_without_the_plugin(cli_run, run, tiny_data, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optimizer=MuSDG"], "optimizer=MuSDG is unknown; did you mean MuSGD?"),
-        (["optimizer=MuSGD", "adapt_factor=-1"], "adapt_factor must be >= 0, got -1"),
+        (["optimizer=MuSDG"], "optimizer=MuSDG"),
+        (["optimizer=MuSGD", "adapt_factor=-1"], "adapt_factor"),
         (["optimizer=MuSGD", "norm_scope=tensors"], "did you mean tensor?"),
         (["optimizer=MuSGD", "data=nowhere.yaml"], "nowhere.yaml"),
     ],

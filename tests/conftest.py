@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +52,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
     For what takes long to make and is only read afterwards. A worker that comes while it is being made waits.
     """
+    from filelock import FileLock
+
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
 

@@ -211,6 +211,26 @@ def test_settings_follow_the_weights_that_training_really_starts_from(
     assert ("as suits trained weights" if rate == 0.3 else "as suits random weights") in said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("epochs", "told"), [(1, "auto picked AdamW at lr0=0.0"), (6000, "MuSGD (Ultralytics' own")])
+def test_auto_says_what_it_picked_and_what_it_ignores(tiny_data, tmp_path, caplog, epochs, told):
+    from ultralytics.utils import LOGGER
+
+    trainer = make_trainer(tiny_data, tmp_path, optimizer="auto", lr0=0.5, epochs=epochs)
+    LOGGER.addHandler(caplog.handler)
+    try:
+        trainer._setup_train()
+    finally:
+        LOGGER.removeHandler(caplog.handler)
+    (said,) = (x for x in caplog.messages if "auto picked" in x)
+    assert told in said
+    assert "lr0= and momentum= are ignored" in said
+    assert "optimizer=MuSGD" in said
+    rate = min(g["initial_lr"] for g in trainer.optimizer.param_groups)  # new classes may have three times as much
+    assert rate != 0.5
+    assert f"lr0={rate:g}" in said
+
+
 def test_bad_arguments_are_refused_before_anything_is_done(tmp_path, monkeypatch):
     from ultralytics import YOLO
 

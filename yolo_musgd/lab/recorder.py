@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.power import system
-from yolo_musgd.optim.state import state_bytes
+from yolo_musgd.optim.state import picked, state_bytes
 
 
 class Recorder:
@@ -88,22 +88,6 @@ class Recorder:
             "peak_rss_bytes": None if peak is None else int(peak * 1024 * 1024),
             "cuda_peak_bytes": int(torch.cuda.max_memory_allocated()) if cuda else None,
         }
-
-
-def picked(optimizer: Optimizer) -> dict[str, Any]:
-    """What a run really trains with, which ``optimizer=auto`` does not say beforehand.
-
-    Returns:
-        ``optimizer`` (its class), ``lr0`` and ``momentum`` (beta_1 for AdamW's kin, None for who has none): of the
-        first param group with parameters.
-    """
-    group = next((g for g in optimizer.param_groups if g["params"]), optimizer.param_groups[0])
-    momentum = group["betas"][0] if "betas" in group else group.get("momentum")
-    return {
-        "optimizer": type(optimizer).__name__,
-        "lr0": float(group.get("initial_lr", group["lr"])),
-        "momentum": None if momentum is None else float(momentum),
-    }
 
 
 def machine() -> dict[str, Any]:

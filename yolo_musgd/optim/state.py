@@ -1,4 +1,4 @@
-"""Optimizer state: how it survives Ultralytics' checkpoints, its rounding to bfloat16, its size.
+"""Optimizer state: how it survives Ultralytics' checkpoints, its rounding to bfloat16, its size, its rate.
 
 Ultralytics saves fp32 tensors of an optimizer's state in fp16, but for a few names (8.4.0: ``step`` alone). What is
 below 6e-8 becomes zero: squared gradients of 1e-4, say, or the momentum of a matrix whose gradients are small, which
@@ -63,6 +63,22 @@ def stochastic_round(source: Tensor, generator: torch.Generator | None = None) -
     bits = source.view(torch.int32)
     noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)
     return noise.add_(bits).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+
+def picked(optimizer: Optimizer) -> dict[str, Any]:
+    """What a run really trains with, which ``optimizer=auto`` does not say beforehand.
+
+    Returns:
+        ``optimizer`` (its class), ``lr0`` and ``momentum`` (beta_1 for AdamW's kin, None for who has none): of the
+        param group with the most tensors: Ultralytics gives the new classes a group of their own at three times lr0.
+    """
+    group = max(optimizer.param_groups, key=lambda g: len(g["params"]))
+    momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+    return {
+        "optimizer": type(optimizer).__name__,
+        "lr0": float(group.get("initial_lr", group["lr"])),
+        "momentum": None if momentum is None else float(momentum),
+    }
 
 
 def state_bytes(optimizer: Optimizer) -> int:

@@ -21,6 +21,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
+from yolo_musgd.optim.state import picked
 from yolo_musgd.train import pruned
 from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings, plugin_keys
 from yolo_musgd.train.telemetry import Monitor
@@ -177,6 +178,9 @@ class MuSGDTrainerMixin:
             settled: arguments that the start of the weights decided.
         """
         native = type(optimizer).__module__.startswith("ultralytics")
+        if entry.name == "auto":
+            self._explain_auto(optimizer)
+            return
         if native:
             note = " is Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
         elif entry.build is not None:
@@ -196,6 +200,17 @@ class MuSGDTrainerMixin:
         if native or entry.build is not None:
             name = type(optimizer).__name__ if native else entry.name
             LOGGER.info(f"{colorstr('optimizer:')} {name}{note}")
+
+    def _explain_auto(self, optimizer: Optimizer) -> None:
+        """One line: what ``optimizer=auto`` picked, what it ignores, and how to get this plugin's optimizer."""
+        self._warn_of_idle_arguments(optimizer)
+        found = picked(optimizer)
+        own = " (Ultralytics' own, Muon + SGD)" if type(optimizer).__module__.startswith("ultralytics") else ""
+        rates = ", ".join(f"{k}={found[k]:g}" for k in ("lr0", "momentum") if found[k] is not None)
+        LOGGER.info(
+            f"{colorstr('optimizer:')} auto picked {found['optimizer']}{own} at {rates}, by the number of classes and "
+            "steps; lr0= and momentum= are ignored; for the MuSGD of yolo-musgd use optimizer=MuSGD"
+        )
 
     def _warn_of_idle_arguments(self, optimizer: Optimizer) -> None:
         """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""

@@ -261,7 +261,13 @@ class NcnnBackend(Backend):
 
 
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (OnnxRuntimeBackend, OpenVinoBackend, NcnnBackend, TensorRtBackend)
+    backend.name: backend
+    for backend in (
+        OnnxRuntimeBackend,
+        OpenVinoBackend,
+        NcnnBackend,
+        TensorRtBackend,
+    )
 }
 
 

@@ -16,7 +16,12 @@ from yolo_musgd.export.splits import Splits, read_splits
 from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
 from yolo_musgd.settings import Settings, setting
 
-RUNTIMES = ("onnxruntime", "openvino", "ncnn", "tensorrt")
+RUNTIMES = (  # those of backends.BACKENDS
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "tensorrt",
+)
 
 log = logging.getLogger("yolo_musgd")
 

@@ -11,7 +11,13 @@ from .openvino_runtime import OpenVino
 from .tensorrt import TensorRt
 from .trtexec import Trtexec
 
-CLASSES = (TensorRt, OnnxRuntime, OpenVino, Ncnn, Trtexec)  # in the order in which one is chosen
+CLASSES = (  # in the order in which one is chosen
+    TensorRt,
+    OnnxRuntime,
+    OpenVino,
+    Ncnn,
+    Trtexec,
+)
 RUNTIMES: Dict[str, Type[Runtime]] = {runtime.name: runtime for runtime in CLASSES}
 NAMES = tuple(RUNTIMES)
 

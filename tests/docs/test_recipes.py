@@ -52,3 +52,5 @@ def test_recipe_works_as_written(name: str, tmp_path: Path) -> None:
             check=False, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, f"{step.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    for words in (["check", "-q"], ["format", "-q", "--check"]):
+        subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=copy, env=environment, check=True, timeout=60)

@@ -204,18 +204,25 @@ def main(args: List[str]) -> int:
         library.require()
     artifact = open_artifact(chosen.model, chosen.imgsz)
     source = images.open_source(chosen.source, artifact.imgsz)
-    folder = Folder("bench", chosen.project, chosen.name)
-    bench = Bench(chosen, artifact, source)
+    try:
+        with Folder("bench", chosen.project, chosen.name) as folder:
+            complete = _bench(Bench(chosen, artifact, source), folder)
+    finally:
+        source.close()
+    return EXIT_DONE if complete else EXIT_INTERRUPTED
+
+
+def _bench(bench: Bench, folder: Folder) -> bool:
+    """Measure and write the report, also of a run that failed or was cut short after a first setting."""
     previous = signal.signal(signal.SIGTERM, _on_terminate)
     try:
         complete = bench.run()
     except UserError as error:
         if bench.content["runs"]:  # a later setting failed: the earlier ones are kept
             bench.content["error"] = str(error)
-            report.write(folder, bench.content, chosen.picture)
+            report.write(folder, bench.content, bench.chosen.picture)
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-        source.close()
-    report.write(folder, bench.content, chosen.picture)
-    return EXIT_DONE if complete else EXIT_INTERRUPTED
+    report.write(folder, bench.content, bench.chosen.picture)
+    return complete

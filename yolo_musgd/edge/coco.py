@@ -1,12 +1,12 @@
 """Reads images and boxes from a COCO file, such as ``export`` and ``bundle`` write, or anybody else's."""
 
-import json
 import os
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from .errors import UserError
+from .files import read_json
 
 Labelled = Tuple[str, np.ndarray]
 
@@ -45,19 +45,20 @@ def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labell
                 rows[note["image_id"]].append([float(classes[note["category_id"]])] + row)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, OverflowError) as error:
         raise UserError("{} is no COCO file of boxes ({}: {})".format(path, type(error).__name__, error))
+    strange = [sizes[key][2] for key in sizes if not np.isfinite(rows[key]).all()]
+    if strange:
+        raise UserError("{}: a box of {!r} is no number".format(path, strange[0]))
     root = images or os.path.dirname(path)
     return [(os.path.join(root, sizes[key][2]), np.array(rows[key], np.float32).reshape(-1, 5)) for key in sizes]
 
 
 def _load(path: str) -> Dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError("{} cannot be read: {}".format(path, error))
-    missing = [key for key in ("images", "annotations", "categories") if key not in content] if content else ["images"]
-    if not isinstance(content, dict) or missing:
-        raise UserError("{} is no COCO file: it lacks {}".format(path, ", ".join(missing) or "everything"))
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError("{} is no COCO file: it lacks everything".format(path))
+    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    if missing:
+        raise UserError("{} is no COCO file: it lacks {}".format(path, ", ".join(missing)))
     return content
 
 

@@ -2,9 +2,8 @@
 
 import json
 import os
-import sys
 import time
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -89,7 +88,7 @@ MODEL_OPTIONS = {
     "iou": (0.7, options.number(0.0, 1.0), "NMS threshold"),
     "max_det": (300, options.number(1, 30000, int), "most detections an image"),
     "project": ("", options.text, "results go to project/name"),
-    "name": ("", options.text, "folder name, counted up when taken"),
+    "name": ("", options.folder_name, "folder name, counted up when taken"),
 }  # type: options.Spec
 
 DETECT_OPTIONS = dict(MODEL_OPTIONS)
@@ -121,32 +120,20 @@ def _is_moving(source: str) -> bool:
     return device or source.lower().endswith(images.VIDEO_SUFFIXES)
 
 
-def _frames(source: str, limit: Optional[int], channels: int) -> Any:
+def _frames(source: str, limit: Optional[int], channels: int, left_out: List[str]) -> Iterator[images.Frame]:
     """Yield (name, image) once each; a folder from disk one by one, a camera until it stops or ``limit``."""
-    if _is_moving(source):
-        capture = images.open_source(source)
-        try:
-            for _ in range(limit or 10**9):
-                frame = capture.read()
-                if frame is None:
-                    return
-                yield frame
-        finally:
-            capture.close()
-    else:
-        paths = images.list_images(source)[:limit]
-        left_out = []
-        for path in paths:
-            try:
-                image = images.read_image(path, channels)
-            except UserError as error:  # one damaged picture must not cost the others
-                left_out.append(str(error))
-                if len(paths) > 1:
-                    print("left out: {}".format(error), file=sys.stderr)
-                continue
-            yield path, image
-        if len(left_out) == len(paths):
-            raise UserError("source={}: none of {} images can be read: {}".format(source, len(paths), left_out[0]))
+    if not _is_moving(source):
+        yield from images.readable(images.list_images(source)[:limit], left_out, channels)
+        return
+    capture = images.open_source(source)
+    try:
+        for _ in range(limit or 10**9):
+            frame = capture.read()
+            if frame is None:
+                return
+            yield frame
+    finally:
+        capture.close()
 
 
 def main(args: List[str]) -> int:
@@ -159,42 +146,62 @@ def main(args: List[str]) -> int:
         images.list_images(chosen.source)  # nothing there: found before a folder is made
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     detector = Detector(artifact, runtime, chosen.conf, chosen.iou, chosen.max_det)
-    folder = Folder("detect", chosen.project, chosen.name)
-    records, taken = [], set()
-    try:
-        for name, image in _frames(chosen.source, chosen.n, artifact.channels):
-            found = detector(image)
-            record: Dict[str, Any] = {"image": name, "width": image.shape[1], "height": image.shape[0]}
-            record["ms"] = {key: round(1000 * value, 3) for key, value in detector.times._asdict().items()}
-            record["detections"] = as_records(found, artifact.names)
-            if chosen.save:
-                base = os.path.splitext(os.path.basename(name))[0].replace(" ", "_")
-                while base in taken:
-                    base += "_"
-                taken.add(base)
-                drawn = draw.draw(images.to_colour(image), found, artifact.names)
-                record["picture"] = os.path.basename(images.write_image(folder.join(base + ".jpg"), drawn))
-            records.append(record)
-            print("{}: {}".format(name, _in_words(found, artifact.names)))
-    finally:  # Ctrl-C keeps what was detected so far
-        runtime.close()
-        content = {
-            "schema": "yolo-musgd/detections/1",
-            "model": {"file": os.path.basename(artifact.model), "sha256": artifact.sha256},
-            "runtime": {"name": runtime.name, "version": runtime.version, "threads": runtime.threads},
-            "imgsz": list(artifact.imgsz),
-            "conf": chosen.conf,
-            "iou": chosen.iou,
-            "images": records,
-        }
-        if records:
-            path = folder.write_text("detections.json", json.dumps(content, indent=1))
-            print("{} images -> {}".format(len(records), path))
-        elif not os.listdir(folder.path):
-            os.rmdir(folder.path)
+    records: List[Dict[str, Any]] = []
+    left_out: List[str] = []
+    taken: Set[str] = set()
+    with Folder("detect", chosen.project, chosen.name) as folder:
+        try:
+            for name, image in _frames(chosen.source, chosen.n, artifact.channels, left_out):
+                found = detector(image)
+                records.append(_record(name, image, found, detector))
+                if chosen.save:
+                    path = folder.join(_free_name(name, taken))
+                    images.write_image(path, draw.draw(images.to_colour(image), found, artifact.names))
+                    records[-1]["picture"] = os.path.basename(path)
+                print("{}: {}".format(name, _in_words(found, artifact.names)))
+        finally:  # Ctrl-C keeps what was detected so far
+            runtime.close()
+            if records:
+                content = _report(artifact, runtime, chosen, records, left_out)
+                path = folder.write_text("detections.json", json.dumps(content, indent=1))
+                print("{} images -> {}".format(len(records), path))
     if not records:
         raise UserError("source={}: not one frame came".format(chosen.source))
     return EXIT_DONE
+
+
+def _record(name: str, image: np.ndarray, found: np.ndarray, detector: Detector) -> Dict[str, Any]:
+    return {
+        "image": name,
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "ms": {key: round(1000 * value, 3) for key, value in detector.times._asdict().items()},
+        "detections": as_records(found, detector.artifact.names),
+    }
+
+
+def _free_name(name: str, taken: Set[str]) -> str:
+    """Name the annotated picture of ``name``: like it, not too long for a file, and like none of ``taken``."""
+    base = os.path.splitext(os.path.basename(name))[0].replace(" ", "_")[:60]
+    while base in taken:
+        base += "_"
+    taken.add(base)
+    return base + ".jpg"
+
+
+def _report(
+    artifact: Artifact, runtime: Runtime, chosen: Any, records: List[Dict[str, Any]], left_out: List[str]
+) -> Dict[str, Any]:
+    return {
+        "schema": "yolo-musgd/detections/1",
+        "model": {"file": os.path.basename(artifact.model), "sha256": artifact.sha256},
+        "runtime": {"name": runtime.name, "version": runtime.version, "threads": runtime.threads},
+        "imgsz": list(artifact.imgsz),
+        "conf": chosen.conf,
+        "iou": chosen.iou,
+        "left_out": left_out,
+        "images": records,
+    }
 
 
 def _in_words(detections: np.ndarray, names: Dict[int, str]) -> str:

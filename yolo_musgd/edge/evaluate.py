@@ -5,6 +5,7 @@ threads and file as the speed.
 """
 
 import json
+import math
 import os
 import sys
 from typing import Any, Dict, List, Optional, Tuple
@@ -15,10 +16,11 @@ from . import options
 from .coco import read_coco
 from .detect import MODEL_OPTIONS, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
-from .files import Folder
+from .files import Folder, read_bytes
 from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
-from .runtimes.artifact import open_artifact
+from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
 from .stats import rounded
 
@@ -48,31 +50,34 @@ def read_labels(path: str) -> np.ndarray:
     Raises:
         UserError: A line that is no label, with its number.
     """
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         return np.zeros((0, 5), np.float32)
     rows = []
-    with open(path, encoding="utf-8-sig", errors="replace") as file:  # Windows' editors begin a file with a mark
-        for number, line in enumerate(file, 1):
-            try:
-                values = [float(word) for word in line.split()]
-            except ValueError:
-                raise UserError("{}:{}: not numbers: {:.60}".format(path, number, line.strip()))
-            if not values:
-                continue
-            if len(values) > 6 and len(values) % 2:
-                x, y = np.array(values[1::2]), np.array(values[2::2])
-                centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
-                values = values[:1] + [float(value) for value in centre]
-            if len(values) != 5 or values[0] != int(values[0]) or not _in_the_image(values):
-                raise UserError(
-                    "{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip())
-                )
-            rows.append(values)
+    text = read_bytes(path).decode("utf-8-sig", "replace")  # Windows' editors begin a file with a mark
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            values = [float(word) for word in line.split()]
+        except ValueError:
+            raise UserError("{}:{}: not numbers: {:.60}".format(path, number, line.strip()))
+        if not values:
+            continue
+        if len(values) > 6 and len(values) % 2:
+            x, y = np.array(values[1::2]), np.array(values[2::2])
+            centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
+            values = values[:1] + [float(value) for value in centre]
+        if len(values) != 5 or not _possible(values):
+            raise UserError("{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip()))
+        rows.append(values)
     return np.unique(np.array(rows, np.float32).reshape(-1, 5), axis=0)
 
 
-def _in_the_image(values: List[float]) -> bool:
-    """Whether class, centre and size are possible, with the hundredth that Ultralytics tolerates too."""
+def _possible(values: List[float]) -> bool:
+    """Whether the class is a number that float32 holds, and centre and size lie in the image.
+
+    Ultralytics tolerates a hundredth outside of it; so does this.
+    """
+    if not all(math.isfinite(value) for value in values) or values[0] != int(values[0]) or values[0] >= 1 << 24:
+        return False
     return min(values[0], values[3], values[4]) >= 0 and min(values) >= -0.01 and max(values[1:]) <= 1.01
 
 
@@ -309,19 +314,28 @@ def main(args: List[str]) -> int:
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
     labelled = _list_labelled(chosen, artifact.names)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
-    folder = Folder("val", chosen.project, chosen.name)
     evaluator, partial = Evaluator(), False
-    try:
-        _evaluate(labelled, chosen, artifact, runtime, evaluator)
-    except UserError:
-        os.rmdir(folder.path)  # nothing was written yet
-        raise
-    except KeyboardInterrupt:
-        partial = True
-    finally:
-        runtime.close()
-    result = evaluator.result(artifact.names)
-    content = {
+    with Folder("val", chosen.project, chosen.name) as folder:
+        try:
+            _evaluate(labelled, chosen, artifact, runtime, evaluator)
+        except KeyboardInterrupt:
+            partial = True
+        finally:
+            runtime.close()
+        content = _report(chosen, artifact, runtime, evaluator, partial)
+        path = folder.write_text("val.json", json.dumps(content, indent=1))
+    result, left_out = content["result"], len(evaluator.left_out)
+    print(
+        "mAP50-95 {map50_95}  mAP50 {map50}  on {images} images, {labels} labels".format(**result)
+        + (", {} images left out".format(left_out) if left_out else "")
+        + (", partial" if partial else "")
+        + " -> {}".format(path)
+    )
+    return EXIT_INTERRUPTED if partial else EXIT_DONE
+
+
+def _report(chosen: Any, artifact: Artifact, runtime: Runtime, evaluator: Evaluator, partial: bool) -> Dict[str, Any]:
+    return {
         "schema": "yolo-musgd/val/1",
         "partial": partial,
         "model": {
@@ -340,18 +354,5 @@ def main(args: List[str]) -> int:
         "conf": chosen.conf,
         "iou": chosen.iou,
         "left_out": evaluator.left_out,
-        "result": result,
+        "result": evaluator.result(artifact.names),
     }
-    path = folder.write_text("val.json", json.dumps(content, indent=1))
-    print(
-        "mAP50-95 {}  mAP50 {}  on {} images, {} labels{}{} -> {}".format(
-            result["map50_95"],
-            result["map50"],
-            result["images"],
-            result["labels"],
-            ", {} images left out".format(len(evaluator.left_out)) if evaluator.left_out else "",
-            ", partial" if partial else "",
-            path,
-        )
-    )
-    return EXIT_INTERRUPTED if partial else EXIT_DONE

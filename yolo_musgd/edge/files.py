@@ -1,11 +1,12 @@
 """Where results go: new folders whose names count up, and files that appear whole or not at all."""
 
 import errno
+import json
 import os
 import stat
-from typing import Union
+from typing import Any, Union
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 
 def check_name(name: str) -> None:
@@ -53,6 +54,8 @@ def numbered_folder(parent: str, name: str) -> str:
 class Folder:
     """A new folder ``project/name``, counted up (bench, bench2, ...) while the name is taken.
 
+    As a context manager it goes again at the end if nothing was written to it.
+
     Args:
         command: The default of both: ``runs/<command>/<command>``.
         project: Parent folder, made when absent.
@@ -64,6 +67,15 @@ class Folder:
 
     def __init__(self, command: str, project: str = "", name: str = "") -> None:
         self.path = numbered_folder(project or os.path.join("runs", command), name or command)
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            os.rmdir(self.path)  # refused unless it is empty
+        except OSError:
+            pass
 
     def join(self, name: str) -> str:
         """Return the path of a file in the folder."""
@@ -139,3 +151,16 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError("{}:{}: byte 0x{:02x} is not UTF-8".format(path, line, data[error.start]))
+
+
+def read_json(path: str) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: See read_text; or not JSON, or nested too deeply.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError("{} is not JSON: {}".format(path, first_line(error)))

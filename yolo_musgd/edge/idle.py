@@ -16,7 +16,7 @@ IDLE_OPTIONS = {
     "csv_offset": (0.0, options.number(-1e6, 1e6), "seconds by which the meter's clock is ahead"),
     "seconds": (10.0, options.number(0.5, 1e6), "how long"),
     "project": ("", options.text, "write idle.json to project/name; without it nothing is written"),
-    "name": ("", options.text, "folder name, counted up when taken"),
+    "name": ("", options.folder_name, "folder name, counted up when taken"),
 }  # type: options.Spec
 
 
@@ -55,5 +55,6 @@ def main(args: List[str]) -> int:
     text = json.dumps(rounded(content, 5), indent=1)
     print(text)
     if chosen.project:
-        print("-> {}".format(Folder("idle", chosen.project, chosen.name).write_text("idle.json", text)))
+        with Folder("idle", chosen.project, chosen.name) as folder:
+            print("-> {}".format(folder.write_text("idle.json", text)))
     return EXIT_INTERRUPTED if partial else EXIT_DONE

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tuple
 
 from .errors import UserError
+from .files import check_name
+from .text import one_line
 
 Parser = Callable[[str], Any]
 Spec = Dict[str, Tuple[Any, Parser, str]]  # key -> (default, parser, one line of help)
@@ -83,6 +85,13 @@ def text(value: str) -> str:
     return value
 
 
+def folder_name(value: str) -> str:
+    """The name of a results folder; empty for the default."""
+    if value:
+        check_name(value)
+    return value
+
+
 def flag(value: str) -> bool:
     """True or false."""
     lowered = value.lower()
@@ -109,15 +118,15 @@ def number(low: float, high: float, kind: Callable[[str], Any] = float) -> Parse
 
 
 def integers(value: str) -> List[int]:
-    """A list such as ``[1,2,4]``, ``1,2,4`` or ``4``; every entry at least 1."""
+    """A list such as ``[1,2,4]``, ``1,2,4`` or ``4``; every entry in [1, 1024]."""
     try:
         parsed = [int(part) for part in items(value)]
     except ValueError:
         parsed = []
     if not parsed:
         raise ValueError("expected whole numbers such as 4 or [1,2,4]")
-    if min(parsed) < 1:
-        raise ValueError("every number must be at least 1")
+    if not all(1 <= number <= 1024 for number in parsed):
+        raise ValueError("every number must be in [1, 1024]")
     return parsed
 
 
@@ -156,12 +165,16 @@ def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[s
     Raises:
         UserError: Unknown key (with the nearest one), repeated key, or a value outside its range.
     """
+    if any("\0" in word for word in args):
+        raise UserError("{}: a NUL character in its options".format(command))
     values = {key: default for key, (default, _, _) in spec.items()}
     for key, value in pairs(args, spec, command, positional).items():
         try:
             values[key] = spec[key][1](value)
+        except UserError:
+            raise
         except ValueError as error:
-            raise UserError("{}: {}={}: {}".format(command, key, value, error))
+            raise UserError("{}: {}={}: {}".format(command, key, one_line(value), one_line(error)))
     return SimpleNamespace(**values)
 
 

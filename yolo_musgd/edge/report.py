@@ -7,7 +7,7 @@
     board     board, machine, os, kernel, l4t, python, numpy, cpu_cores, memory_mb
     model     file, sha256, size_bytes, format, precision, imgsz [h, w], head, classes, verified (manifest's hashes),
               map50_95, calibration, float_layers    as the manifest says, else null
-    source    kind, source, images, sizes; image_backend (opencv, pillow, null: none here)
+    source    kind, source, images, left_out (unreadable), sizes; image_backend (opencv, pillow, null: none here)
     power     sensor (null: none found), source, scope, uncertainty, tried {sensor: why not}, lost?
     idle      seconds, samples, rate_hz, energy_j, mean_w, watts {summary}, rails_w          null without a sensor
     runs[]    one per thread count:

@@ -78,6 +78,71 @@ def test_tegrastats_program(board: FakeBoard) -> None:
         sensor.close()
 
 
+def test_a_byte_that_is_no_text_is_noise(board: FakeBoard) -> None:
+    line = samples.ORIN_JP6.replace("%", "%%")
+    board.program("tegrastats", f"while true; do printf '\\377\\200 VDD_\\377\\n{line}\\n'; sleep 0.05; done")
+    sensor = sensors.Tegrastats(str(board.root))
+    try:
+        for _ in range(10):
+            time.sleep(0.02)
+            assert sensor.read().watts == 4.761
+    finally:
+        sensor.close()
+    board.program("vcgencmd", f"printf '\\377'; cat <<'X'\n{samples.PMIC_PI5}X")
+    assert sensors.RaspberryPi5(str(board.root)).read().watts is not None
+
+
+def test_a_program_that_ignores_the_request_to_end_is_killed(board: FakeBoard) -> None:
+    board.program("tegrastats", f"trap '' TERM; while true; do echo '{samples.ORIN_JP6}'; sleep 0.05; done")
+    sensor = sensors.Tegrastats(str(board.root))
+    begin = time.monotonic()
+    sensor.close()
+    assert time.monotonic() - begin < 2.0
+    assert sensor._process.poll() is not None
+
+
+def test_a_line_without_end_does_not_fill_the_memory(board: FakeBoard) -> None:
+    board.program("tegrastats", f"echo '{samples.ORIN_JP6}'; exec cat /dev/zero")
+    sensor = sensors.Tegrastats(str(board.root))
+    try:
+        time.sleep(0.5)
+        resident = system.memory_mb()[0]
+        time.sleep(0.5)
+        assert resident is None or (system.memory_mb()[0] or 0) < resident + 50
+        assert sensor.read().watts == 4.761  # the last one that was a line
+    finally:
+        sensor.close()
+
+
+@pytest.mark.parametrize("content", ["nan", "inf", "-inf", "1e999", "", "12 W", "0x10"])
+def test_a_file_that_holds_no_number(content: str, board: FakeBoard) -> None:
+    orin(board)
+    board.write(f"{ORIN}/curr1_input", content)
+    sensor = sensors.Ina3221Hwmon(str(board.root))
+    with pytest.raises(SensorError, match="not a number"):
+        sensor.read()
+
+
+@pytest.mark.parametrize("span", ["-1", "0", "nan", "x"])
+def test_a_rapl_range_that_is_none(span: str, board: FakeBoard) -> None:
+    zone = "/sys/class/powercap/intel-rapl:0"
+    for name, content in (("name", "package-0"), ("max_energy_range_uj", span), ("energy_uj", 5)):
+        board.write(f"{zone}/{name}", content)
+    with pytest.raises(SensorError, match="max_energy_range_uj holds"):
+        sensors.Rapl(str(board.root))
+    assert "rapl" in sampler.choose("auto", str(board.root)).tried
+
+
+def test_counters_that_are_no_numbers_are_not_told(board: FakeBoard) -> None:
+    for content in ("inf", "nan", "-", "1e999"):
+        board.write("/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", content)
+        board.write("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", content)
+        board.write("/sys/class/thermal/thermal_zone0/temp", content)
+        state = system.state(str(board.root))
+        assert state["throttling"]["counters"] == {}
+        assert (state["temperatures_c"], state["clocks"]) == ({}, {"cpu_mhz": None})
+
+
 def test_hwmon_power_is_in_microwatts(board: FakeBoard) -> None:
     board.write("/sys/class/hwmon/hwmon0/name", "cpu_thermal")
     board.write("/sys/class/hwmon/hwmon1/name", "ina226")
@@ -168,6 +233,15 @@ def test_one_bad_line_is_survived_a_lost_sensor_is_told() -> None:
     assert sampler.window(running, *span)["energy_j"] is None  # nothing is made up for the time after the loss
 
 
+@pytest.mark.parametrize("noise", [float("nan"), float("inf"), -0.1, -5.0, 1e9])
+def test_watts_that_cannot_be_are_noise(noise: float) -> None:
+    running = sampler.Sampler(Scripted([2.0, noise, 2.0, noise, noise, 2.0, noise, noise, noise, 2.0])).start()
+    wait_for(lambda: running.lost)
+    running.stop()
+    assert running.watts == [2.0, 2.0, 2.0]
+    assert str(noise) in str(running.lost)
+
+
 def test_watts_and_joules_per_frame_by_hand() -> None:
     running = sampler.Sampler(None)
     running.times, running.watts = [0.0, 1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 6.0, 6.0, 6.0]
@@ -191,6 +265,11 @@ def test_external_meter(tmp_path: Path) -> None:
     assert sampler.window(running, start + 2, start + 8)["mean_w"] == pytest.approx(4.5, abs=0.01)
     with pytest.raises(SensorError, match="cannot read"):
         running.take_csv(str(tmp_path / "absent.csv"))
+    with pytest.raises(SensorError, match="not a regular file"):
+        running.take_csv("/dev/zero")
+    log.write_text("time,power_w\n" + "".join(f"{now + k},{('nan', 'inf', '-3', 4)[k % 4]}\n" for k in range(40)))
+    with pytest.raises(SensorError, match="only 10 of 40 rows"):
+        running.take_csv(str(log))
 
 
 def test_system_state(board: FakeBoard) -> None:

@@ -140,11 +140,17 @@ def decode(
     if chosen in ("nms_free", "nms"):
         if columns != 6:
             raise UserError("an NMS-free head gives (detections, 6), this output is {} x {}".format(rows, columns))
-        return decode_nms_free(output, conf, max_det)
+        return _finite(decode_nms_free(output, conf, max_det))
     if rows < 5 or (classes and rows != 4 + classes):
         raise UserError(
             "the output has {} rows; {} class names need {} (4 + classes): wrong names or not a detection model".format(
                 rows, classes, 4 + classes
             )
         )
-    return decode_raw(output, conf, iou, max_det, multi_label)
+    return _finite(decode_raw(output, conf, iou, max_det, multi_label))
+
+
+def _finite(found: np.ndarray) -> np.ndarray:
+    """Leave out detections that hold NaN or an infinity, as a network that overflowed in FP16 gives."""
+    kept: np.ndarray = found[np.isfinite(found).all(axis=1)]
+    return kept

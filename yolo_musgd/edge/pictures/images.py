@@ -5,7 +5,8 @@ Frames are uint8 BGR of shape (height, width, 3), or grey of shape (height, widt
 
 import io
 import os
-from typing import Any, Dict, List, Optional, Tuple
+import sys
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -97,8 +98,13 @@ def list_images(source: str) -> List[str]:
         UserError: No such file or folder, or no images in it.
     """
     if os.path.isdir(source):
-        paths = sorted(os.path.join(source, name) for name in os.listdir(source))
-        paths = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
+        try:
+            names = sorted(os.listdir(source))
+        except OSError as error:
+            raise UserError("source={}: {}".format(source, error.strerror))
+        # "._x.jpg" is what macOS notes about x.jpg
+        names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("._")]
+        paths = [os.path.join(source, name) for name in names]
     elif source.lower().endswith(".txt") and os.path.isfile(source):
         base = os.path.dirname(source)
         lines = [line.strip() for line in read_text(source).splitlines()]
@@ -106,10 +112,35 @@ def list_images(source: str) -> List[str]:
     elif os.path.isfile(source):
         paths = [source]
     else:
-        raise UserError("source={}: no such file or folder".format(source))
+        there = "neither a file nor a folder" if os.path.exists(source) else "no such file or folder"
+        raise UserError("source={}: {}".format(source, there))
     if not paths:
         raise UserError("source={}: no images in it ({})".format(source, ", ".join(IMAGE_SUFFIXES)))
     return paths
+
+
+def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterator[Frame]:
+    """Yield (path, image) of what can be read; one damaged image must not cost the others.
+
+    Args:
+        paths: Of image files.
+        left_out: Gets a line for each of the others, which goes to stderr too.
+        channels: See read_image.
+
+    Raises:
+        UserError: Not one can be read.
+    """
+    for path in paths:
+        try:
+            image = read_image(path, channels)
+        except UserError as error:
+            left_out.append(first_line(error))
+            if len(paths) > 1:
+                print("left out: {}".format(left_out[-1]), file=sys.stderr)
+        else:
+            yield path, image
+    if paths and len(left_out) == len(paths):
+        raise UserError("none of {} images can be read: {}".format(len(paths), left_out[0]))
 
 
 class Source:
@@ -136,9 +167,9 @@ class Source:
 class ImageSource(Source):
     """Images held in memory and repeated for as long as frames are asked for."""
 
-    def __init__(self, description: str, frames: List[Frame], kind: str = "images") -> None:
+    def __init__(self, description: str, frames: List[Frame], kind: str = "images", left_out: int = 0) -> None:
         Source.__init__(self, description)
-        self.frames, self.kind = frames, kind
+        self.frames, self.kind, self.left_out = frames, kind, left_out
         self._next = 0
 
     def read(self) -> Optional[Frame]:
@@ -153,7 +184,8 @@ class ImageSource(Source):
         shown = ["{}x{}".format(*size) for size in sizes]
         if len(shown) > 4:
             shown = [shown[0], "to", shown[-1]]
-        return {"kind": self.kind, "source": self.description, "images": len(self.frames), "sizes": shown}
+        counts = {"images": len(self.frames), "left_out": self.left_out}
+        return dict(counts, kind=self.kind, source=self.description, sizes=shown)
 
 
 class CaptureSource(Source):
@@ -232,5 +264,6 @@ def open_source(source: Optional[str], size: Tuple[int, int] = (480, 640), limit
         if not os.path.isfile(source):
             raise UserError("source={}: no such file".format(source))
         return CaptureSource(source, "video")
-    paths = list_images(source)[:limit]
-    return ImageSource(source, [(os.path.basename(path), read_image(path)) for path in paths])
+    left_out: List[str] = []
+    frames = readable(list_images(source)[:limit], left_out)
+    return ImageSource(source, [(os.path.basename(path), image) for path, image in frames], left_out=len(left_out))

@@ -3,6 +3,7 @@
 All file paths are below ``root`` (``/`` on a board), so that tests can put a recorded tree in its place.
 """
 
+import math
 import os
 import subprocess
 from typing import Dict, List, NamedTuple, Optional
@@ -55,9 +56,12 @@ def read_number(path: str) -> float:
     """Read a number from a sysfs file; SensorError when it is none."""
     text = read_text(path)
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         raise SensorError("{} holds {!r}, not a number".format(path, text[:40]))
+    return value
 
 
 def run_tool(words: List[str], timeout: float = 5.0) -> str:
@@ -73,13 +77,14 @@ def run_tool(words: List[str], timeout: float = 5.0) -> str:
             stderr=subprocess.STDOUT,
             timeout=timeout,
             universal_newlines=True,
+            errors="replace",
             check=False,
         )
     except FileNotFoundError:
         raise SensorError("{} is not installed".format(words[0]))
     except PermissionError:
         raise SensorError("{} may not be run: permission denied".format(words[0]))
-    except (subprocess.TimeoutExpired, OSError, UnicodeError) as error:
+    except (subprocess.TimeoutExpired, OSError) as error:
         raise SensorError("{} failed: {}".format(" ".join(words), type(error).__name__))
     if done.returncode != 0:
         hint = "; add yourself to the group video: sudo usermod -aG video $USER" if "VCHI" in done.stdout else ""

@@ -123,7 +123,7 @@ def parse_milliwatts(text: str) -> Optional[float]:
         value = float(text.strip().split()[0])
     except (ValueError, IndexError):
         return None
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) and value >= 0 else None
 
 
 def _column(header: List[str], names: Tuple[str, ...]) -> Optional[int]:
@@ -138,7 +138,7 @@ def parse_meter_csv(text: str, path: str) -> List[Tuple[float, float]]:
     """Parse an external meter's log into (seconds since the epoch, watts) by rising time.
 
     The header names the columns: time or timestamp (seconds since the epoch), and power or watts, or else voltage and
-    current. Rows that are no numbers are left out; a log in which most rows are is refused.
+    current. Rows that are no numbers, or negative, are left out; a log in which most rows are is refused.
 
     Raises:
         SensorError: No such columns, or no usable rows.
@@ -169,7 +169,7 @@ def parse_meter_csv(text: str, path: str) -> List[Tuple[float, float]]:
             moment = float(row[time_at])
         except (ValueError, IndexError):
             continue
-        if math.isfinite(watts) and math.isfinite(moment):
+        if math.isfinite(watts) and watts >= 0 and math.isfinite(moment):
             out.append((moment, watts))
     if len(out) < 2 or len(out) * 2 < len(rows) - 1:
         raise SensorError("{}: only {} of {} rows can be read".format(path, len(out), len(rows) - 1))

@@ -1,5 +1,6 @@
 """Chooses a power sensor, samples it beside the work, and turns the samples into watts and joules per frame."""
 
+import math
 import threading
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
@@ -7,9 +8,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ..errors import SensorError, UserError
+from ..files import read_bytes
 from ..stats import counter_joules, energy_joules, summarize
 from . import parsers, sensors
-from .base import Sensor
+from .base import Reading, Sensor
 
 # name -> the classes that answer to it, in the order that power=auto tries them
 ORDER: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...] = (
@@ -21,6 +23,7 @@ ORDER: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...] = (
     ("nvml", (sensors.Nvml,)),
 )
 NAMES = tuple(name for name, _ in ORDER)
+HIGHEST_WATTS = 1e5  # above it a reading is noise
 
 
 class SensorChoice(NamedTuple):
@@ -58,6 +61,19 @@ def choose(power: str, root: str = "/") -> SensorChoice:
     return SensorChoice(None, tried, None)
 
 
+def checked(reading: Reading) -> Reading:
+    """Return ``reading`` without the rails that are no numbers.
+
+    Raises:
+        SensorError: Its total is no number or negative: noise, or a sensor that is not understood.
+    """
+    if reading.watts is not None and not 0 <= reading.watts <= HIGHEST_WATTS:
+        raise SensorError("the sensor gave {} W".format(reading.watts))
+    if reading.joules is not None and not math.isfinite(reading.joules):
+        raise SensorError("the sensor gave {} J".format(reading.joules))
+    return reading._replace(rails={name: watts for name, watts in reading.rails.items() if math.isfinite(watts)})
+
+
 class Sampler:
     """Reads a sensor in a thread of its own until stopped; a sensor that disappears ends the sampling, not the run.
 
@@ -87,7 +103,7 @@ class Sampler:
         while not self._stop.is_set():
             begin = time.perf_counter()
             try:
-                reading = self.sensor.read()
+                reading = checked(self.sensor.read())
                 failures = 0
             except SensorError as error:
                 failures += 1
@@ -119,10 +135,10 @@ class Sampler:
             SensorError: The file cannot be read, or has too few usable rows.
         """
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                rows = parsers.parse_meter_csv(file.read(), path)
-        except OSError as error:
-            raise SensorError("cannot read {}: {}".format(path, error.strerror))
+            text = read_bytes(path).decode("utf-8", "replace")
+        except UserError as error:
+            raise SensorError(str(error))
+        rows = parsers.parse_meter_csv(text, path)
         shift = time.perf_counter() - time.time() - offset
         self.times = [moment + shift for moment, _ in rows]
         self.watts = [watts for _, watts in rows]

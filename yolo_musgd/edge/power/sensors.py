@@ -12,6 +12,8 @@ from ..errors import SensorError
 from . import parsers
 from .base import Reading, Sensor, read_number, read_text, run_tool, under
 
+LONGEST_LINE = 1 << 16  # characters
+
 
 class Ina3221Jetpack4(Sensor):
     """Jetson Nano, TX2, Xavier under JetPack 4: the ina3221x driver's industrial-I/O files."""
@@ -84,7 +86,11 @@ class Tegrastats(Sensor):
         self._moment = 0.0
         try:
             self._process = subprocess.Popen(
-                [path, "--interval", "100"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True
+                [path, "--interval", "100"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                universal_newlines=True,
+                errors="replace",
             )
         except OSError as error:
             raise SensorError("tegrastats cannot be started: {}".format(error.strerror))
@@ -99,8 +105,9 @@ class Tegrastats(Sensor):
             raise
 
     def _follow(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        output = self._process.stdout
+        assert output is not None
+        for line in iter(lambda: output.readline(LONGEST_LINE), ""):
             if parsers.parse_tegrastats(line).rails:  # lines that are cut or are messages are left out
                 self._latest, self._moment = line, time.monotonic()
 
@@ -112,9 +119,13 @@ class Tegrastats(Sensor):
         return Reading(parsers.total_watts(rails)[0], rails, None)
 
     def close(self) -> None:
-        """See Sensor.close."""
+        """See Sensor.close; a tegrastats that does not end when asked to is killed."""
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class RaspberryPi5(Sensor):
@@ -193,6 +204,8 @@ class Rapl(Sensor):
         self._zones: List[Dict[str, Any]] = []
         for folder in folders:
             wrap = read_number(os.path.join(folder, "max_energy_range_uj")) + 1
+            if wrap < 2:
+                raise SensorError("{}/max_energy_range_uj holds {:g}, not a range".format(folder, wrap - 1))
             path = os.path.join(folder, "energy_uj")
             name = "{}-{}".format(read_text(os.path.join(folder, "name")), folder.rsplit(":", 1)[1])
             self._zones.append({"name": name, "path": path, "wrap": wrap, "last": read_number(path), "total": 0.0})

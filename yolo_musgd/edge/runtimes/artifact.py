@@ -22,13 +22,15 @@ import json
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..errors import UserError
-from ..files import read_text
+from ..errors import UserError, first_line
+from ..files import read_json, read_text
 from .onnxfile import OnnxFacts, read_onnx
 
 MANIFEST = "manifest.json"
 FORMATS = {".onnx": "onnx", ".engine": "engine", ".plan": "engine", ".xml": "openvino", ".param": "ncnn"}
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".torchscript", ".npy", ".npz")
+# What reading a literal raises, of the wrong kind or nested too deeply
+_UNREADABLE = (ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
 
 
 class Artifact(NamedTuple):
@@ -116,10 +118,7 @@ def read_manifest(folder: str) -> Dict[str, Any]:
         UserError: Not a manifest, or a file is missing, changed, or outside the folder.
     """
     path = os.path.join(folder, MANIFEST)
-    try:
-        manifest = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError("{} is not JSON: {}".format(path, error))
+    manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
         raise UserError("{}: schema must be 1; this edge.pyz reads no other".format(path))
     files, model = manifest.get("files"), manifest.get("model")
@@ -173,7 +172,7 @@ def read_engine_header(path: str) -> Tuple[Dict[str, Any], int]:
         text = file.read(length)
     try:
         metadata = json.loads(text.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}, 0
     return (metadata, 4 + length) if isinstance(metadata, dict) else ({}, 0)
 
@@ -185,7 +184,7 @@ def _side_metadata(model: str, fmt: str) -> Tuple[Dict[str, Any], Optional[OnnxF
     if fmt == "engine":
         return read_engine_header(model)[0], None
     beside = os.path.join(os.path.dirname(model), "metadata.yaml")
-    return (read_flat_yaml(read_text(beside)) if os.path.isfile(beside) else {}), None
+    return (read_flat_yaml(read_text(beside)) if os.path.exists(beside) else {}), None
 
 
 def _files_of(model: str, fmt: str, facts: Optional[OnnxFacts]) -> List[str]:
@@ -257,6 +256,8 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
             model = os.path.join(path, manifest["model"])
         if os.path.isdir(model):
             model = _model_in_folder(model)
+    if not os.path.isfile(model):
+        raise UserError("{} is not a regular file".format(model))
     suffix = os.path.splitext(model)[1].lower()
     if suffix in PICKLES:
         raise UserError("{}: pickled models are not loaded; export it first (yolo export format=onnx)".format(model))
@@ -341,7 +342,7 @@ def _arguments(metadata: Dict[str, Any]) -> Dict[str, Any]:
 def _names(metadata: Dict[str, Any], model: str) -> Dict[int, str]:
     try:
         return _parse_names(metadata.get("names"))
-    except (ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError):
+    except _UNREADABLE:
         raise UserError("{}: its class names cannot be read: {:.60}".format(model, repr(metadata.get("names"))))
 
 
@@ -364,8 +365,8 @@ def _input_size(
     elif metadata.get("imgsz") is not None:
         try:
             fixed = _parse_size(metadata["imgsz"])
-        except (ValueError, SyntaxError, TypeError) as error:
-            raise UserError("{}: {}".format(model, error))
+        except _UNREADABLE as error:
+            raise UserError("{}: its input size cannot be read: {}".format(model, first_line(error)))
     if asked is None and fixed is None:
         raise UserError("{}: the model does not say its input size; give imgsz=".format(model))
     dynamic = facts is not None and min(facts.inputs[0][2][2:] or [-1]) < 0

@@ -7,6 +7,7 @@ weights are skipped by their length, so a 10 MB model costs a few milliseconds.
 from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 from ..errors import UserError
+from ..files import read_bytes
 
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 7, 8, 14
 _MODEL_FUNCTION, _FUNCTION_NODE = 25, 7
@@ -144,8 +145,7 @@ def read_onnx(path: str) -> OnnxFacts:
     Raises:
         UserError: The file is not ONNX, is truncated, or has no graph.
     """
-    with open(path, "rb") as file:
-        data = memoryview(file.read())
+    data = memoryview(read_bytes(path))
     metadata: Dict[str, str] = {}
     external: Set[str] = set()
     graph, opset = None, 0

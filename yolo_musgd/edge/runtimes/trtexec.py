@@ -1,6 +1,7 @@
 """Times a model with NVIDIA's ``trtexec`` where TensorRT has no Python bindings: inference only, by its own clock."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ..errors import RuntimeMissing, UserError
+from ..errors import RuntimeMissing, UserError, first_line
 from ..stats import drift, summarize
 from .artifact import Artifact, read_engine_header
 from .base import Runtime
@@ -37,10 +38,12 @@ def parse_times(text: str) -> List[Dict[str, float]]:
             for row in json.loads(text)
             if "latencyMs" in row
         ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError("trtexec wrote times that cannot be read: {}".format(error))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError("trtexec wrote times that cannot be read: {}".format(first_line(error)))
     if not rows:
         raise UserError("trtexec wrote no times")
+    if not all(0 <= value < math.inf for row in rows for value in row.values()):
+        raise UserError("trtexec wrote times that are negative or no numbers")
     return rows
 
 

@@ -1,3 +1,8 @@
+"""The command line: usage, help, one line for what is wrong, exit codes.
+
+Covers doctor.py.
+"""
+
 import dataclasses
 import subprocess
 import sys

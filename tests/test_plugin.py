@@ -1,3 +1,8 @@
+"""The plugin: hooked in at the interpreter's start, registered, undone, and out of the way where it cannot work.
+
+Covers _autoload.py and resources.py.
+"""
+
 import subprocess
 import sys
 import textwrap

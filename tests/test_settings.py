@@ -1,3 +1,5 @@
+"""Settings from words and files: types, ranges, the nearest name."""
+
 import contextlib
 import dataclasses
 import time

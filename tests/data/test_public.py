@@ -1,4 +1,7 @@
-"""Vegetables and DeepPCB from the download to the labels, on samples that this machine serves to itself."""
+"""Vegetables and DeepPCB from the download to the labels, on samples that this machine serves to itself.
+
+Covers archive.py.
+"""
 
 import dataclasses
 import functools

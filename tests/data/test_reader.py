@@ -1,4 +1,7 @@
-"""yolo_musgd.data.reader and .coco: situations from public bug reports; the oracle is Ultralytics' loader."""
+"""yolo_musgd.data.reader and .coco: situations from public bug reports; the oracle is Ultralytics' loader.
+
+Covers coco.py.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""The drawn data set: reproducible, labelled rightly, complete or not there.
+
+Covers folder.py.
+"""
+
 import numpy as np
 import pytest
 

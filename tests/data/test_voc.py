@@ -1,3 +1,5 @@
+"""VOC's labels become YOLO's."""
+
 import functools
 import http.server
 import random

@@ -1,3 +1,5 @@
+"""The tutorials run as they are written, and the site is built without a warning."""
+
 from __future__ import annotations
 
 import os

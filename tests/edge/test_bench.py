@@ -1,6 +1,6 @@
 """The command line as a person meets it: a subprocess, a fake board, Ctrl-C, a full disk.
 
-Covers __main__.py, bench.py, measure.py, report.py, plot.py, idle.py, doctor.py and options.py.
+Covers __main__.py, bench.py, measure.py, report.py, plot.py, idle.py, doctor.py, text.py and errors.py.
 """
 
 from __future__ import annotations

@@ -1,3 +1,8 @@
+"""The accuracy that an export reports.
+
+Covers sensitivity.py.
+"""
+
 from __future__ import annotations
 
 import numpy as np

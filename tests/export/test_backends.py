@@ -1,4 +1,7 @@
-"""One object a runtime: what is opened, written and judged, and how often (export/backends, float_graph, loaded)."""
+"""One object a runtime: what is opened, written and judged, and how often (export/backends, float_graph, loaded).
+
+Covers float_graph.py and loaded.py.
+"""
 
 from __future__ import annotations
 

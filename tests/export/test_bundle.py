@@ -1,3 +1,5 @@
+"""The archive for a board: what is in it, what it refuses."""
+
 from __future__ import annotations
 
 import json

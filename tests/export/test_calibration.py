@@ -1,3 +1,5 @@
+"""Ranges of activations: from which images, by which rule, kept for the next time."""
+
 from __future__ import annotations
 
 import logging

@@ -1,4 +1,7 @@
-"""The command as people run it, what it refuses, and what it leaves behind when it is stopped."""
+"""The command as people run it, what it refuses, and what it leaves behind when it is stopped.
+
+Covers checkpoint.py, settings.py, manifest.py, openvino.py, parity.py, summary.py and timing.py.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Layers go back to float until the accuracy is within bounds."""
+
 from __future__ import annotations
 
 import shutil

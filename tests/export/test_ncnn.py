@@ -1,3 +1,8 @@
+"""NCNN's INT8, and its files.
+
+Covers ncnn_files.py.
+"""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,8 @@
+"""INT8 graphs: what each variant quantizes, how close it stays, what runtimes fuse of it.
+
+Covers onnx_graph.py and tensorrt_graph.py.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The scripts of the folder export/, as people run them."""
+
 from __future__ import annotations
 
 import tarfile

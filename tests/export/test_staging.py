@@ -1,3 +1,5 @@
+"""An export's temporary folders: locked, cleaned, renamed in one step."""
+
 from __future__ import annotations
 
 import multiprocessing

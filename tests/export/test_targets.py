@@ -1,3 +1,5 @@
+"""Boards by name, and the graphs that they can run."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,7 @@
-"""The page, the Markdown and the pictures: complete, self-contained, and safe with any label."""
+"""The page, the Markdown and the pictures: complete, self-contained, and safe with any label.
+
+Covers analysis.py, comparison_tables.py and comparison_plots.py.
+"""
 
 import json
 import re

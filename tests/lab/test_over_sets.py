@@ -1,4 +1,7 @@
-"""Figures over several data sets, on runs written by hand whose answer is known beforehand."""
+"""Figures over several data sets, on runs written by hand whose answer is known beforehand.
+
+Covers over_sets_view.py.
+"""
 
 import itertools
 import json

@@ -1,4 +1,7 @@
-"""Protocols: what YAML may say, and one clear line for what it may not."""
+"""Protocols: what YAML may say, and one clear line for what it may not.
+
+Covers protocol.py.
+"""
 
 import pytest
 import yaml

@@ -1,4 +1,7 @@
-"""When a finished run may stand for one that is asked for, and when it must not."""
+"""When a finished run may stand for one that is asked for, and when it must not.
+
+Covers identify.py and store.py.
+"""
 
 import dataclasses
 import json

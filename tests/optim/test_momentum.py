@@ -1,3 +1,5 @@
+"""beta_t is bounded and falls as the norm grows."""
+
 import math
 
 import pytest

@@ -1,4 +1,7 @@
-"""MuonSGD and MuonAdamW against naive references and public implementations, and in every trap known."""
+"""MuonSGD and MuonAdamW against naive references and public implementations, and in every trap known.
+
+Covers muon_update.py, matrix_steps.py, param_groups.py and state.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The article's rule: MuSGD without orthogonalised steps; test_muon.py has those."""
+"""The article's rule: MuSGD without orthogonalised steps; test_muon.py has those.
+
+Covers kernels.py and settings.py.
+"""
 
 import copy
 import functools

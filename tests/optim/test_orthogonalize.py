@@ -1,4 +1,7 @@
-"""Orthogonalisation against the SVD, against its own reference, and on the matrices that break it."""
+"""Orthogonalisation against the SVD, against its own reference, and on the matrices that break it.
+
+Covers kernel_plan.py.
+"""
 
 from __future__ import annotations
 

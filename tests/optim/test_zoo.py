@@ -1,4 +1,7 @@
-"""Every optimizer of the zoo: Ultralytics' groups in, training, fp16 checkpoints out and in again."""
+"""Every optimizer of the zoo: Ultralytics' groups in, training, fp16 checkpoints out and in again.
+
+Covers registry.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Budgets: hours cut the epochs, a drop that is too large undoes pruning; both without training anything."""
+"""Budgets: hours cut the epochs, a drop that is too large undoes pruning; both without training anything.
+
+Covers dag.py.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,7 @@
-"""Steps are done once, redone when something changed, and leave nothing behind when they are killed."""
+"""Steps are done once, redone when something changed, and leave nothing behind when they are killed.
+
+Covers child.py.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""What the pipeline is given: it is found before anything is computed, and known by its content."""
+"""What the pipeline is given: it is found before anything is computed, and known by its content.
+
+Covers dataset.py.
+"""
 
 import importlib.util
 import re

@@ -1,4 +1,7 @@
-"""The whole pipeline on a tiny data set, by its command line: killed, continued, repeated, reported."""
+"""The whole pipeline on a tiny data set, by its command line: killed, continued, repeated, reported.
+
+Covers final_table.py, pipeline_report.py, samples.py and svg.py.
+"""
 
 import json
 import re

@@ -1,3 +1,8 @@
+"""Which channels belong together, and that a pruned model still computes the same function of them.
+
+Covers adapters.py and stock_checkpoint.py.
+"""
+
 import copy
 import inspect
 

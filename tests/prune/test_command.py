@@ -1,4 +1,7 @@
-"""The command from end to end, and its checkpoint where the plugin is not: fresh processes, safe loading, export."""
+"""The command from end to end, and its checkpoint where the plugin is not: fresh processes, safe loading, export.
+
+Covers run.py, measuring.py and pruning_report.py.
+"""
 
 import json
 import shutil

@@ -1,3 +1,5 @@
+"""Fine-tuning after the cut."""
+
 import pytest
 
 from yolo_musgd.edge.errors import UserError

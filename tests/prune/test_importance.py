@@ -1,3 +1,8 @@
+"""Which channels matter: the measures against their formulas.
+
+Covers training_images.py.
+"""
+
 import pytest
 import torch
 

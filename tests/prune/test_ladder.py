@@ -1,3 +1,5 @@
+"""Tables of times that stand between two cuts, and files that are no table."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""How much each unit gives: narrowed in order, cheaper step by step, as close to the budget as can be."""
+
 import itertools
 
 import pytest

@@ -1,3 +1,5 @@
+"""Arguments of the command prune and its recipes."""
+
 import pytest
 
 from yolo_musgd import resources

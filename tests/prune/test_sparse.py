@@ -1,3 +1,5 @@
+"""Zeros in 2:4 patterns or anywhere, which training keeps."""
+
 import pytest
 import torch
 from hypothesis import given, settings

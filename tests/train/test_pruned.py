@@ -1,3 +1,5 @@
+"""Pruned models are trained as they are, and nothing regrows them silently."""
+
 import copy
 
 import pytest

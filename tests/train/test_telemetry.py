@@ -1,3 +1,8 @@
+"""Telemetry: what is recorded, when, at which cost, and what a full disk does to it.
+
+Covers records.py, settings.py and optimizer_plots.py.
+"""
+
 import functools
 import gzip
 

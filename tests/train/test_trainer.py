@@ -1,4 +1,7 @@
-"""The trainer classes in this process: every task, pickling, the DDP launch file."""
+"""The trainer classes in this process: every task, pickling, the DDP launch file.
+
+Covers yolo_musgd/trainers.py.
+"""
 
 import pickle
 import subprocess

@@ -1,3 +1,5 @@
+"""compare-bench: reports of several boards side by side."""
+
 from __future__ import annotations
 
 import copy

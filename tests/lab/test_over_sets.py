@@ -149,3 +149,15 @@ def test_for_good_is_never_before_the_first_touch(curve, target):
 
 def test_nothing_finished_gives_no_summary_of_figures():
     assert over_sets([]) == []
+
+
+def test_a_start_that_the_baseline_was_not_tried_from(bench, make, tmp_path):
+    """Nothing to compare with is said by empty cells, not by an error."""
+    arms = make.arms(data=["a.yaml", "b.yaml"], optimizers=["auto", "MuSGD"], seeds=[0])
+    arms = [a for a in arms if a.contender.label == "MuSGD"]
+    for arm in arms:
+        bench.add(arm, 0, BASE[arm.data.data])
+    _, markdown, figures = write_report(arms, bench.store(), tmp_path, "x", {})
+    (found,) = json.loads(figures.read_text())["over_sets"]
+    assert [(a["label"], a["difference"], a["wins"]) for a in found["arms"]] == [("MuSGD", None, 2)]
+    assert "| MuSGD | none | 0.400 | 0.600 | 1.00 | 2 of 2 |  |  |  |" in markdown.read_text()

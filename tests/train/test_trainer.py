@@ -215,6 +215,25 @@ def test_settings_follow_the_weights_that_training_really_starts_from(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["MuSGD", "MuonSGD", "MuonAdamW"])
+def test_the_rate_of_the_classification_head_is_that_of_ultralytics_own(tiny_data, tmp_path, name):
+    def boosted(**given):
+        trainer = make_trainer(tiny_data, tmp_path, lr0=0.01, **given)
+        trainer._setup_train()
+        names = {id(p): n for n, p in trainer.model.named_parameters()}
+        rates = {names[id(p)]: g["initial_lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+        assert set(rates.values()) <= {0.01, 0.03}
+        return {n for n, rate in rates.items() if rate == 0.03}, len(rates)
+
+    ours, count = boosted(optimizer=name, head_lr=3.0)
+    assert ours
+    assert all(".cv3." in n or ".one2one_cv3." in n for n in ours)
+    assert boosted(optimizer=name) == (set(), count)
+    if theirs := boosted(optimizer="MuSGD-native")[0]:  # releases before 8.4.190 went by fragments of names
+        assert ours == theirs
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "told"), [(1, "auto picked AdamW at lr0=0.0"), (6000, "MuSGD (Ultralytics' own")])
 def test_auto_says_what_it_picked_and_what_it_ignores(tiny_data, tmp_path, caplog, epochs, told):
     from ultralytics.utils import LOGGER

@@ -122,12 +122,44 @@ def param_groups(model: nn.Module, stem: bool = False, head: bool = False, depth
     )
 
 
+def with_head_rate(groups: list[dict[str, Any]], model: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """Param groups in which the head's classification branches have a learning rate of their own.
+
+    They are new when the number of classes is, and are found by module: ``cv3`` and ``one2one_cv3`` of an Ultralytics
+    model's last layer. A model without them keeps its groups.
+
+    Args:
+        groups: with ``params`` and ``lr``; not changed.
+        model: wrapped or not.
+        factor: of ``lr``; 1 keeps the groups as they are.
+
+    Returns:
+        each group, followed by one with its classification branches where it holds some; every other key is the same.
+    """
+    layers = _layers(unwrap(model))
+    branches = [getattr(layers[-1], name, None) for name in ("cv3", "one2one_cv3")] if layers else []
+    chosen = {p for branch in branches if isinstance(branch, nn.Module) for p in branch.parameters()}
+    if factor == 1 or not chosen:
+        return groups
+    found = []
+    for group in groups:
+        mine = [p for p in group["params"] if p in chosen]
+        found.append({**group, "params": [p for p in group["params"] if p not in chosen]})
+        if mine:
+            found.append({**group, "params": mine, "lr": group["lr"] * factor})
+    return found
+
+
 def _head(model: nn.Module, last_mixer: nn.Module) -> nn.Module:
     """The output module: Ultralytics keeps its layers in ``model.model``, the head last."""
+    layers = _layers(model)
+    return layers[-1] if layers and len(layers) > 1 else last_mixer
+
+
+def _layers(model: nn.Module) -> nn.Sequential | None:
+    """The layers of an Ultralytics model, the head last; None for any other module."""
     layers = getattr(getattr(model, "student_model", model), "model", None)
-    if isinstance(layers, nn.Sequential) and len(layers) > 1:
-        return layers[-1]
-    return last_mixer
+    return layers if isinstance(layers, nn.Sequential) and len(layers) else None
 
 
 def is_matrix(parameter: Tensor) -> bool:

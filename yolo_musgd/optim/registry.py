@@ -16,7 +16,7 @@ from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.hybrid import Hybrid
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD, flat
 from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.optim.param_groups import muon_exclusions
+from yolo_musgd.optim.param_groups import muon_exclusions, with_head_rate
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
 from yolo_musgd.optim.zoo import builder
 from yolo_musgd.settings import SettingsError
@@ -65,7 +65,7 @@ class OptimizerInfo:
         excluded = muon_exclusions(
             model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise
         )
-        return self.cls(groups, **self.arguments(args), exclude=excluded)
+        return self.cls(with_head_rate(groups, model, use.head_lr), **self.arguments(args), exclude=excluded)
 
 
 FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}

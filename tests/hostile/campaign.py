@@ -3,7 +3,7 @@
     scripts/hostile 20000          inputs for each parser; prints a table; exit code 1 after a wrong answer
 
 A wrong answer is an exception other than the parser's own one-line refusal, or a figure that cannot be. The quick part,
-test_hostile.py, runs the same in the gate with few inputs.
+test_campaign.py, runs the same in the gate with few inputs.
 """
 
 from __future__ import annotations

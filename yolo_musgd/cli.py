@@ -166,10 +166,10 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
     """``key=value`` words of a command as a dictionary.
 
     Raises:
-        UserError: a word without ``=``, an unknown key (with the nearest known), or one given twice.
+        UserError: a word without ``=``, or a key that the command does not know (with the nearest it does).
     """
     known = _load(COMMANDS[name].settings or "").names()
-    return pairs(words, known, f"yolo-musgd {name}", see=f"yolo-musgd help {name}")
+    return pairs(words, known, f"yolo-musgd {name}", see=f"yolo-musgd help {name}", last_wins=True)
 
 
 _HOSTS = ("train", "predict", "track")  # modes that people look for here; export and val are ours and theirs

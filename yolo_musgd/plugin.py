@@ -49,7 +49,6 @@ def supported(version: str) -> bool:
 
 def on_import(module: ModuleType) -> None:
     """Patch a module of Ultralytics that has just been imported; never let plain ``yolo`` suffer from a failure."""
-    global _stepped_aside
     if _stepped_aside:
         return
     version = host_version()
@@ -60,13 +59,21 @@ def on_import(module: ModuleType) -> None:
             return
         except Exception as error:  # an internal of Ultralytics changed: theirs must go on working without us
             reason = f"{type(error).__name__}: {error}"
+    _step_aside(reason)
+
+
+def _step_aside(reason: str) -> None:
+    """Leave Ultralytics alone from now on, with one warning."""
+    global _stepped_aside
+    if _stepped_aside:
+        return
     _stepped_aside = True
     unregister()
     warnings.warn(
-        f"yolo-musgd steps aside, ultralytics {version} runs without it ({reason}); "
+        f"yolo-musgd steps aside, ultralytics {host_version()} runs without it ({reason}); "
         "see `yolo-musgd doctor`, or set YOLO_MUSGD=0 to silence this",
         PluginWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
 
 
@@ -88,7 +95,11 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Put everything that `register` touched back as it was; a later import of ultralytics is left alone too."""
+    """Put what `register` touched back as it was; a later import of ultralytics is left alone too.
+
+    Only what is still ours is put back: a function that another plugin has wrapped stays wrapped, with ours doing
+    nothing inside.
+    """
     sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "yolo_musgd._autoload"]
     for steps in _undo.values():
         for step in reversed(steps):
@@ -115,25 +126,76 @@ def _once(patch: Callable[[ModuleType, Undo], None]) -> Callable[[ModuleType], N
     return patch_once
 
 
-def _set(owner: Any, name: str, value: Any) -> Callable[[], None]:
+def _switch(original: Callable[..., Any], ours: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[[], None]]:
+    """A function that is ``ours`` until it is switched off, and ``original`` from then on.
+
+    Another plugin may have wrapped it meanwhile; it cannot be taken out of that one's hands, but it does nothing there.
+
+    Returns:
+        The function, and what switches it off.
+    """
+    on = [True]
+
+    @wraps(original)
+    def switched(*args: Any, **kwargs: Any) -> Any:
+        return (ours if on else original)(*args, **kwargs)
+
+    return switched, on.clear
+
+
+def _set(owner: Any, name: str, ours: Callable[..., Any]) -> Callable[[], None]:
     before = getattr(owner, name)
-    setattr(owner, name, value)
-    return lambda: setattr(owner, name, before)
+    switched, switch_off = _switch(before, ours)
+    setattr(owner, name, switched)
+
+    def back() -> None:
+        switch_off()
+        if getattr(owner, name) is switched:
+            setattr(owner, name, before)
+
+    return back
 
 
-def _replace(original: Any, replacement: Any, name: str) -> Callable[[], None]:
+def _replace(original: Any, ours: Any, name: str) -> Callable[[], None]:
     """Replace a function of Ultralytics in every one of its modules that has imported it by name.
 
     The way back looks for the replacement afresh: modules imported meanwhile have taken it over.
     """
+    switched, switch_off = _switch(original, ours)
 
     def swap(old: Any, new: Any) -> None:
         for module_name, module in list(sys.modules.items()):
             if module_name.startswith("ultralytics") and vars(module).get(name) is old:
                 setattr(module, name, new)
 
-    swap(original, replacement)
-    return lambda: swap(replacement, original)
+    def back() -> None:
+        switch_off()
+        swap(switched, original)
+
+    swap(original, switched)
+    return back
+
+
+def _add_to(owner: Any, name: str, words: set[str]) -> Callable[[], None]:
+    """Add words to a set of Ultralytics' that others may add to as well."""
+    before = getattr(owner, name)
+    ours = type(before)(before | words)
+    setattr(owner, name, ours)
+
+    def back() -> None:
+        now = getattr(owner, name)
+        setattr(owner, name, before if now is ours else type(now)(now - words))
+
+    return back
+
+
+def _of_ours(name: str) -> Any:
+    """A module of this package; None, after one warning, where it is missing or damaged: the host does without it."""
+    try:
+        return import_module(f"yolo_musgd.{name}")
+    except Exception as error:
+        _step_aside(f"{type(error).__name__}: {error}")
+        return None
 
 
 @_once
@@ -167,7 +229,7 @@ def _patch_cfg(cfg: ModuleType, undo: Undo) -> None:
         names = {k for k, (kind, _) in keys.items() if kind is type_}
         known = getattr(cfg, set_name, None)
         if known is not None:
-            undo.append(_set(cfg, set_name, type(known)(known | names)))
+            undo.append(_add_to(cfg, set_name, names))
     for key, (_, default) in keys.items():
         defaults[key] = default
         setattr(namespace, key, default)
@@ -199,9 +261,8 @@ def _patch_model(module: ModuleType, undo: Undo) -> None:
 
     @wraps(train)
     def checked_train(self: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        from yolo_musgd.train.trainer import check_arguments
-
-        check_arguments(kwargs)  # before a run folder, and before one process a data set of a list
+        if trainers := _of_ours("train.trainer"):
+            trainers.check_arguments(kwargs)  # before a run folder, and before one process a data set of a list
         return train(self, trainer=None if trainer is None else _ours(trainer), **kwargs)
 
     tasks = import_module("ultralytics.nn.tasks")
@@ -209,9 +270,8 @@ def _patch_model(module: ModuleType, undo: Undo) -> None:
 
     @wraps(take)
     def load_weights(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolo_musgd.train.pruned import warn_of_regrowth
-
-        warn_of_regrowth(self, weights)
+        if pruned := _of_ours("train.pruned"):
+            pruned.warn_of_regrowth(self, weights)
         return take(self, weights, *args, **kwargs)
 
     undo.append(_set(tasks.BaseModel, "load", load_weights))
@@ -222,9 +282,9 @@ def _patch_model(module: ModuleType, undo: Undo) -> None:
 def _ours(trainer: Any) -> Any:
     from ultralytics.engine.trainer import BaseTrainer
 
-    from yolo_musgd.train.trainer import trainer_class
-
-    return trainer_class(trainer) if isinstance(trainer, type) and issubclass(trainer, BaseTrainer) else trainer
+    ours = _of_ours("train.trainer")
+    known = ours and isinstance(trainer, type) and issubclass(trainer, BaseTrainer)
+    return ours.trainer_class(trainer) if known else trainer
 
 
 _PATCHES: dict[str, Callable[[ModuleType], None]] = dict(

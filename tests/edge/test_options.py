@@ -47,6 +47,10 @@ def test_pairs():
     }  # fmt: skip
 
 
+def test_the_last_value_may_win():
+    assert pairs(["n=1", "n=2"], ["n"], "bench", last_wins=True) == {"n": "2"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -46,7 +46,12 @@ def _unquoted(single: Optional[str], double: Optional[str]) -> str:
 
 
 def pairs(
-    args: Iterable[str], known: Collection[str], command: str, positional: Optional[str] = None, see: str = ""
+    args: Iterable[str],
+    known: Collection[str],
+    command: str,
+    positional: Optional[str] = None,
+    see: str = "",
+    last_wins: bool = False,
 ) -> Dict[str, str]:
     """Split ``key=value`` words at their first ``=``.
 
@@ -56,6 +61,7 @@ def pairs(
         command: Its name, for the error texts.
         positional: Key that one word without ``=`` fills; None where no such word is allowed.
         see: How the user gets help.
+        last_wins: A key may be given again and the last value holds, as with Ultralytics; else that is an error.
 
     Raises:
         UserError: A word without ``=``, an unknown key (with the nearest one), or one that is given twice.
@@ -74,7 +80,7 @@ def pairs(
             raise UserError(
                 "{} has no argument {!r}; {}".format(command, key, "did you mean {}=?".format(near) if near else hint)
             )
-        if key in found:
+        if key in found and not last_wins:
             raise UserError("{}: {}= is given twice".format(command, key))
         found[key] = value
     return found

@@ -46,7 +46,10 @@ def read_data(data: str, rules: Rules = NO_RULES) -> DataSet:
         UserError: not there, broken, or without images to train on and to validate with.
     """
     file = str(resources.find(data) or Path(data).absolute())
-    content = check(file)
+    try:
+        content = check(file)
+    except UserError as error:
+        raise UserError(str(error).replace(file, data, 1)) from error
     judged = judging_split(content, rules)
     splits = {split: read_split(content, split, rules) for split in dict.fromkeys(("train", "val", judged))}
     if not splits[judged].labelled:

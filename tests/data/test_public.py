@@ -3,12 +3,6 @@
 Covers archive.py.
 """
 
-import dataclasses
-import functools
-import http.server
-import threading
-import zipfile
-
 import pytest
 import yaml
 from hypothesis import given
@@ -17,33 +11,7 @@ from PIL import Image
 
 from yolo_musgd import resources
 from yolo_musgd.data import public
-from yolo_musgd.data.archive import digest
 from yolo_musgd.edge.errors import UserError
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """``serve(source, files)``: the URL of an archive with these files, and the source with their digest."""
-    folder = tmp_path / "www"
-    folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def put(source, files):
-        top = tmp_path / "top"
-        for name, content in files.items():
-            path = top / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content) if isinstance(content, str) else content.save(path)
-        with zipfile.ZipFile(folder / "archive.zip", "w") as out:
-            for path in sorted(p for p in top.rglob("*") if p.is_file()):
-                out.write(path, f"repo-abc/{path.relative_to(top)}")
-        url = f"http://127.0.0.1:{server.server_address[1]}/archive.zip"
-        return url, dataclasses.replace(source, digest=digest(top, source.used))
-
-    yield put
-    server.shutdown()
 
 
 def picture(size=(640, 640)):

@@ -1,10 +1,6 @@
 """VOC's labels become YOLO's."""
 
-import functools
-import http.server
 import random
-import threading
-import zipfile
 
 import pytest
 from PIL import Image
@@ -37,26 +33,6 @@ def test_unknown_class_and_broken_file_say_what_is_wrong(tmp_path):
         voc.to_yolo(xml, voc.BCCD_NAMES, 10, 10)
 
 
-def make_archive(root, top, files):
-    archive = root / "master.zip"
-    with zipfile.ZipFile(archive, "w") as out:
-        for name, path in files.items():
-            out.write(path, f"{top}/{name}")
-    return archive
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """URL of a folder on the loopback interface: the real download code runs, on local files."""
-    folder = tmp_path / "www"
-    folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-
-
 def picture(path, size=(64, 48)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "red").save(path)
@@ -64,7 +40,6 @@ def picture(path, size=(64, 48)):
 
 
 def test_bccd_from_download_to_labels(serve, tmp_path):
-    www, url = serve
     files = {}
     for split, stem in (("train", "BloodImage_1"), ("val", "BloodImage_2"), ("test", "BloodImage_3")):
         files[f"BCCD/JPEGImages/{stem}.jpg"] = picture(tmp_path / f"{stem}.jpg")
@@ -72,23 +47,33 @@ def test_bccd_from_download_to_labels(serve, tmp_path):
         files[f"BCCD/Annotations/{stem}.xml"] = tmp_path / f"{stem}.xml"
         (tmp_path / f"{split}.txt").write_text(f"{stem}\n")
         files[f"BCCD/ImageSets/Main/{split}.txt"] = tmp_path / f"{split}.txt"
-    make_archive(www, "BCCD_Dataset-master", files)
-    boxes = voc.prepare_bccd(tmp_path / "bccd", f"{url}/master.zip")
+    url, source = serve(voc.BCCD, files)
+    boxes = voc.prepare_bccd(tmp_path / "bccd", source, url)
     assert boxes == {"train": 1, "val": 1, "test": 1}
     assert (tmp_path / "bccd/labels/val/BloodImage_2.txt").read_text() == "1 0.250000 0.250000 0.500000 0.500000\n"
     assert (tmp_path / "bccd/images/test/BloodImage_3.jpg").exists()
 
 
 def test_raccoons_are_split_for_good(serve, tmp_path):
-    www, url = serve
     files = {}
     for i in range(10):
         files[f"images/raccoon-{i}.jpg"] = picture(tmp_path / f"raccoon-{i}.jpg")
         write_xml(tmp_path / f"raccoon-{i}.xml", ("raccoon", 1, 1, 20, 20))
         files[f"annotations/raccoon-{i}.xml"] = tmp_path / f"raccoon-{i}.xml"
-    make_archive(www, "raccoon_dataset-master", files)
-    boxes = voc.prepare_raccoon(tmp_path / "raccoon", f"{url}/master.zip")
+    url, source = serve(voc.RACCOON, files)
+    boxes = voc.prepare_raccoon(tmp_path / "raccoon", source, url)
     assert boxes == {"train": 8, "val": 2}
+
+
+def test_labels_that_somebody_changed_are_refused(serve, tmp_path):
+    write_xml(tmp_path / "a.xml", ("raccoon", 1, 1, 20, 20))
+    files = {"images/a.jpg": picture(tmp_path / "a.jpg"), "annotations/a.xml": tmp_path / "a.xml"}
+    _, source = serve(voc.RACCOON, files)
+    write_xml(tmp_path / "a.xml", ("raccoon", 1, 1, 21, 20))
+    url, _ = serve(voc.RACCOON, files)
+    with pytest.raises(UserError, match="does not hold the files of commit 9393884930"):
+        voc.prepare_raccoon(tmp_path / "raccoon", source, url)
+    assert not (tmp_path / "raccoon").exists()
 
 
 def test_a_missing_picture_leaves_no_folder(tmp_path):

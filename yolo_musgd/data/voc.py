@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import random
 import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from yolo_musgd.data.archive import Archive
 from yolo_musgd.data.folder import complete_folder
 from yolo_musgd.edge.errors import UserError
 
-BCCD_URL = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
+BCCD = Archive(
+    "Shenggan/BCCD_Dataset",
+    "d272fb14cdff6e473fafeeeba32aba5f560e9e43",
+    ("BCCD",),
+    "e8dae28ee4ecc4c27fda3c5a4219385c4ef7a5dbf0fbbc412855b6c5a3dee441",
+)
 BCCD_NAMES = ("Platelets", "RBC", "WBC")
-RACCOON_URL = "https://github.com/datitran/raccoon_dataset/archive/refs/heads/master.zip"
+RACCOON = Archive(
+    "datitran/raccoon_dataset",
+    "93938849301895fb73909842ba04af9b602f677a",
+    ("images", "annotations"),
+    "19990fbc2a0c2f1546b32ea438123a899c5baf0ec7873718ff7436dddcf380bf",
+)
 RACCOON_NAMES = ("raccoon",)
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -106,29 +116,17 @@ def held_out(stems: Sequence[str], share: float = 0.2, seed: int = 0) -> dict[st
     return {"train": sorted(order[: len(order) - count]), "val": sorted(order[len(order) - count :])}
 
 
-def prepare_bccd(target: str | Path, url: str = BCCD_URL) -> dict[str, int]:
-    """Fetch BCCD (github.com/Shenggan/BCCD_Dataset, MIT) and convert it, in its own split; see `convert`."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = _fetch(url, Path(folder)) / "BCCD"
+def prepare_bccd(target: str | Path, source: Archive = BCCD, url: str | None = None) -> dict[str, int]:
+    """Fetch BCCD (MIT) and convert it, in its own split; see `convert` and `yolo_musgd.data.archive`."""
+    with source.unpacked(url) as top:
+        root = top / "BCCD"
         lists = root / "ImageSets" / "Main"
         splits = {s: (lists / f"{s}.txt").read_text(encoding="utf-8").split() for s in ("train", "val", "test")}
         return convert(root / "JPEGImages", root / "Annotations", splits, BCCD_NAMES, target)
 
 
-def prepare_raccoon(target: str | Path, url: str = RACCOON_URL) -> dict[str, int]:
-    """Fetch the raccoons (github.com/datitran/raccoon_dataset, MIT) and convert them; see `convert`."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = _fetch(url, Path(folder))
+def prepare_raccoon(target: str | Path, source: Archive = RACCOON, url: str | None = None) -> dict[str, int]:
+    """Fetch the raccoons (MIT) and convert them; see `convert` and `yolo_musgd.data.archive`."""
+    with source.unpacked(url) as root:
         splits = held_out([p.stem for p in (root / "annotations").glob("*.xml")])
         return convert(root / "images", root / "annotations", splits, RACCOON_NAMES, target)
-
-
-def _fetch(url: str, folder: Path) -> Path:
-    """Download and unpack an archive that holds a single top folder; returns that folder."""
-    from ultralytics.utils.downloads import safe_download
-
-    safe_download(url, dir=folder, unzip=True, delete=True, progress=True)
-    tops = [p for p in folder.rglob("*") if p.is_dir() and ((p / "BCCD").is_dir() or (p / "annotations").is_dir())]
-    if not tops:
-        raise UserError(f"{url} does not hold the expected data set; download it by hand and convert it")
-    return min(tops, key=lambda p: len(p.parts))

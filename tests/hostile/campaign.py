@@ -31,11 +31,12 @@ from yolo_musgd.edge.detect import DETECT_OPTIONS
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import numbered_folder
 from yolo_musgd.edge.pictures import images, library
-from yolo_musgd.edge.power import base, parsers, sampler, sensors
+from yolo_musgd.edge.power import base, parsers, rapl, sampler, sensors
+from yolo_musgd.edge.power.rails import total_watts
 from yolo_musgd.edge.runtimes.artifact import open_artifact, sha256_of
 from yolo_musgd.edge.runtimes.trtexec import parse_times
 
-TEGRASTATS = (samples.NANO_JP4, samples.ORIN_JP6, samples.THOR_JP7)
+TEGRASTATS = (samples.NANO_JP4, samples.ORIN_JP6, samples.ORIN_JP7_PART, samples.AGX_ORIN, samples.THOR_IDLE_GPU)
 Call = Callable[[bytes], object]
 
 
@@ -108,7 +109,7 @@ def _tegrastats(data: bytes) -> None:
     _watts(found.rails)
     assert all(-40 <= celsius <= 150 for celsius in found.temperatures.values())
     if found.rails:
-        sampler.checked(base.Reading(parsers.total_watts(found.rails)[0], found.rails, None))
+        sampler.checked(base.Reading(total_watts(found.rails)[0], found.rails, None))
 
 
 def _text(function: Callable[[str], object]) -> Call:
@@ -196,12 +197,12 @@ def parsers_of_edge(folder: Path) -> dict[str, Parser]:
     for name in ("m.param", "m.bin"):
         (folder / "ncnn" / name).write_bytes(b"7767517\n")
     ina = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
-    rapl = "sys/class/powercap/intel-rapl:0"
+    zone = "sys/class/powercap/intel-rapl:0"
     board = _board(
         folder / "board",
         {
             f"{ina}/in1_label": "VDD_IN", f"{ina}/in1_input": 4920, f"{ina}/curr1_input": 968,
-            f"{rapl}/name": "package-0", f"{rapl}/max_energy_range_uj": 262143328850, f"{rapl}/energy_uj": 900_000,
+            f"{zone}/name": "package-0", f"{zone}/max_energy_range_uj": 262143328850, f"{zone}/energy_uj": 900_000,
             "sys/class/hwmon/hwmon1/name": "ina226", "sys/class/hwmon/hwmon1/power1_input": 3_250_000,
         },
     )  # fmt: skip
@@ -235,8 +236,8 @@ def parsers_of_edge(folder: Path) -> dict[str, Parser]:
         "throttled": Parser([b"throttled=0x50005"], _text(parsers.parse_throttled)),
         "meter's CSV": Parser([b"time,power_w\n1.5,4\n2.5,5\n3.5,4\n", b"t,volts,amps\n1,5,1\n2,5,1\n"], _text(_meter)),
         "ina3221": Parser([b"968\n"], _number(board, f"{ina}/curr1_input", sensors.Ina3221Hwmon)),
-        "RAPL counter": Parser([b"900000\n"], _number(board, f"{rapl}/energy_uj", sensors.Rapl)),
-        "RAPL range": Parser([b"262143328850\n"], _number(board, f"{rapl}/max_energy_range_uj", sensors.Rapl)),
+        "RAPL counter": Parser([b"900000\n"], _number(board, f"{zone}/energy_uj", rapl.Rapl)),
+        "RAPL range": Parser([b"262143328850\n"], _number(board, f"{zone}/max_energy_range_uj", rapl.Rapl)),
         "hwmon": Parser([b"3250000\n"], _number(board, "sys/class/hwmon/hwmon1/power1_input", sensors.HwmonIna)),
     }  # fmt: skip
     if library.pillow is not None:

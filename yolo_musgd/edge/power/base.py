@@ -12,7 +12,10 @@ from ..errors import SensorError
 
 
 class Reading(NamedTuple):
-    """One sample: watts in all (None for an energy counter's first one), watts by rail, a running energy counter."""
+    """One sample: watts in all, watts by rail, a running energy counter.
+
+    ``watts`` is None for an energy counter's first sample, and where the total does not follow from the rails.
+    """
 
     watts: Optional[float]
     rails: Dict[str, float]

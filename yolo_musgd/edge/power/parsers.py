@@ -8,13 +8,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from ..errors import SensorError
 
 # NAME now/average[/peak], each in milliwatts with or without the unit; memory fields (MB, kB) have the same form
-_RAIL = re.compile(r"(?:^|\s)([A-Z][A-Z0-9_]*) (\d{1,7})(?:mW)?/(\d{1,7})(?:mW)?(?:/(\d{1,7})(?:mW)?)?(?=\s|$)")
+_RAIL = re.compile(r"(?:^|\s)([A-Z][A-Z0-9_]*) (-?\d{1,7})(?:mW)?/(-?\d{1,7})(?:mW)?(?:/(-?\d{1,7})(?:mW)?)?(?=\s|$)")
 _TEMPERATURE = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_]*)@(-?\d{1,4}(?:\.\d+)?)C(?=[\s/]|$)")
 _GPU = re.compile(r"GR3D_FREQ (\d{1,3})%(?:@\[?(\d{1,6}))?")
 _CPU_CORE = re.compile(r"(\d{1,3})%@(\d{1,6})")
 _PMIC = re.compile(r"^\s*(\w+?)_([AV]) (?:current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])\s*$")
 _MEMORY = ("RAM", "SWAP", "IRAM")  # look like rails when the line is cut before their unit
-TOTALS = ("POM_5V_IN", "VDD_IN")  # rails that carry the whole board; where one is there, the others are parts of it
 
 
 class Tegra(NamedTuple):
@@ -57,20 +56,6 @@ def is_real_temperature(name: str, celsius: float) -> bool:
     return -40.0 <= celsius <= 150.0
 
 
-def total_watts(rails: Dict[str, float]) -> Tuple[float, str]:
-    """Return the board's watts and how they were found: the input rail if there is one, else the sum of the rails.
-
-    Raises:
-        SensorError: No rails.
-    """
-    for name in TOTALS:
-        if name in rails:
-            return rails[name], name
-    if not rails:
-        raise SensorError("no power rails in the reading")
-    return sum(rails.values()), "sum of {}".format(", ".join(sorted(rails)))
-
-
 def parse_pmic(output: str) -> Dict[str, float]:
     """Parse ``vcgencmd pmic_read_adc`` of a Raspberry Pi 5 into watts by rail.
 
@@ -84,7 +69,8 @@ def parse_pmic(output: str) -> Dict[str, float]:
         match = _PMIC.match(line)
         if match and match.group(2) == match.group(4):
             values.setdefault(match.group(1), {})[match.group(2)] = float(match.group(3))
-    rails = {name: pair["A"] * pair["V"] for name, pair in values.items() if "A" in pair and "V" in pair}
+    both = {name: pair["A"] * pair["V"] for name, pair in values.items() if "A" in pair and "V" in pair}
+    rails = {name: watts for name, watts in both.items() if math.isfinite(watts)}
     if not rails:
         first = output.strip().splitlines()[:1]
         raise SensorError(

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import SensorError, UserError
 from ..files import read_bytes
 from ..stats import counter_joules, energy_joules, summarize
-from . import parsers, sensors
+from . import parsers, rapl, sensors
 from .base import Reading, Sensor
 
 # name -> the classes that answer to it, in the order that power=auto tries them
@@ -19,7 +19,7 @@ ORDER: Tuple[Tuple[str, Tuple[Callable[[str], Sensor], ...]], ...] = (
     ("tegrastats", (sensors.Tegrastats,)),
     ("pmic", (sensors.RaspberryPi5,)),
     ("hwmon", (sensors.HwmonIna,)),
-    ("rapl", (sensors.Rapl,)),
+    ("rapl", (rapl.Rapl,)),
     ("nvml", (sensors.Nvml,)),
 )
 NAMES = tuple(name for name, _ in ORDER)
@@ -86,7 +86,7 @@ class Sampler:
         self.watts: List[float] = []
         self.joules: List[float] = []
         self.joule_times: List[float] = []
-        self.rails: Dict[str, List[float]] = {}
+        self.parts: List[Tuple[float, Dict[str, float]]] = []  # time and watts by rail
         self.lost: Optional[str] = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -115,8 +115,8 @@ class Sampler:
                 if reading.watts is not None:
                     self.times.append(moment)
                     self.watts.append(reading.watts)
-                    for rail, watts in reading.rails.items():
-                        self.rails.setdefault(rail, []).append(watts)
+                if reading.rails:
+                    self.parts.append((moment, reading.rails))
                 if reading.joules is not None:
                     self.joule_times.append(moment)
                     self.joules.append(reading.joules)
@@ -154,27 +154,26 @@ def window(sampler: Sampler, start: float, end: float) -> Dict[str, Any]:
 
     Returns:
         ``samples``, ``rate_hz``, ``energy_j`` (the counter's where there is one, else trapezoids), ``mean_w`` =
-        energy / time, ``watts`` (summary), ``rails_w`` (means). Energy is None without a sample in the span, or when
-        the sensor was lost in it.
+        energy / time, ``watts`` (summary), ``rails_w`` (means). Energy is None without a sample in the span, when the
+        sensor was lost in it, or when only rails are known and not their total.
     """
     times = np.array(sampler.times)
     inside = (times >= start) & (times <= end)
     count = int(inside.sum())
+    parts = [rails for moment, rails in sampler.parts if start <= moment <= end]
+    known = set.intersection(*map(set, parts)) if parts else set()
+    samples = max(count, len(parts))
     reaches = bool(count) and times[-1] >= end - max(1.0, 0.05 * (end - start)) and times[0] <= start + 1.0
     energy = counter_joules(sampler.joule_times, sampler.joules, start, end)
     if energy is None and reaches:
         energy = energy_joules(sampler.times, sampler.watts, start, end)
     return {
-        "samples": count,
-        "rate_hz": count / (end - start) if end > start and count else None,
+        "samples": samples,
+        "rate_hz": samples / (end - start) if end > start and samples else None,
         "energy_j": energy,
         "mean_w": energy / (end - start) if energy is not None else None,
         "watts": summarize(np.array(sampler.watts)[inside]) if count else None,
-        "rails_w": {
-            rail: float(np.mean(np.array(values)[inside]))
-            for rail, values in sorted(sampler.rails.items())
-            if count and len(values) == len(times)
-        },
+        "rails_w": {rail: float(np.mean([rails[rail] for rails in parts])) for rail in sorted(known)},
     }
 
 

@@ -6,13 +6,20 @@ import shutil
 import subprocess
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterable, Optional
 
 from ..errors import SensorError
 from . import parsers
 from .base import Reading, Sensor, read_number, read_text, run_tool, under
+from .rails import UNKNOWN_SCOPE, total_rails, total_watts
 
 LONGEST_LINE = 1 << 16  # characters
+
+
+def scope_of(names: Iterable[str]) -> str:
+    """Return what the total of these rails covers."""
+    total = total_rails(names)
+    return total.scope if total is not None else UNKNOWN_SCOPE
 
 
 class Ina3221Jetpack4(Sensor):
@@ -36,11 +43,12 @@ class Ina3221Jetpack4(Sensor):
         if not self._files:
             raise SensorError("no INA3221 of JetPack 4 ({})".format(pattern))
         self.source = os.path.dirname(next(iter(self._files.values())))
+        self.scope = scope_of(self._files)
 
     def read(self) -> Reading:
         """See Sensor.read; the files are in milliwatts."""
         rails = {name: read_number(path) / 1000.0 for name, path in self._files.items()}
-        return Reading(parsers.total_watts(rails)[0], rails, None)
+        return Reading(total_watts(rails)[0], rails, None)
 
 
 class Ina3221Hwmon(Sensor):
@@ -63,11 +71,26 @@ class Ina3221Hwmon(Sensor):
         if not self._files:
             raise SensorError("no INA3221 of JetPack 5 or 6 ({})".format(pattern))
         self.source = os.path.dirname(next(iter(self._files.values()))[0])
+        self._inputs = _ina238_files(root)
+        self.scope = scope_of(list(self._files) + list(self._inputs))
 
     def read(self) -> Reading:
-        """See Sensor.read; millivolts times milliamperes."""
+        """See Sensor.read; millivolts times milliamperes, microwatts of an INA238."""
         rails = {name: read_number(volts) * read_number(amps) / 1e6 for name, (volts, amps) in self._files.items()}
-        return Reading(parsers.total_watts(rails)[0], rails, None)
+        rails.update({name: read_number(path) / 1e6 for name, path in self._inputs.items()})
+        return Reading(total_watts(rails)[0], rails, None)
+
+
+def _ina238_files(root: str) -> Dict[str, str]:
+    """Find the INA238 that measures the input (VIN) of a Thor's carrier board: label -> file in microwatts."""
+    found = {}
+    for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
+        folder, power = os.path.dirname(path), os.path.join(os.path.dirname(path), "power1_input")
+        labels = [os.path.join(folder, name) for name in ("label", "in1_label")]
+        labels = [label for label in labels if os.path.exists(label)]
+        if read_text(path) == "ina238" and labels and os.path.exists(power):
+            found[read_text(labels[0])] = power
+    return found
 
 
 class Tegrastats(Sensor):
@@ -99,7 +122,7 @@ class Tegrastats(Sensor):
         while self._latest is None and time.monotonic() < deadline and self._process.poll() is None:
             time.sleep(0.02)
         try:
-            self.read()
+            self.scope = scope_of(self.read().rails)
         except SensorError:
             self.close()
             raise
@@ -116,7 +139,7 @@ class Tegrastats(Sensor):
         if self._latest is None or time.monotonic() - self._moment > 3.0:
             raise SensorError("tegrastats gives no power rails (needs sudo on some boards), or has stopped")
         rails = parsers.parse_tegrastats(self._latest).rails
-        return Reading(parsers.total_watts(rails)[0], rails, None)
+        return Reading(total_watts(rails)[0], rails, None)
 
     def close(self) -> None:
         """See Sensor.close; a tegrastats that does not end when asked to is killed."""
@@ -185,46 +208,6 @@ class HwmonIna(Sensor):
                 volts, amps = (read_number(os.path.join(folder, part)) for part in ("in1_input", "curr1_input"))
                 rails[name] = volts * amps / 1e6
         return Reading(sum(rails.values()), rails, None)
-
-
-class Rapl(Sensor):
-    """The energy counters of x86 packages."""
-
-    name = "rapl"
-    scope = "CPU packages only; no memory modules, disks, fans or power supply"
-    uncertainty = "RAPL: the processor's own counter; the maker gives no error bound"
-
-    def __init__(self, root: str = "/") -> None:
-        Sensor.__init__(self, root)
-        pattern = under(root, "/sys/class/powercap/intel-rapl:[0-9]*")
-        folders = [path for path in sorted(glob.glob(pattern)) if os.path.basename(path).count(":") == 1]
-        if not folders:
-            raise SensorError("no RAPL counter ({})".format(pattern))
-        self.source = folders[0]
-        self._zones: List[Dict[str, Any]] = []
-        for folder in folders:
-            wrap = read_number(os.path.join(folder, "max_energy_range_uj")) + 1
-            if wrap < 2:
-                raise SensorError("{}/max_energy_range_uj holds {:g}, not a range".format(folder, wrap - 1))
-            path = os.path.join(folder, "energy_uj")
-            name = "{}-{}".format(read_text(os.path.join(folder, "name")), folder.rsplit(":", 1)[1])
-            self._zones.append({"name": name, "path": path, "wrap": wrap, "last": read_number(path), "total": 0.0})
-        self._moment: Optional[float] = None
-
-    def read(self) -> Reading:
-        """See Sensor.read; counters that wrapped are carried on, watts are the mean since the last reading."""
-        now, rails, elapsed = time.monotonic(), {}, None
-        if self._moment is not None:
-            elapsed = now - self._moment
-        self._moment = now
-        for zone in self._zones:
-            value = read_number(zone["path"])
-            step = (value - zone["last"]) % zone["wrap"] / 1e6
-            zone["last"], zone["total"] = value, zone["total"] + step
-            if elapsed:
-                rails[zone["name"]] = step / elapsed
-        joules = sum(zone["total"] for zone in self._zones)
-        return Reading(sum(rails.values()) if rails else None, rails, joules)
 
 
 class Nvml(Sensor):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from operator import is_
 from typing import Any, ClassVar, NamedTuple, overload
 
@@ -16,8 +18,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.checks import (
+    TensorError,
+    Wanted,
+    check_gradient,
+    check_parameter,
+    check_state,
+    foreign_state,
+    label,
+    saved_entries,
+)
 from yolo_musgd.optim.kernel_plan import Plan
-from yolo_musgd.optim.kernels import squared_norms
+from yolo_musgd.optim.kernels import scaled_squared_norms, squared_norms
 from yolo_musgd.optim.matrix_steps import MOMENTUM, ROWS, MatrixSteps, muon_settings
 from yolo_musgd.optim.muon_update import describe
 from yolo_musgd.optim.second_moment import SECOND_MOMENT
@@ -40,6 +52,8 @@ class Batch(NamedTuple):
         grads: their gradients.
         places: their places in the group.
         cut: how many of them the standard rule updates.
+        kinds: shape, type and device of each.
+        states: optimizer state of each; empty until the step is known to be taken.
     """
 
     group: dict[str, Any]
@@ -48,15 +62,29 @@ class Batch(NamedTuple):
     grads: list[Tensor]
     places: list[int]
     cut: int
+    kinds: list[tuple[torch.Size, torch.dtype, torch.device]]
+    states: list[dict[str, Any]]
 
 
-class _Split(NamedTuple):
-    """Who updates what of a param group: (place, parameter) each. Valid while the group holds these parameters."""
+@dataclass
+class _Split:
+    """Who updates what of a param group, and what has been checked; valid while all of it stays the same objects.
+
+    Attributes:
+        orthogonalize: the group's setting.
+        params: the group's parameters.
+        rest: (place, parameter) of those of the standard rule.
+        matrices: those of Muon.
+        kinds: shape, type and device of those that had a gradient.
+        tensors: all tensors in their states.
+    """
 
     orthogonalize: bool
     params: list[Tensor]
     rest: list[tuple[int, Tensor]]
     matrices: list[tuple[int, Tensor]]
+    kinds: list[Any] | None = None
+    tensors: list[Tensor] | None = None
 
 
 class Hybrid(Optimizer):
@@ -82,6 +110,7 @@ class Hybrid(Optimizer):
 
         Raises:
             SettingsError: a value out of range.
+            TensorError: a complex parameter.
         """
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
         for rule in self.rules:
@@ -89,6 +118,13 @@ class Hybrid(Optimizer):
             values |= {k: v for k, v in checked.items() if k in values}
         values = {k: GROUP_DEFAULTS.get(k) if v is None else v for k, v in values.items()}
         super().add_param_group({**param_group, **values})
+        number, group = len(self.param_groups) - 1, self.param_groups[-1]
+        try:
+            for place, p in enumerate(group["params"]):
+                check_parameter(type(self).__name__, p, partial(label, group, number, place))
+        except TensorError:
+            del self.param_groups[number]
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "matrices": self.matrices}
@@ -101,18 +137,43 @@ class Hybrid(Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, own.get(name, value))
         self._reset()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p in self.state and self._is_muons(p, group):
-                    self.matrices.restore(group, self.state[p])
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with what would not survive the fp16 of Ultralytics' checkpoints protected from it."""
         return protect(super().state_dict(), (MOMENTUM, ROWS, SECOND_MOMENT))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Undo :meth:`state_dict`; what an older release did not save gets the values of this optimizer."""
-        super().load_state_dict(unprotect(state_dict))
+        """Undo :meth:`state_dict`; what an older release did not save gets the values of this optimizer.
+
+        Raises:
+            TensorError: a tensor of another shape than this model's; nothing is loaded then.
+        """
+        final: dict[str, Any] = {}  # the state dict after all other hooks
+
+        def check(_: Optimizer, given: dict[str, Any]) -> None:
+            self._check_saved(given)
+            final.update(given)
+
+        hook = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(unprotect(state_dict))
+        finally:
+            hook.remove()
+        for number, _, p, entry in saved_entries(self.param_groups, final):  # torch has cast all to p's type
+            group = self.param_groups[number]
+            for key, (_, dtype) in self._wanted(p, group, self._is_muons(p, group)).items():
+                if key in entry and dtype != p.dtype:
+                    self.state[p][key] = entry[key].detach().to(p.device, dtype, copy=True)
+
+    def _check_saved(self, state_dict: dict[str, Any]) -> None:
+        """Refuse state of a model of other widths, before any of it is loaded."""
+        for number, place, p, entry in saved_entries(self.param_groups, state_dict):
+            group = self.param_groups[number]
+            kinds = [self._wanted(p, group, muons) for muons in {False, self.matrices.takes(p)}]
+            for key, value in entry.items():
+                shapes = [kind[key][0] for kind in kinds if key in kind]
+                if isinstance(value, Tensor) and shapes and value.shape not in shapes:
+                    raise foreign_state(label(group, number, place), key, value)
 
     def _reset(self) -> None:
         self._skipped: int | Tensor = self.__dict__.get("_skipped", 0)  # a checkpoint loaded midway keeps the count
@@ -178,7 +239,7 @@ class Hybrid(Optimizer):
             the closure's loss, if there is one.
 
         Raises:
-            RuntimeError: a sparse gradient.
+            TensorError: a gradient that is sparse, or a tensor of a state, that does not fit its parameter.
         """
         loss = None
         if closure is not None:
@@ -191,6 +252,9 @@ class Hybrid(Optimizer):
         measured = [self._measured(b) for b in batches]
         norms = [squared_norms(tensors) for tensors in measured]
         total = torch.cat(norms).sum()
+        if total.device.type == "cpu" and not math.isfinite(total):  # or it is only the squares that are too large
+            norms = [scaled_squared_norms(tensors) for tensors in measured]
+            total = torch.cat(norms).sum()
         raw = [n if m is b.grads else squared_norms(b.grads) for n, m, b in zip(norms, measured, batches, strict=True)]
         self._grad_norm = torch.cat(raw).sum().sqrt()
         finite = None  # "go ahead", or on a device the 0/1 flag that nobody waits for
@@ -200,6 +264,7 @@ class Hybrid(Optimizer):
         elif not math.isfinite(total):
             self._skipped += 1
             return loss
+        batches = [self._with_states(b) for b in batches]
         for batch, own in zip(batches, norms, strict=True):
             self._update(batch, own, total, finite)
         return loss
@@ -224,32 +289,71 @@ class Hybrid(Optimizer):
         return batch.grads
 
     def _collect(self, number: int) -> Batch:
-        group = self.param_groups[number]
-        split = self._split(number, group)
-        found = [(place, p, p.grad) for place, p in split.rest if p.grad is not None]
-        cut = len(found)
-        found += [(place, p, p.grad) for place, p in split.matrices if p.grad is not None]
-        places, params, grads = map(list, zip(*found, strict=True)) if found else ([], [], [])
-        if any(g.is_sparse for g in grads):
-            raise RuntimeError(
-                f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam for them"
-            )
-        return Batch(group, number, params, grads, places, cut)
+        """The tensors of a group that have a gradient, each checked when it or its parameter is not the last step's."""
+        split = self._split(number)
+        batch = self._of(split, number)
+        if batch.kinds != split.kinds:  # others have gradients than last time, or p.data was replaced
+            split = self._split(number, anew=True)
+            batch = self._of(split, number)
+            split.kinds = batch.kinds
+            self.matrices.forget(number)
+            odd = list(range(len(batch.params)))
+        else:
+            odd = [i for i, g in enumerate(batch.grads) if g.shape != batch.kinds[i][0] or g.layout != torch.strided]
+        for i in odd:
+            what = partial(label, batch.group, number, batch.places[i])
+            check_gradient(type(self).__name__, batch.params[i], batch.grads[i], what)
+        return batch
 
-    def _split(self, number: int, group: dict[str, Any]) -> _Split:
+    def _of(self, split: _Split, number: int) -> Batch:
+        found = [(place, p, g) for place, p in split.rest if (g := p.grad) is not None]
+        cut = len(found)
+        found += [(place, p, g) for place, p in split.matrices if (g := p.grad) is not None]
+        places, params, grads = map(list, zip(*found, strict=True)) if found else ([], [], [])
+        kinds = [(p.shape, p.dtype, p.device) for p in params]
+        return Batch(self.param_groups[number], number, params, grads, places, cut, kinds, [])
+
+    def _split(self, number: int, anew: bool = False) -> _Split:
         """Who updates what of a group; kept as long as it holds the same parameters."""
-        params, known = group["params"], self._splits.get(number)
+        group, known = self.param_groups[number], self._splits.get(number)
+        params = group["params"]
         if (
-            known is None
+            anew
+            or known is None
             or known.orthogonalize != group["orthogonalize"]
             or len(known.params) != len(params)
             or not all(map(is_, known.params, params))
         ):
             known = _Split(group["orthogonalize"], list(params), [], [])
             for place, p in enumerate(params):
+                check_parameter(type(self).__name__, p, partial(label, group, number, place))
                 (known.matrices if self._is_muons(p, group) else known.rest).append((place, p))
             self._splits[number] = known
         return known
+
+    def _with_states(self, batch: Batch) -> Batch:
+        """The batch with the states of its parameters, each tensor checked when it is not the last step's."""
+        states = [self.state[p] for p in batch.params]
+        tensors = [t for state in states for t in state.values() if isinstance(t, Tensor)]
+        split = self._splits[batch.number]
+        known = split.tensors
+        if known is None or len(known) != len(tensors) or not all(map(is_, known, tensors)):
+            for i, (p, state) in enumerate(zip(batch.params, states, strict=True)):
+                muons = i >= batch.cut
+                for key, wanted in self._wanted(p, batch.group, muons).items():
+                    if key in state:
+                        what = partial(label, batch.group, batch.number, batch.places[i])
+                        check_state(p, key, state[key], wanted, what)
+            split.tensors = tensors
+        return batch._replace(states=states)
+
+    def _wanted(self, p: Tensor, group: dict[str, Any], muons: bool) -> dict[str, Wanted]:
+        """Shape and type of every state tensor that the rule reads of a parameter."""
+        return self.matrices.wanted(group, p) if muons else self._wanted_of_rest(p)
+
+    @abstractmethod
+    def _wanted_of_rest(self, p: Tensor) -> dict[str, Wanted]:
+        """As :meth:`_wanted`, of what the standard rule updates."""
 
     def _is_muons(self, p: Tensor, group: dict[str, Any]) -> bool:
         return bool(group["orthogonalize"]) and self.matrices.takes(p)
@@ -257,5 +361,4 @@ class Hybrid(Optimizer):
     def _step_matrices(self, batch: Batch, finite: Tensor | None, betas: list[float] | Tensor | None = None) -> None:
         """Muon's step of the batch's matrices, with beta_t of each if it has one."""
         params, grads = batch.params[batch.cut :], batch.grads[batch.cut :]
-        states = [self.state[p] for p in params]
-        self.matrices.step(batch.group, params, grads, states, finite, betas, batch.number)
+        self.matrices.step(batch.group, params, grads, batch.states[batch.cut :], finite, betas, batch.number)

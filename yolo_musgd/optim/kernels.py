@@ -57,6 +57,29 @@ def squared_norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm([_at_least_fp32(t) for t in tensors])).to(wide).square_()
 
 
+def in_layout_of(like: Tensor, t: Tensor) -> Tensor:
+    """The tensor with the strides of another of its shape, or those that ``empty_like`` gives where that has gaps."""
+    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Whether every element is finite, of tensors on the CPU; squares that overflow do not count."""
+    return bool(squared_norms(tensors).isfinite().all() or scaled_squared_norms(tensors).isfinite().all())
+
+
+def scaled_squared_norms(tensors: list[Tensor]) -> Tensor:
+    """As :func:`squared_norms`, where a square or a sum of them leaves the range of its type; on the CPU.
+
+    ``||t||^2 = max^2 * ||t/max||^2`` in fp64, at most 1e300 (of which a sum is still finite); not finite only if an
+    element is not.
+    """
+    peaks = torch.stack([t.abs().max() if t.numel() else t.new_zeros(()) for t in tensors]).double()
+    tiny = torch.finfo(torch.float64).tiny
+    scaled = [t.double() / peak.clamp_min(tiny) for t, peak in zip(tensors, peaks, strict=True)]
+    values = (peaks * torch.stack(torch._foreach_norm(scaled))).square()
+    return torch.where(peaks.isfinite(), values.clamp_max(1e300), peaks)
+
+
 def _at_least_fp32(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 

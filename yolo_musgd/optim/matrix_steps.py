@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from yolo_musgd.optim.checks import Wanted, wide_dtype
 from yolo_musgd.optim.kernels import zero_unless
 from yolo_musgd.optim.muon_update import (
     Chunk,
@@ -73,26 +74,35 @@ class MatrixSteps:
         """Whether Muon updates this parameter where it is asked to."""
         return is_matrix(p) and p not in self.exclude
 
+    def wanted(self, group: dict[str, Any], p: Tensor) -> dict[str, Wanted]:
+        """Shape and type of every state tensor that the settings of the group ask for."""
+        momentum = torch.bfloat16 if group["muon_state"] == "bfloat16" else wide_dtype(p.dtype)
+        out = {MOMENTUM: (p.shape, momentum)}
+        if group["muon_rows"]:
+            out[ROWS] = (p.shape[:1], torch.float32)
+        if group["muon_share"] < 1:
+            out[SGD_MOMENTUM] = (p.shape, p.dtype)
+        return out
+
     def buffers(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> Tensor:
         """The momentum of a matrix; made, with the other state that the settings ask for, on first use."""
-        momentum = state.get(MOMENTUM)
-        if momentum is None:
-            dtype = torch.bfloat16 if group["muon_state"] == "bfloat16" else p.dtype
-            momentum = state[MOMENTUM] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        if group["muon_rows"] and ROWS not in state:
-            state[ROWS] = torch.zeros(p.shape[0], dtype=torch.float32, device=p.device)
-        if group["muon_share"] < 1 and SGD_MOMENTUM not in state:
-            state[SGD_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return cast(Tensor, momentum)
+        if (
+            MOMENTUM not in state
+            or (group["muon_rows"] and ROWS not in state)
+            or (group["muon_share"] < 1 and SGD_MOMENTUM not in state)
+        ):
+            for key, (shape, dtype) in self.wanted(group, p).items():
+                like = p if shape == p.shape else p.new_empty(shape)
+                if key not in state:
+                    state[key] = torch.zeros_like(like, dtype=dtype, memory_format=torch.preserve_format)
+        return cast(Tensor, state[MOMENTUM])
 
-    def restore(self, group: dict[str, Any], state: dict[str, Any]) -> None:
-        """Undo what loading a checkpoint does to bf16 state: torch casts it to the parameter's type."""
-        if group["muon_state"] == "bfloat16" and MOMENTUM in state:
-            state[MOMENTUM] = state[MOMENTUM].to(torch.bfloat16)
-
-    def forget(self) -> None:
-        """Drop what is kept from step to step, since parameters or settings may have changed."""
-        self._plans.clear()
+    def forget(self, number: int | None = None) -> None:
+        """Drop the plan of one param group or of all, since parameters or settings may have changed."""
+        if number is None:
+            self._plans.clear()
+        else:
+            self._plans.pop(number, None)
 
     def step(
         self,
@@ -126,7 +136,7 @@ class MatrixSteps:
             due = count % settings.muon_every == chunk.turn
             batches = []
             for part in chunk.parts:
-                g = [grads[i] for i in part.index]
+                g = [grads[i].to(wide_dtype(grads[i].dtype)) for i in part.index]
                 buffers = [self.buffers(group, params[i], states[i]) for i in part.index]
                 past = None if own is None else [own[i] for i in part.index]
                 if finite is not None and past is None:  # m <- m to the last bit, whatever the gradient holds

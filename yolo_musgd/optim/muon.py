@@ -35,10 +35,14 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from yolo_musgd.optim.checks import Wanted, wide_dtype
 from yolo_musgd.optim.hybrid import Batch, Hybrid, Params
+from yolo_musgd.optim.kernels import in_layout_of
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.settings import MuonSettings, MuSGDSettings
 from yolo_musgd.settings import Settings, setting
+
+FIRST, SECOND, STEP = "exp_avg", "exp_avg_sq", "step"  # torch.optim.AdamW's names
 
 
 class MuonSGD(MuSGD):
@@ -143,30 +147,37 @@ class MuonAdamW(Hybrid):
         """True: both parts do."""
         return True
 
+    def _wanted_of_rest(self, p: Tensor) -> dict[str, Wanted]:
+        return dict.fromkeys((FIRST, SECOND), (p.shape, wide_dtype(p.dtype)))
+
     def _update(self, batch: Batch, norms_sq: Tensor, total_sq: Tensor, finite: Tensor | None) -> None:
         if batch.cut:
-            self._adamw(batch.group, batch.params[: batch.cut], batch.grads[: batch.cut], finite)
+            self._adamw(batch, finite)
         if batch.cut < len(batch.params):
             self._step_matrices(batch, finite)
 
-    def _adamw(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], finite: Tensor | None) -> None:
-        """Torch's own AdamW, fused: it can skip on the device when told that a gradient was not finite."""
-        for p in params:
-            state = self.state[p]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        grads = [
-            g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in zip(params, grads, strict=True)
-        ]
+    @staticmethod
+    def _adamw(batch: Batch, finite: Tensor | None) -> None:
+        """Torch's own AdamW, fused: it can skip on the device when told that a gradient was not finite.
+
+        Parameters in fp16 or bf16 are stepped as fp32 copies, since squares of gradients vanish in their type; so are
+        those with gaps between their elements, since the kernel walks raw memory.
+        """
+        group, states, cut = batch.group, batch.states[: batch.cut], batch.cut
+        params = [_walkable(p) for p in batch.params[:cut]]
+        grads = [in_layout_of(p, g.to(p.dtype)) for p, g in zip(params, batch.grads, strict=False)]
+        for p, state in zip(params, states, strict=True):
+            if STEP not in state:
+                state[STEP] = torch.zeros((), dtype=torch.float32, device=p.device)
+            for key in (FIRST, SECOND):
+                state[key] = in_layout_of(p, state[key]) if key in state else torch.zeros_like(p)
         adamw(
             params,
             grads,
-            [self.state[p]["exp_avg"] for p in params],
-            [self.state[p]["exp_avg_sq"] for p in params],
+            [state[FIRST] for state in states],
+            [state[SECOND] for state in states],
             [],
-            [self.state[p]["step"] for p in params],
+            [state[STEP] for state in states],
             fused=True,
             amsgrad=False,
             beta1=float(group["momentum"]),
@@ -177,3 +188,12 @@ class MuonAdamW(Hybrid):
             maximize=False,
             found_inf=None if finite is None else (1 - finite).float(),
         )
+        for p, stepped in zip(batch.params, params, strict=False):
+            if p is not stepped:
+                p.copy_(stepped)
+
+
+def _walkable(p: Tensor) -> Tensor:
+    """The parameter, or a copy that the fused kernel may step."""
+    wide = p.to(wide_dtype(p.dtype))
+    return wide if wide.is_contiguous() else in_layout_of(torch.empty_like(wide), wide)

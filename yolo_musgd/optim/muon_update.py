@@ -245,6 +245,8 @@ def gather(
     betas: list[Any] | None = None,
 ) -> Tensor:
     """The updates to orthogonalise, (count, rows, columns), in the precision of the kernel."""
+    if grads[0].dtype == torch.float64 and grads[0].device.type == "cpu":
+        grads, momenta = _in_range_of_fp32(grads, momenta)
     batch = torch.empty(len(grads), *part.matrix, dtype=dtype, device=grads[0].device)
     slots = list(part.slots(batch))
     if not nesterov:
@@ -259,3 +261,12 @@ def gather(
     else:
         torch._foreach_copy_(slots, torch._foreach_lerp(grads, momenta, mu))
     return batch
+
+
+def _in_range_of_fp32(grads: list[Tensor], momenta: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Each matrix' gradient and momentum over the largest element of both, where fp32 would not hold that."""
+    tops = [max(float(g.abs().max()), float(m.abs().max())) for g, m in zip(grads, momenta, strict=True)]
+    tops = [top if top and not 1e-18 < top < 1e18 else 1.0 for top in tops]
+    if all(top == 1 for top in tops):
+        return grads, momenta
+    return list(torch._foreach_div(grads, tops)), list(torch._foreach_div(momenta, tops))

@@ -14,13 +14,14 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from yolo_musgd.optim.checks import Wanted, wide_dtype
 from yolo_musgd.optim.hybrid import Batch, Hybrid, Params
-from yolo_musgd.optim.kernels import BACKENDS, Coefficients, Hyper, decayed, update
+from yolo_musgd.optim.kernels import BACKENDS, Coefficients, Hyper, decayed, in_layout_of, update
 from yolo_musgd.optim.matrix_steps import SGD_MOMENTUM
 from yolo_musgd.optim.momentum import adaptive_momentum, relative_to_mean
 from yolo_musgd.optim.muon_update import RMS
 from yolo_musgd.optim.param_groups import ParamGroups, param_groups
-from yolo_musgd.optim.second_moment import normalized
+from yolo_musgd.optim.second_moment import SECOND_MOMENT, normalized
 from yolo_musgd.optim.settings import MuSGDSettings
 from yolo_musgd.settings import Settings, SettingsError, setting
 
@@ -177,6 +178,9 @@ class MuSGD(Hybrid):
             out["beta_t"] = torch.cat([torch.as_tensor(b).reshape(-1) for b in self._betas])
         return out
 
+    def _wanted_of_rest(self, p: Tensor) -> dict[str, Wanted]:
+        return {SGD_MOMENTUM: (p.shape, p.dtype), SECOND_MOMENT: (p.shape, wide_dtype(p.dtype))}
+
     def _begin(self) -> None:
         super()._begin()
         self._betas, self._beta_params = [], []
@@ -200,9 +204,10 @@ class MuSGD(Hybrid):
             return
         self._step_matrices(batch, finite, own if adapts else None)
         if group["muon_share"] < 1:
-            params, grads = batch.params[cut:], batch.grads[cut:]
+            params = batch.params[cut:]
+            grads, velocities, dense = _velocities(params, batch.grads[cut:], batch.states[cut:])
             hyper = self._hyper(group, group["muon_lr"] * (1 - group["muon_share"]))
-            update(params, grads, [self.state[p][SGD_MOMENTUM] for p in params], own, hyper, finite, self.backend)
+            update(params, grads, velocities, own, hyper, finite, self.backend if dense else "single")
 
     def _step_rest(self, batch: Batch, betas: Coefficients, finite: Tensor | None) -> None:
         """SGD's step of what Muon leaves over.
@@ -211,13 +216,14 @@ class MuSGD(Hybrid):
         brings the RMS of a step to 0.2 lr at most, as theirs is and AdamW's.
         """
         group, params = batch.group, batch.params[: batch.cut]
-        states = [self.state[p] for p in params]
-        grads, velocities = _velocities(params, batch.grads, states)
+        states = batch.states[: batch.cut]
+        grads, velocities, dense = _velocities(params, batch.grads, states)
         rate = 1.0
         if group["second_moment"]:
             grads = normalized(group, params, grads, states, finite)
             rate = RMS * (1 - float(group["momentum"])) if self._orthogonalizes else 1.0
-        update(params, grads, velocities, betas, self._hyper(group, rate), finite, self.backend)
+        backend = self.backend if dense else "single"
+        update(params, grads, velocities, betas, self._hyper(group, rate), finite, backend)
 
     @staticmethod
     def _hyper(group: dict[str, Any], rate: float) -> Hyper:
@@ -244,9 +250,13 @@ class MuSGD(Hybrid):
         """Squared norm over its running mean, which lives in the group: Ultralytics halves what is in the state."""
         group, count = batch.group, len(batch.group["params"])
         mean = group.get("norm_sq_mean")
-        if mean is None:
-            mean = norm_sq.new_zeros(() if norm_sq.ndim == 0 else count)
+        shape = () if norm_sq.ndim == 0 else (count,)
+        if mean is None or mean.shape != shape:
+            mean = norm_sq.new_zeros(shape)
         mean = mean.to(norm_sq)
+        fresh = [place for place, state in zip(batch.places, batch.states, strict=True) if not state]
+        if fresh and norm_sq.ndim:  # who deletes a state starts its mean anew too
+            mean = mean.index_fill(0, torch.tensor(fresh).to(mean.device, non_blocking=True), 0.0)
         if norm_sq.ndim == 0 or batch.places == list(range(count)):
             ratio, updated = relative_to_mean(norm_sq, mean, group["norm_decay"])
         else:
@@ -260,21 +270,21 @@ class MuSGD(Hybrid):
 
 def _velocities(
     params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients and velocities in the layout of their parameters; velocities are made on first use."""
-    out, velocities = [], []
+) -> tuple[list[Tensor], list[Tensor], bool]:
+    """Gradients and velocities in the layout of their parameters, and whether raw memory may be walked.
+
+    Velocities are made on first use. A filter may be channels_last here and not there; a parameter that is a view of
+    every other column, say, has memory between its elements.
+    """
+    out, velocities, dense = [], [], True
     for p, grad, state in zip(params, grads, states, strict=False):
         velocity = state.get(SGD_MOMENTUM)
         if velocity is None:
             velocity = state[SGD_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        # A filter may be channels_last here and not there, and the fused kernel walks raw memory.
-        if p.ndim > 1 and not (grad.is_contiguous() and p.is_contiguous() and velocity.is_contiguous()):
-            grad = _in_layout_of(p, grad)
-            velocity = state[SGD_MOMENTUM] = _in_layout_of(p, velocity)
+        if not (grad.is_contiguous() and p.is_contiguous() and velocity.is_contiguous()):
+            grad = in_layout_of(p, grad)
+            velocity = state[SGD_MOMENTUM] = in_layout_of(p, velocity)
+            dense = dense and velocity.stride() == p.stride()
         out.append(grad)
         velocities.append(velocity)
-    return out, velocities
-
-
-def _in_layout_of(like: Tensor, t: Tensor) -> Tensor:
-    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
+    return out, velocities, dense

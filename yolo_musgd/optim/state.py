@@ -54,13 +54,13 @@ def stochastic_round(source: Tensor, generator: torch.Generator | None = None) -
     time: with ``momentum=0.9`` and a constant gradient it stops short of the gradient.
 
     Args:
-        source: fp32, any shape, finite.
+        source: any shape, finite; fp64 is rounded to fp32 first.
         generator: source of the random bits; the global one if None.
 
     Returns:
         bf16, same shape and strides.
     """
-    bits = source.view(torch.int32)
+    bits = source.float().view(torch.int32)
     noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)
     return noise.add_(bits).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
 

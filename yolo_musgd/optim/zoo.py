@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.optim.kernels import squared_norms
+from yolo_musgd.optim.checks import TensorError, foreign_state, label, saved_entries
+from yolo_musgd.optim.kernels import all_finite
 from yolo_musgd.optim.state import protect, unprotect
 
 
@@ -65,10 +67,12 @@ class CheckpointSafe(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
-        if grads and grads[0].device.type == "cpu" and not bool(squared_norms(grads).isfinite().all()):
+        if any(g.layout != torch.strided for g in grads):
+            raise TensorError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
+        if grads and grads[0].device.type == "cpu" and not all_finite(grads):
             self._skipped = getattr(self, "_skipped", 0) + 1
             return loss
-        super().step()
+        _unhooked(super().step)()  # the hooks of this very step have been called
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,8 +80,23 @@ class CheckpointSafe(Optimizer):
         return protect(super().state_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Undo :meth:`state_dict`; takes checkpoints of the plain class too."""
-        super().load_state_dict(unprotect(state_dict))
+        """Undo :meth:`state_dict`; takes checkpoints of the plain class too.
+
+        Raises:
+            TensorError: a tensor of another shape than this model's; nothing is loaded then.
+        """
+        plain = unprotect(state_dict)
+        for number, place, p, entry in saved_entries(self.param_groups, plain):
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and value.ndim == p.ndim > 0 and value.shape != p.shape:
+                    raise foreign_state(label(self.param_groups[number], number, place), key, value)
+        super().load_state_dict(plain)
+
+
+def _unhooked(step: Any) -> Any:
+    """A parent's bound ``step`` without the hooks that torch wraps round it once the parent itself has been used."""
+    function = step.__func__
+    return MethodType(function.__wrapped__, step.__self__) if getattr(function, "hooked", False) else step
 
 
 def _with_squared_gradients(cls: type[Optimizer]) -> type[Optimizer]:
@@ -91,7 +110,7 @@ def _with_squared_gradients(cls: type[Optimizer]) -> type[Optimizer]:
         def step(self, closure: Any = None) -> Any:
             params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
             due = all(g.get("step", 0) % self.update_period == 0 for g in self.param_groups)
-            return super().step(closure, hessian=tuple(p.grad.square() for p in params) if due else None)
+            return _unhooked(super().step)(closure, hessian=tuple(p.grad.square() for p in params) if due else None)
 
     return Sophia
 

@@ -102,7 +102,7 @@ def _mark_epochs(axes: Any, steps: dict[str, Any]) -> None:
 
 def plot_layers(folder: Path, count: int = 25) -> Path | None:
     """Draw optimizer_layers.png: the parameter tensors with the lowest beta_t, averaged over the run."""
-    layers = read_values(folder / LAYERS_FILE, "beta_t")
+    layers = read_values(folder / LAYERS_FILE)
     if not layers:
         return None
     from matplotlib.figure import Figure
@@ -131,7 +131,7 @@ def plot_entropy(folder: Path, count: int = 8) -> Path | None:
 
     All recorded layers are drawn; the ``count`` that changed most are named.
     """
-    layers = read_values(folder / ENTROPY_FILE, "entropy")
+    layers = read_values(folder / ENTROPY_FILE)
     if not layers:
         return None
     from matplotlib.figure import Figure

@@ -77,11 +77,11 @@ def evaluate(artifact: Artifact, runtime: Runtime, images: Sequence[LabelledImag
     """
     from ultralytics.utils import TQDM
 
-    evaluator, letterbox = Evaluator(), Letterbox(artifact.imgsz)
+    evaluator, letterbox = Evaluator(), Letterbox(artifact.imgsz, artifact.channels)
     found = []
     for image in TQDM(images, desc=desc, disable=not desc):
         try:
-            pixels = read_image(image.file)
+            pixels = read_image(image.file, artifact.channels)
         except UserError as error:
             evaluator.left_out.append(str(error))
             continue
@@ -95,8 +95,8 @@ def evaluate(artifact: Artifact, runtime: Runtime, images: Sequence[LabelledImag
 
 def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf: float = 0.05) -> list[np.ndarray]:
     """Detections above ``conf`` in each of ``files``, which need no labels; boxes in pixels of the network's input."""
-    letterbox = Letterbox(artifact.imgsz)
-    outputs = (runtime.infer(letterbox(read_image(file))[0]) for file in files)
+    letterbox = Letterbox(artifact.imgsz, artifact.channels)
+    outputs = (runtime.infer(letterbox(read_image(file, artifact.channels))[0]) for file in files)
     return [decode(output, artifact.head, len(artifact.names), conf) for output in outputs]
 
 

@@ -27,13 +27,14 @@ Ranges = dict[str, tuple[float, float]]
 """Tensor name -> (lowest, highest) value."""
 
 
-def blobs(files: Sequence[str], imgsz: int, desc: str) -> Any:
-    """Yield the network's input for each file, float32 (1, 3, imgsz, imgsz), with a progress bar."""
+def blobs(files: Sequence[str], shape: Sequence[int], desc: str) -> Any:
+    """Yield the network's input for each file, float32 of ``shape`` (1, channels, height, width), with a bar."""
     from ultralytics.utils import TQDM
 
-    letterbox = Letterbox((imgsz, imgsz))
+    _, channels, height, width = shape
+    letterbox = Letterbox((height, width), channels)
     for file in TQDM(files, desc=desc):
-        yield letterbox(read_image(file))[0].copy()
+        yield letterbox(read_image(file, channels))[0].copy()
 
 
 class _Reader:
@@ -79,8 +80,9 @@ def collect_ranges(model: Path, images: CalibrationSet, imgsz: int, method: str,
         calibrator = create_calibrator(
             model, None, str(Path(folder) / "augmented.onnx"), calibrate_method=kind, extra_options=options
         )
-        feed = calibrator.infer_session.get_inputs()[0].name
-        feeds = ({feed: blob} for blob in blobs(images.files, imgsz, f"calibrating ({method})"))
+        entry = calibrator.infer_session.get_inputs()[0]
+        shape = (1, entry.shape[1], imgsz, imgsz)
+        feeds = ({entry.name: blob} for blob in blobs(images.files, shape, f"calibrating ({method})"))
         if method == "minmax":  # two numbers a tensor are all it keeps of an image
             calibrator.collect_data(_Reader(feeds))
         else:  # it would keep every tensor of every image, so each image is turned into histograms at once

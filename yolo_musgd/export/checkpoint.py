@@ -27,6 +27,7 @@ class Checkpoint:
         data: the ``data`` argument it was trained with, or None.
         rules: what its training made of the data set.
         heads: ``raw`` and, where the model has one, ``nms_free``.
+        channels: of its input: 3, or 1 for grey images.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Checkpoint:
     data: str | None
     rules: Rules
     heads: tuple[str, ...]
+    channels: int = 3
 
 
 def load_model(path: Path) -> Any:
@@ -90,6 +92,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         data=trained.get("data"),
         rules=Rules.of_training(trained),
         heads=("raw", "nms_free") if getattr(head, "one2one_cv2", None) is not None else ("raw",),
+        channels=int(getattr(model.model, "yaml", {}).get("channels", 3)),
     )
 
 

@@ -29,12 +29,12 @@ def load(model: Path, runtime: str, threads: int, precision: str | None = None, 
         runtime: name of the runtime.
         threads: its CPU threads.
         precision: that it computes in, where it may choose.
-        like: facts of the same network; gives input size, head and names, which not every format carries.
+        like: facts of the same network; gives input size and channels, head and names, which not every format carries.
 
     Raises:
         UserError: the model is damaged, or the runtime is missing or refuses it.
     """
     artifact = open_artifact(str(model), like.imgsz[0] if like else None)
     if like:
-        artifact = artifact._replace(head=like.head, names=like.names)
+        artifact = artifact._replace(head=like.head, names=like.names, channels=like.channels)
     return Loaded(artifact, open_runtime(artifact, runtime, threads, precision=precision))

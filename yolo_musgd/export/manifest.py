@@ -51,6 +51,7 @@ def write_artifact(folder: Path, job: Job, runtime: str, model: str, evidence: M
         "size_bytes": sum(p.stat().st_size for p in files),
         "names": [names[k] for k in sorted(names)],
         "imgsz": [job.imgsz, job.imgsz],
+        "channels": job.checkpoint.channels,
         "layout": job.target.layout,
         "head": job.head,
         "precision": job.precision,
@@ -96,9 +97,11 @@ def readme(manifest: Mapping[str, Any], job: Job, name: str) -> str:
     target, model = job.target, manifest["model"]
     bench = f" {target.bench}" if target.bench else ""
     openable = f"{name}/{model}" if model.endswith(".onnx") else name
+    colour = "RGB" if job.checkpoint.channels == 3 else "grey"
     parts = [
         f"# {job.checkpoint.path.stem}, {job.precision.upper()}, for {target.title}\n",
-        f"`{model}` takes one RGB image, float32 {target.layout} (1, 3, {job.imgsz}, {job.imgsz}) in [0, 1], and "
+        f"`{model}` takes one {colour} image, float32 {target.layout} (1, {job.checkpoint.channels}, {job.imgsz}, "
+        f"{job.imgsz}) in [0, 1], and "
         f"finds {len(manifest['names'])} classes. Runtime: {manifest['runtime']}. Head: "
         + ("raw (NMS comes after it)." if job.head == "raw" else "NMS-free.") + "\n",
         *_accuracy_lines(manifest),

@@ -56,16 +56,13 @@ def last_convolutions(layers: Sequence[Layer]) -> set[str]:
     return last
 
 
-def measure(
-    folder: Path, blobs: Sequence[str], images: Sequence[str], size: tuple[int, int], percentile: float
-) -> dict[str, float]:
+def measure(folder: Path, blobs: Sequence[str], images: Sequence[str], percentile: float) -> dict[str, float]:
     """Run the float network and return for each blob the largest, over the images, of the ``percentile`` of its values.
 
     Args:
         folder: The exported folder.
         blobs: Names of the convolutions' inputs.
         images: Paths.
-        size: (height, width) of the network's input in pixels.
         percentile: Of the absolute values, in [50, 100].
 
     Raises:
@@ -77,6 +74,7 @@ def measure(
         raise UserError("ncnn is not installed: pip install ncnn") from error
     from ultralytics.utils import TQDM
 
+    artifact = open_artifact(str(folder))
     net = ncnn.Net()
     net.opt.num_threads = 1  # several wait for each other by spinning: on a busy machine that takes minutes an image
     net.opt.lightmode = False  # blobs are kept, so that each is computed once
@@ -84,11 +82,11 @@ def measure(
         setattr(net.opt, switch, False)
     if net.load_param(str(folder / "model.ncnn.param")) or net.load_model(str(folder / "model.ncnn.bin")):
         raise UserError(f"model={folder}: NCNN cannot load it; export it again: yolo export format=ncnn")
-    letterbox, highest = Letterbox(size), dict.fromkeys(blobs, 0.0)
+    letterbox, highest = Letterbox(artifact.imgsz, artifact.channels), dict.fromkeys(blobs, 0.0)
     for path in TQDM(images, desc="activations"):
         extractor = net.create_extractor()
         extractor.set_light_mode(False)
-        extractor.input(net.input_names()[0], ncnn.Mat(letterbox(read_image(path))[0][0]))
+        extractor.input(net.input_names()[0], ncnn.Mat(letterbox(read_image(path, artifact.channels))[0][0]))
         for blob in blobs:
             code, values = extractor.extract(blob)
             if code:
@@ -146,8 +144,7 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
     keep = last_convolutions(layers)
     every = [layer for layer in layers if layer.kind in CONVOLUTIONS]
     blobs = list(dict.fromkeys(layer.bottoms[0] for layer in every if layer.name not in keep))
-    size = open_artifact(str(source)).imgsz
-    highest = measure(source, blobs, images, size, percentile)
+    highest = measure(source, blobs, images, percentile)
     lines, parts = zip(*(_packed(layer, highest, keep) for layer in layers), strict=True)
     head = (source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
     with staging(target.parent, "quantize") as folder:

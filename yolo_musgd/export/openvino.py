@@ -57,10 +57,11 @@ def save_int8(
 
     nncf.set_log_level(logging.ERROR)
     network = openvino.convert_model(str(model))
+    shape = (1, network.input(0).get_partial_shape()[1].get_length(), imgsz, imgsz)
     with contextlib.redirect_stdout(io.StringIO()):  # two progress bars a search step, and their tables
         quantized = nncf.quantize(
             network,
-            nncf.Dataset(list(blobs(files, imgsz, ""))),
+            nncf.Dataset(list(blobs(files, shape, ""))),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(files),
             target_device=nncf.TargetDevice.CPU,

@@ -74,11 +74,11 @@ def _paired_rows(reference: np.ndarray, other: np.ndarray) -> list[np.ndarray]:
 
 def measure_parity(artifact: Artifact, runtime: Runtime, reference: Runtime, files: Sequence[str]) -> Parity:
     """Compare ``runtime`` with ``reference`` on the images ``files``, at least one."""
-    letterbox = Letterbox(artifact.imgsz)
+    letterbox = Letterbox(artifact.imgsz, artifact.channels)
     boxes, scores = [np.zeros(1)], [np.zeros(1)]
     found: list[list[np.ndarray]] = [[], []]
     for file in files:
-        blob = letterbox(read_image(file))[0]
+        blob = letterbox(read_image(file, artifact.channels))[0]
         raw = [np.array(r.infer(blob)) for r in (reference, runtime)]
         for side, output in zip(found, raw, strict=True):
             side.append(decode(output, artifact.head, len(artifact.names), 0.01))

@@ -56,8 +56,8 @@ def _decode(data: bytes, channels: int) -> Optional[np.ndarray]:
 
 def to_grey(image: np.ndarray) -> np.ndarray:
     """Turn BGR (h, w, 3) into grey (h, w) by the weights of ITU-R BT.601, rounded as OpenCV rounds them."""
-    if image.ndim == 2:
-        return image
+    if image.ndim == 2 or image.shape[2] == 1:
+        return image.reshape(image.shape[:2])
     if library.cv2 is not None:
         grey: np.ndarray = library.cv2.cvtColor(image, library.cv2.COLOR_BGR2GRAY)
         return grey
@@ -67,7 +67,8 @@ def to_grey(image: np.ndarray) -> np.ndarray:
 
 def to_colour(image: np.ndarray) -> np.ndarray:
     """Turn grey (h, w) into BGR (h, w, 3); the image itself when it is BGR."""
-    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+    grey = image.ndim == 2 or image.shape[2] == 1
+    return np.repeat(image.reshape(image.shape[:2] + (1,)), 3, axis=2) if grey else image
 
 
 def write_image(path: str, image: np.ndarray) -> str:

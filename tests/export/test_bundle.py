@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,36 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from detectors import alter, boxes, detector
+from faults import FAULTS, Bundling
 
 from yolo_musgd.cli import main as command
+from yolo_musgd.edge.pictures.images import synthetic_frame, write_image
+from yolo_musgd.edge.runtimes.artifact import sha256_of
+from yolo_musgd.export import bundle_model
 from yolo_musgd.export.bundle import build_pyz
 from yolo_musgd.export.targets import NAMES
-
-
-def detector(path: Path, operator: str = "", quantized: bool = False, opset: int = 13) -> Path:
-    """A detector of two classes that finds the same object in every picture."""
-    head = np.zeros((1, 6, 4), np.float32)
-    head[0, :, 0] = [16, 16, 12, 8, 0.1, 0.9]
-    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])
-    answer = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 6, 4])
-    constants = [numpy_helper.from_array(head, "head"), numpy_helper.from_array(np.float32([0]), "zero")]
-    nodes = [
-        helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-        helper.make_node("Add", ["head", "nothing"], ["output0"]),
-    ]
-    if operator:
-        nodes.append(helper.make_node(operator, ["nothing", "zero"], ["unused"], fmod=1))
-    if quantized:
-        constants += [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")]
-        nodes.append(helper.make_node("QuantizeLinear", ["nothing", "s", "z"], ["unused8"]))
-    graph = helper.make_graph(nodes, "g", [image], [answer], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
-    for key, value in {"names": "{0: 'cat', 1: 'dog'}", "task": "detect", "end2end": "False"}.items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.save(model, str(path))
-    return path
 
 
 def pyz(path: Path, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -102,12 +83,207 @@ def test_damaged_bundle_is_not_run(tmp_path: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-def test_an_artifact_is_copied_whole(tmp_path: Path) -> None:
-    assert command(["bundle", f"model={detector(tmp_path / 'best.onnx')}", f"project={tmp_path}/out"]) == 0
-    artifact = tmp_path / "out" / "edge-x86" / "model"
-    (artifact / "notes.txt").write_text("kept")
-    assert command(["bundle", f"model={artifact}", f"project={tmp_path}/again"]) == 0
-    assert (tmp_path / "again" / "edge-x86" / "model" / "notes.txt").read_text() == "kept"
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    """A model folder with a manifest, as a bundle has it."""
+    model = detector(tmp_path / "best.onnx")
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/first", "archive=false"]) == 0
+    return tmp_path / "first" / "edge-x86" / "model"
+
+
+def relist(artifact: Path, **more: str) -> None:
+    """Write the manifest anew, with the hashes of what is there and ``more`` entries."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["files"] = {"best.onnx": sha256_of(str(artifact / "best.onnx")), **more}
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+
+
+def packed(artifact: Path, target: Path) -> set[str]:
+    assert command(["bundle", f"model={artifact}", f"project={target}"]) == 0
+    with tarfile.open(target / "edge-x86.tar.gz") as archive:
+        inside = {name.removeprefix("edge-x86/model/") for name in archive.getnames() if "/model/" in name}
+    model = target / "edge-x86" / "model"
+    assert inside == {path.relative_to(model).as_posix() for path in model.rglob("*")}
+    return inside
+
+
+def test_what_the_manifest_lists_is_packed_and_nothing_else(artifact: Path, tmp_path: Path) -> None:
+    (artifact / "notes").mkdir()
+    (artifact / "notes" / "listed.txt").write_text("kept")
+    (artifact / "unlisted.txt").write_text("x")
+    (artifact / "foreign.pt").write_bytes(b"x")
+    (artifact / "passwords").symlink_to("/etc/passwd")
+    relist(artifact, **{"notes/listed.txt": sha256_of(str(artifact / "notes" / "listed.txt"))})
+    assert packed(artifact, tmp_path / "again") == {"best.onnx", "manifest.json", "notes", "notes/listed.txt"}
+    assert (tmp_path / "again" / "edge-x86" / "model" / "notes" / "listed.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind", ["a listed link", "the model", "the manifest", "a folder", "without a manifest"])
+def test_no_link_is_followed_out_of_the_folder(
+    kind: str, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "words.txt").write_text("secret")
+    digest = sha256_of(str(secret / "words.txt"))
+    if kind == "a listed link":
+        (artifact / "link").symlink_to(secret / "words.txt")
+        relist(artifact, link=digest)
+    elif kind == "a folder":
+        (artifact / "sub").symlink_to(secret)
+        relist(artifact, **{"sub/words.txt": digest})
+    else:
+        name = "manifest.json" if kind == "the manifest" else "best.onnx"
+        (artifact / name).rename(secret / name)
+        (artifact / name).symlink_to(secret / name)
+        if kind == "without a manifest":
+            (artifact / "manifest.json").unlink()
+    assert command(["bundle", f"model={artifact}", f"project={tmp_path}/out"]) == 2
+    assert "is a link to somewhere outside" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_links_inside_and_a_link_that_the_user_named_are_files(artifact: Path, tmp_path: Path) -> None:
+    (artifact / "real.txt").write_text("x")
+    (artifact / "link.txt").symlink_to("real.txt")
+    relist(artifact, **{"link.txt": sha256_of(str(artifact / "real.txt"))})
+    assert packed(artifact, tmp_path / "a") == {"best.onnx", "manifest.json", "link.txt"}
+    assert not (tmp_path / "a" / "edge-x86" / "model" / "link.txt").is_symlink()
+    (tmp_path / "latest.onnx").symlink_to(artifact / "best.onnx")
+    assert packed(tmp_path / "latest.onnx", tmp_path / "b") == {"latest.onnx", "manifest.json"}
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/hostname", "a/../../secret", "..\\secret", "C:/secret", "foreign.pt"]
+)
+def test_the_manifest_lists_files_of_its_folder_and_no_pickles(
+    name: str, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "first" / "edge-x86" / "secret").write_text("x")
+    (artifact / "foreign.pt").write_text("x")
+    relist(artifact, **{name: sha256_of(str(artifact / "foreign.pt"))})
+    assert command(["bundle", f"model={artifact}", f"project={tmp_path}/out"]) == 2
+    assert re.search("points outside the artifact|is a pickle", capsys.readouterr().err)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_weights_beside_a_model_are_packed_with_their_hash(tmp_path: Path) -> None:
+    model = onnx.load(str(detector(tmp_path / "best.onnx")))
+    folder = tmp_path / "big"
+    folder.mkdir()
+    onnx.save_model(
+        model, str(folder / "best.onnx"), save_as_external_data=True, location="best.onnx_data", size_threshold=0
+    )
+    assert packed(folder / "best.onnx", tmp_path / "out") == {"best.onnx", "best.onnx_data", "manifest.json"}
+    manifest = json.loads((tmp_path / "out" / "edge-x86" / "model" / "manifest.json").read_text())
+    assert manifest["files"]["best.onnx_data"] == sha256_of(str(folder / "best.onnx_data"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 4}, "export it with batch=1"),
+        ({"answer": np.full((1, 6, 4), 7, np.float32)}, "scores reach from 7 to 7"),
+        ({"answer": np.full((1, 6, 4), np.nan, np.float32)}, "no numbers"),
+        ({"answer": np.zeros((1, 9, 4), np.float32)}, "9 rows; 2 class names need 6"),
+        ({"answer": np.zeros((1, 6, 4, 1), np.float32)}, "output has shape"),
+        ({"answer": boxes(), "metadata": {"end2end": None}}, "export it again"),
+        ({"answer": boxes(), "metadata": {"end2end": None, "description": "Ultralytics rtdetr-x model"}}, "RT-DETR"),
+        ({"answer": boxes([0, 0, 9, 9, 0.5, 0.25]), "metadata": {"end2end": "True"}}, "sixth column is no class"),
+        ({"answer": boxes([0, 0, 9, 9, 0.5, 2]), "metadata": {"end2end": "True"}}, "sixth column is no class"),
+    ],
+)
+def test_nothing_is_packed_that_the_runner_has_not_run(
+    change: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = alter(detector(tmp_path / "best.onnx"), **change)
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/out"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_nms_inside_the_graph_works(tmp_path: Path) -> None:
+    metadata = {"args": "{'nms': True}"}
+    model = alter(detector(tmp_path / "best.onnx"), answer=boxes([4, 4, 20, 20, 0.9, 1]), metadata=metadata)
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/out", "archive=false"]) == 0
+    folder = tmp_path / "out" / "edge-x86"
+    assert json.loads((folder / "model" / "manifest.json").read_text())["head"] == "nms"
+    done = pyz(folder / "edge.pyz", "detect", "model", "source=samples", "project=results", folder=folder)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "results" / "detect" / "detections.json").read_text())
+    assert [row["name"] for row in found["images"][0]["detections"]] == ["dog"]
+
+
+def test_ultralytics_own_kinds_of_export(run, random_checkpoint: Path, tmp_path: Path) -> None:
+    """nms=True works, batch=4 is refused; both as ``yolo export`` writes them."""
+    model = tmp_path / "best.pt"
+    shutil.copyfile(random_checkpoint, model)
+    for words, code in ((["nms=True"], 0), (["batch=4"], 2)):
+        done = run("yolo", "export", f"model={model}", "format=onnx", "imgsz=64", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        project = f"project={tmp_path}/{words[0]}"
+        assert command(["bundle", f"model={tmp_path}/best.onnx", project, "archive=false"]) == code
+
+
+def test_without_a_runtime_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_model, "available", lambda name: (False, ""))
+    model = detector(tmp_path / "best.onnx")
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/out"]) == 2
+    assert "pip install onnxruntime, or pack it as it is with probe=false" in capsys.readouterr().err
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/out", "probe=false"]) == 0
+
+
+def test_the_archive_is_the_same_every_time_and_never_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = detector(tmp_path / "best.onnx")
+    for name in ("a", "b"):
+        assert command(["bundle", f"model={model}", f"project={tmp_path}/{name}"]) == 0
+    first, second = (tmp_path / name / "edge-x86.tar.gz" for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    shutil.rmtree(tmp_path / "a" / "edge-x86")
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/a"]) == 0  # after a kill at the last rename
+    shutil.rmtree(tmp_path / "a" / "edge-x86")
+    first.write_bytes(b"the user's own")
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/a"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert first.read_bytes() == b"the user's own"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["edge-x86.tar.gz"]
+
+
+def test_the_users_umask_holds(tmp_path: Path) -> None:
+    model = detector(tmp_path / "best.onnx")
+    before = os.umask(0o077)
+    try:
+        assert command(["bundle", f"model={model}", f"project={tmp_path}/out"]) == 0
+    finally:
+        os.umask(before)
+    made = [tmp_path / "out" / "edge-x86.tar.gz", *(tmp_path / "out" / "edge-x86").rglob("*")]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in made)
+    assert (tmp_path / "out" / "edge-x86" / "run.sh").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/x", "a/b", "..", "x" * 300])
+def test_names_are_of_one_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = detector(tmp_path / "best.onnx")
+    assert command(["bundle", f"model={model}", f"project={tmp_path}/out/in", f"name={name}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"best.onnx", "out"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_ended_bundle_leaves_nothing_half(fault: str, tmp_path: Path) -> None:
+    """A dozen of its writes; all of them: ``python tests/export/faults.py``."""
+    (tmp_path / "samples").mkdir()
+    write_image(str(tmp_path / "samples" / "a.png"), synthetic_frame(32, 32))
+    bundling = Bundling(detector(tmp_path / "best.onnx"), tmp_path / "samples", tmp_path)
+    last = range(bundling.writes - 4, bundling.writes + 1)
+    struck = [bundling.survives(fault, at) for at in sorted({*range(1, bundling.writes, 50), *last})]
+    assert sum(struck) >= 5  # the last writes are removals, which a full disk does not refuse
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Grey models (``channels: 1`` in the data YAML): export, INT8, val, detect, bench, bundle; Ultralytics is the oracle."""
+"""Grey models (``channels: 1`` in the data YAML) in export, INT8, val, detect, bench, bundle; Ultralytics judges."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-import json
+import filecmp
+import gzip
 import os
 import shutil
 import sys
@@ -18,10 +19,14 @@ from pathlib import Path
 from yolo_musgd import edge
 from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import EXIT_DONE, UserError
+from yolo_musgd.edge.files import check_name
 from yolo_musgd.edge.pictures.images import list_images, synthetic_frame, write_image
-from yolo_musgd.edge.runtimes.artifact import MANIFEST, Artifact, open_artifact, sha256_of
+from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
+from yolo_musgd.export.bundle_model import check_target, copy_model, run_once
+from yolo_musgd.export.staging import staging
 from yolo_musgd.export.targets import NAMES, Target, load_target
 from yolo_musgd.settings import check_parent
+from yolo_musgd.tables import escape_markdown
 
 EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, so that equal sources give equal bytes
 
@@ -33,6 +38,7 @@ OPTIONS: options.Spec = {
     "project": ("runs/bundle", options.text, "the bundle goes to project/name"),
     "name": ("", options.text, "its name; default: edge-<target>"),
     "archive": (True, options.flag, "make name.tar.gz beside the folder"),
+    "probe": (True, options.flag, "run the model once before it is packed"),
     "imgsz": (None, options.optional(options.number(32, 4096, int)), "input side, for a model that does not say"),
 }
 
@@ -44,8 +50,9 @@ def build_pyz(path: Path) -> Path:
         The path written.
     """
     source = Path(str(edge.__file__)).parent
-    with tempfile.TemporaryDirectory() as staging:
-        root = Path(staging) / "app"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        root = Path(temporary) / "app"
         package = root / "edge"
         package.mkdir(parents=True)
         for module in sorted(source.rglob("*.py")):
@@ -57,51 +64,9 @@ def build_pyz(path: Path) -> Path:
         )
         for entry in [*root.rglob("*"), root]:
             os.utime(entry, (EPOCH, EPOCH))
-        path.parent.mkdir(parents=True, exist_ok=True)
         zipapp.create_archive(root, path, interpreter="/usr/bin/env python3", compressed=True)
-    path.chmod(0o755)
+    _make_executable(path)
     return path
-
-
-def check_target(artifact: Artifact, target: str) -> list[str]:
-    """Refuse what cannot work on ``target``; return warnings about what may not.
-
-    Raises:
-        UserError: a precision, a head or an operator that the board does not have.
-    """
-    board, facts = load_target(target), artifact.onnx
-    nms_free = artifact.head == "nms_free" or (facts is not None and "Mod" in facts.operators)
-    board.check(artifact.precision or "fp32", "nms_free" if nms_free else "raw")
-    if board.tensorrt and facts is not None and facts.opset > board.opset:
-        return [
-            f"TensorRT {board.tensorrt} documents opset {board.opset} at most, this model has {facts.opset}: "
-            f"export with opset={board.opset} if it fails"
-        ]
-    return []
-
-
-def _copy_model(artifact: Artifact, folder: Path) -> None:
-    """Copy the model below ``folder``/model, with a manifest of its hashes (the artifact's own if it has one)."""
-    target, source = folder / "model", Path(artifact.path)
-    if artifact.verified:
-        shutil.copytree(source, target)
-        return
-    target.mkdir()
-    model = Path(artifact.model)
-    files = [model] if artifact.format in ("onnx", "engine") else [model, model.with_suffix(".bin")]
-    for file in files:
-        shutil.copyfile(file, target / file.name)
-    manifest = {
-        "schema": 1,
-        "model": model.name,
-        "files": {file.name: sha256_of(str(target / file.name)) for file in files},
-        "names": [artifact.names[key] for key in sorted(artifact.names)],
-        "imgsz": list(artifact.imgsz),
-        "head": artifact.head,
-        "precision": artifact.precision,
-        "task": "detect",
-    }
-    (target / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _copy_samples(samples: str, folder: Path) -> int:
@@ -117,8 +82,9 @@ def _copy_samples(samples: str, folder: Path) -> int:
         spec = find_spec("ultralytics")  # found, not imported
         home = Path(spec.origin).parent / "assets" if spec and spec.origin else Path("nowhere")
         paths = sorted(home.glob("*.jpg"))
-    for path in paths:
-        shutil.copyfile(path, target / path.name)
+    for number, path in enumerate(paths):
+        taken = (target / path.name).exists()  # lists may name files of several folders
+        shutil.copyfile(path, target / (f"{number}_{path.name}" if taken else path.name))
     if not paths:
         write_image(str(target / "drawn.png"), synthetic_frame())
     return max(len(paths), 1)
@@ -149,7 +115,7 @@ def _readme(artifact: Artifact, target: str, warnings: list[str]) -> str:
     size = f"{artifact.imgsz[1]}x{artifact.imgsz[0]}"
     extra = f" {board.bench}" if board.bench else ""
     parts = [
-        f"# {Path(artifact.model).name} on {board.title}\n",
+        f"# {escape_markdown(Path(artifact.model).name)} on {board.title}\n",
         f"Model: {artifact.precision or 'precision not told'}, {size}, {len(artifact.names)} classes, sha256 "
         f"`{artifact.sha256}`. `edge.pyz` checks the hashes of `model/` before it runs anything and writes only to "
         "`results/`.\n",
@@ -179,45 +145,99 @@ def _readme(artifact: Artifact, target: str, warnings: list[str]) -> str:
     return "\n".join(parts)
 
 
-def make_bundle(model: str, target: str, folder: Path, samples: str = "", imgsz: int | None = None) -> list[str]:
+def make_bundle(
+    model: str,
+    target: str,
+    folder: Path,
+    samples: str = "",
+    imgsz: int | None = None,
+    *,
+    archive: bool = False,
+    probe: bool = True,
+) -> list[str]:
     """Fill a new ``folder`` with everything that ``target`` needs to run ``model``.
+
+    Folder and archive appear whole or not at all, whatever ends the work; the same call can then be made again.
+
+    Args:
+        model: artifact folder, exported folder or model file.
+        target: the board.
+        folder: to make.
+        samples: folder of sample images, or empty.
+        imgsz: side of the input in pixels, for a model that does not say.
+        archive: make ``folder``.tar.gz too.
+        probe: run the model once before it is packed.
 
     Returns:
         Warnings, for people.
 
     Raises:
-        UserError: A damaged model, one that the board cannot run, or a folder that is there already.
+        UserError: a damaged model, one that the board or the runner cannot run, or a folder that is there already.
     """
     artifact = open_artifact(model, imgsz)
     warnings = check_target(artifact, target)
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} is there already; give another name=")
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise UserError(f"{folder} is there already; give another name=") from error
-    try:
-        _copy_model(artifact, folder)
-        _copy_samples(samples, folder)
-        build_pyz(folder / "edge.pyz")
-        board = load_target(target)
-        lines = board.requirements or (
-            "# nothing from the index: JetPack brings numpy and TensorRT (apt, see README.md)",
-        )
-        (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / "run.sh").write_text(_run_script(board), encoding="utf-8")
-        (folder / "run.sh").chmod(0o755)
-        (folder / "README.md").write_text(_readme(artifact, target, warnings), encoding="utf-8")
+        with staging(folder.parent, "bundle") as temporary:
+            made = temporary / folder.name
+            made.mkdir()
+            packed = copy_model(artifact, made / "model")
+            if probe:
+                warnings += run_once(packed)
+            _copy_samples(samples, made)
+            _write_rest(packed, target, warnings, made)
+            if archive:  # before the folder: once that has its name, all is there
+                _place(make_archive(made), folder.with_name(f"{folder.name}.tar.gz"))
+            made.rename(folder)
     except (OSError, UserError) as error:
-        shutil.rmtree(folder, ignore_errors=True)  # half a bundle helps nobody
         raise UserError(f"the bundle could not be made: {error}") from error
     return warnings
 
 
+def _write_rest(artifact: Artifact, target: str, warnings: list[str], folder: Path) -> None:
+    build_pyz(folder / "edge.pyz")
+    board = load_target(target)
+    lines = board.requirements or ("# nothing from the index: JetPack brings numpy and TensorRT (apt, see README.md)",)
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "run.sh").write_text(_run_script(board), encoding="utf-8")
+    _make_executable(folder / "run.sh")
+    (folder / "README.md").write_text(_readme(artifact, target, warnings), encoding="utf-8")
+
+
+def _make_executable(path: Path) -> None:
+    """For those who may read it: the user's umask holds."""
+    mode = path.stat().st_mode
+    path.chmod(mode | (mode & 0o444) >> 2)
+
+
 def make_archive(folder: Path) -> Path:
-    """Pack ``folder`` into ``folder``.tar.gz and return its path."""
+    """Pack ``folder`` into ``folder``.tar.gz and return its path; equal content gives equal bytes."""
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = EPOCH, 0, 0, "", ""
+        entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+        return entry
+
     path = folder.with_name(folder.name + ".tar.gz")
-    with tarfile.open(path, "w:gz") as archive:
-        archive.add(folder, folder.name)
+    with (
+        path.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=EPOCH) as stream,
+        tarfile.open(fileobj=stream, mode="w") as archive,
+    ):
+        archive.add(folder, folder.name, filter=plain)
     return path
+
+
+def _place(archive: Path, path: Path) -> None:
+    """Give the finished archive its name, which a run that was killed just before its folder was made may have done.
+
+    Raises:
+        UserError: another one is.
+    """
+    if os.path.lexists(path) and not (path.is_file() and filecmp.cmp(archive, path, shallow=False)):
+        raise UserError(f"{path} is there already; give another name=")
+    archive.replace(path)
 
 
 def main(args: list[str]) -> int:
@@ -226,10 +246,13 @@ def main(args: list[str]) -> int:
     if not chosen.model:
         raise UserError("bundle: model= is required, for example model=best.onnx")
     check_parent(chosen.project)
-    folder = Path(chosen.project) / (chosen.name or f"edge-{chosen.target}")
-    for warning in make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz):
+    name = chosen.name or f"edge-{chosen.target}"
+    check_name(name)
+    folder = Path(chosen.project) / name
+    asked = {"archive": chosen.archive, "probe": chosen.probe}
+    for warning in make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz, **asked):
         print(f"note: {warning}", file=sys.stderr)
     print(f"-> {folder}")
     if chosen.archive:
-        print(f"-> {make_archive(folder)}")
+        print(f"-> {folder}.tar.gz")
     return EXIT_DONE

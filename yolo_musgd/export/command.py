@@ -13,7 +13,7 @@ from pathlib import Path
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import check_name
 from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
-from yolo_musgd.export.bundle import make_archive, make_bundle
+from yolo_musgd.export.bundle import make_bundle
 from yolo_musgd.export.float_graph import FloatGraph
 from yolo_musgd.export.settings import ExportSettings, Job, check
 from yolo_musgd.export.staging import place_numbered, staging
@@ -151,6 +151,6 @@ def _bundles(settings: ExportSettings, result: Result) -> Iterator[Path]:
     """Pack each artifact for the board; the archives lie beside the artifacts."""
     for built in result.artifacts:
         folder = result.folder / f"edge-{settings.target}-{built.runtime}"
-        for warning in make_bundle(str(built.folder), settings.target, folder, settings.samples or ""):
+        for warning in make_bundle(str(built.folder), settings.target, folder, settings.samples or "", archive=True):
             print(f"note: {warning}", file=sys.stderr)
-        yield make_archive(folder)
+        yield folder.with_name(f"{folder.name}.tar.gz")

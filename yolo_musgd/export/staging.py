@@ -39,7 +39,7 @@ def staging(parent: Path, kind: str) -> Iterator[Path]:
             _clean(parent, kind)
             folder = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=parent))
             stack.enter_context(_locked(folder))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(_remove, folder)
         (folder / MARK).touch()
         yield folder
 
@@ -78,6 +78,15 @@ def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
             yield True
     finally:
         os.close(handle)
+
+
+def _remove(folder: Path) -> None:
+    """Once more where Ctrl-C comes meanwhile."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _clean(parent: Path, kind: str) -> None:

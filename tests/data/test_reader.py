@@ -222,7 +222,7 @@ def test_grey_images(folder: Folder) -> None:
     folder.settings["channels"] = 1
     split = folder.read()
     assert split.channels == 1
-    assert reader.read_image(split.files[0], 1).shape == (32, 32, 1)
+    assert reader.read_image(split.files[0], 1).shape == (32, 32)
 
 
 def test_an_unlabelled_split_does_not_judge(folder: Folder) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolo_musgd.edge import evaluate
 from yolo_musgd.edge.__main__ import main
 from yolo_musgd.edge.detect import Detector
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.labels import label_path
 from yolo_musgd.edge.pictures.boxes import iou_matrix
 from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.runtimes.artifact import open_artifact
@@ -233,7 +233,7 @@ def test_val_is_ultralytics_on_photographs(real_models: dict[str, Path], photos:
     (tmp_path / "set" / "labels").mkdir()
     for path in photos:
         (tmp_path / "set" / "images" / path.name).symlink_to(path)
-        label = Path(evaluate.label_path(str(path)))
+        label = Path(label_path(str(path)))
         if label.is_file():
             (tmp_path / "set" / "labels" / label.name).symlink_to(label)
     images = tmp_path / "set" / "images"

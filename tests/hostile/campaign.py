@@ -25,7 +25,7 @@ import numpy as np
 from mutate import mutate
 from small_models import write_detector
 
-from yolo_musgd.edge import evaluate, options
+from yolo_musgd.edge import labels, options
 from yolo_musgd.edge.coco import read_coco
 from yolo_musgd.edge.detect import DETECT_OPTIONS
 from yolo_musgd.edge.errors import UserError
@@ -82,7 +82,7 @@ def _in_file(path: Path, read: Callable[[str], object]) -> Call:
 
 
 def _labels(path: str) -> None:
-    rows = evaluate.read_labels(path)
+    rows = labels.read_labels(path)
     assert np.isfinite(rows).all()
     assert (rows >= -0.011).all()
     assert (rows[:, 0] == np.rint(rows[:, 0])).all()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_models import write_detector
 
-from yolo_musgd.edge import evaluate
+from yolo_musgd.edge import labels
 from yolo_musgd.edge.__main__ import main
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import read_bytes, read_text
@@ -113,7 +113,7 @@ def test_labels_lists_and_models_that_are_no_files(
     kind: str, odd: dict[str, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="not a regular file"):
-        evaluate.read_labels(str(odd[kind]))
+        labels.read_labels(str(odd[kind]))
     for name in ("list.txt", "coco.json", "m.onnx", "m.engine"):
         odd[kind].rename(tmp_path / name)
         odd[kind] = tmp_path / name
@@ -129,7 +129,7 @@ def test_classes_that_are_none(number: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(f"0 .5 .5 .1 .1\n{number} 0.5 0.5 0.2 0.2\n")
     with pytest.raises(UserError, match=r"a\.txt:2"):
-        evaluate.read_labels(str(path))
+        labels.read_labels(str(path))
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e39"])
@@ -137,7 +137,7 @@ def test_coordinates_that_are_none(number: str, tmp_path: Path) -> None:
     for row in (f"0 {number} 0.5 0.2 0.2", f"0 0.5 0.5 0.2 {number}", f"0 .1 .1 {number} .1 .3 .5"):
         (tmp_path / "a.txt").write_text(row)
         with pytest.raises(UserError, match=r"a\.txt:1"):
-            evaluate.read_labels(str(tmp_path / "a.txt"))
+            labels.read_labels(str(tmp_path / "a.txt"))
 
 
 def huge_png(width: int, height: int) -> bytes:

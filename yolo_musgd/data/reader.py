@@ -193,7 +193,7 @@ def judging_split(content: Mapping[str, Any], rules: Rules = NO_RULES) -> str:
 
 
 def read_image(file: str, channels: int = 3) -> np.ndarray:
-    """The pixels as Ultralytics sees them: uint8 (height, width, 3) BGR, or (height, width, 1) for one channel.
+    """The pixels as Ultralytics sees them: uint8 (height, width, 3) BGR, or (height, width) for one channel.
 
     Raises:
         UserError: it cannot be decoded.
@@ -207,7 +207,7 @@ def read_image(file: str, channels: int = 3) -> np.ndarray:
         raise UserError(f"{file} cannot be decoded: {first_line(error)}") from error
     if image is None:
         raise UserError(f"{file} cannot be decoded: damaged or not an image")
-    pixels: np.ndarray = image if image.ndim == 3 else image[..., None]
+    pixels: np.ndarray = image[..., 0] if channels == 1 and image.ndim == 3 else image
     return pixels
 
 

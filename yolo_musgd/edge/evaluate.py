@@ -5,7 +5,6 @@ threads and file as the speed.
 """
 
 import json
-import math
 import os
 import sys
 from typing import Any, Dict, List, Optional, Tuple
@@ -16,7 +15,8 @@ from . import options
 from .coco import read_coco
 from .detect import MODEL_OPTIONS, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
-from .files import Folder, read_bytes
+from .files import Folder
+from .labels import label_path, list_images, read_pair
 from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
 from .runtimes.artifact import Artifact, open_artifact
@@ -27,79 +27,6 @@ from .stats import rounded
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU, COCO's ten
 SHOWN = 5  # images left out that are named while it runs; the report names all
 VAL_CONF = 0.001  # Ultralytics' lowest score in validation
-
-
-def label_path(image: str, labels: str = "") -> str:
-    """Return an image's label file: in ``labels``, or with the last /images/ of the path turned into /labels/."""
-    base = os.path.splitext(os.path.basename(image))[0] + ".txt"
-    if labels:
-        return os.path.join(labels, base)
-    parts = os.path.dirname(os.path.abspath(image)).split(os.sep)
-    for k in range(len(parts) - 1, -1, -1):
-        if parts[k] == "images":
-            return os.sep.join(parts[:k] + ["labels"] + parts[k + 1 :] + [base])
-    return os.path.join(os.path.dirname(image), base)
-
-
-def read_labels(path: str) -> np.ndarray:
-    """Read a YOLO label file: ``class cx cy w h`` (or a polygon, taken as its box) in fractions of the image.
-
-    Returns:
-        float32 (n, 5) without duplicates; empty when the file does not exist, which means an image without objects.
-
-    Raises:
-        UserError: A line that is no label, with its number.
-    """
-    if not os.path.exists(path):
-        return np.zeros((0, 5), np.float32)
-    rows = []
-    text = read_bytes(path).decode("utf-8-sig", "replace")  # Windows' editors begin a file with a mark
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            values = [float(word) for word in line.split()]
-        except ValueError:
-            raise UserError("{}:{}: not numbers: {:.60}".format(path, number, line.strip()))
-        if not values:
-            continue
-        if len(values) > 6 and len(values) % 2:
-            x, y = np.array(values[1::2]), np.array(values[2::2])
-            centre = [(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, np.ptp(x), np.ptp(y)]
-            values = values[:1] + [float(value) for value in centre]
-        if len(values) != 5 or not _possible(values):
-            raise UserError("{}:{}: expected 'class cx cy w h' in [0, 1]: {:.60}".format(path, number, line.strip()))
-        rows.append(values)
-    return np.unique(np.array(rows, np.float32).reshape(-1, 5), axis=0)
-
-
-def _possible(values: List[float]) -> bool:
-    """Whether the class is a number that float32 holds, and centre and size lie in the image.
-
-    Ultralytics tolerates a hundredth outside of it; so does this.
-    """
-    if not all(math.isfinite(value) for value in values) or values[0] != int(values[0]) or values[0] >= 1 << 24:
-        return False
-    return min(values[0], values[3], values[4]) >= 0 and min(values) >= -0.01 and max(values[1:]) <= 1.01
-
-
-def read_pair(path: str, classes: int, labels: str = "", channels: int = 3) -> Tuple[np.ndarray, np.ndarray]:
-    """Read an image and its labels.
-
-    Args:
-        path: Image file; its labels are where label_path says.
-        classes: Of the model; 0 when it does not say.
-        labels: Folder of the label files, where they are elsewhere.
-        channels: Of the image: 3 or 1.
-
-    Returns:
-        The image, see images.read_image, and float32 (n, 5), see read_labels.
-
-    Raises:
-        UserError: One of them cannot be read, or a class that the model does not have.
-    """
-    targets = read_labels(label_path(path, labels))
-    if classes and len(targets) and targets[:, 0].max() >= classes:
-        raise UserError("{}: class {} but the model has {}".format(path, int(targets[:, 0].max()), classes))
-    return images.read_image(path, channels), targets
 
 
 def match(detections: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -269,7 +196,7 @@ def _list_labelled(chosen: Any, names: Dict[int, str]) -> List[Tuple[str, Option
         if not any(len(targets) for _, targets in found):
             raise UserError("source={}: no box in any of {} images".format(chosen.source, len(found)))
         return list(found)
-    paths = images.list_images(chosen.source)[: chosen.n]
+    paths = list_images(chosen.source)[: chosen.n]
     if not any(os.path.isfile(label_path(path, chosen.labels)) for path in paths):
         raise UserError(
             "no label file for any of {} images; looked for {}; give labels=".format(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_musgd.edge import evaluate
+from yolo_musgd.edge import evaluate, labels
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures import boxes
 
@@ -170,17 +170,17 @@ def test_perfect_empty_and_absent() -> None:
 def test_labels(tmp_path: object) -> None:
     path = f"{tmp_path}/a.txt"
     with Path(path).open("w") as file:
-        file.write("1 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n")
-    np.testing.assert_allclose(
-        evaluate.read_labels(path), [[0, 0.2, 0.3, 0.2, 0.4], [1, 0.5, 0.5, 0.2, 0.4]], atol=1e-6
-    )
+        file.write("1 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2 0.4\n\n0 0.2 0.3 0.2 0.4\n")
+    np.testing.assert_allclose(labels.read_labels(path), [[1, 0.5, 0.5, 0.2, 0.4], [0, 0.2, 0.3, 0.2, 0.4]], atol=1e-6)
+    Path(path).write_text("0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n")
+    np.testing.assert_allclose(labels.read_labels(path), [[0, 0.2, 0.3, 0.2, 0.4]], atol=1e-6)
     for bad in ("1 0.5 0.5 0.2", "x 0 0 0 0", "1 0.5 0.5 2.2 0.4", "1.5 .1 .1 .1 .1"):
         with Path(path).open("w") as file:
             file.write("0 0.5 0.5 0.1 0.1\n" + bad + "\n")
         with pytest.raises(UserError, match=r"a\.txt:2"):
-            evaluate.read_labels(path)
+            labels.read_labels(path)
     Path(path).write_bytes("\ufeff1 -0.01 0.5 0.2 0.4\n".encode())  # Windows' mark; the hundredth that is tolerated
-    np.testing.assert_allclose(evaluate.read_labels(path), [[1, -0.01, 0.5, 0.2, 0.4]], atol=1e-6)
+    np.testing.assert_allclose(labels.read_labels(path), [[1, -0.01, 0.5, 0.2, 0.4]], atol=1e-6)
     for bad in (
         b"1 -0.02 0.5 0.2 0.4\n",
         b"1 0.5 0.5 -0.01 0.4\n",
@@ -189,6 +189,6 @@ def test_labels(tmp_path: object) -> None:
     ):
         Path(path).write_bytes(bad)
         with pytest.raises(UserError, match=r"a\.txt:1"):
-            evaluate.read_labels(path)
-    assert evaluate.label_path("/d/images/val/x.jpg") == "/d/labels/val/x.txt"
-    assert len(evaluate.read_labels(f"{tmp_path}/absent.txt")) == 0
+            labels.read_labels(path)
+    assert labels.label_path("/d/images/val/x.jpg") == "/d/labels/val/x.txt"
+    assert len(labels.read_labels(f"{tmp_path}/absent.txt")) == 0

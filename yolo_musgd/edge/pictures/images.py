@@ -104,7 +104,7 @@ def list_images(source: str) -> List[str]:
         except OSError as error:
             raise UserError("source={}: {}".format(source, error.strerror))
         # "._x.jpg" is what macOS notes about x.jpg
-        names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("._")]
+        names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
         paths = [os.path.join(source, name) for name in names]
     elif source.lower().endswith(".txt") and os.path.isfile(source):
         base = os.path.dirname(source)

@@ -1,7 +1,7 @@
 """Finds the recipes of CONTRIBUTING.md and follows them in a copy of the repository.
 
-``<!-- file PATH -->`` is a new file, ``<!-- after PATH: LINE -->`` puts the block behind that line, and
-``<!-- run -->`` is run.
+``<!-- file PATH -->`` is a new file, ``<!-- after PATH: LINE -->`` puts the block behind the line that begins so,
+and ``<!-- run -->`` is run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def follow(step: Step, root: Path) -> None:
     """Write what a step writes.
 
     Raises:
-        ValueError: the line behind which the block belongs is not in the file, or stands there more than once.
+        ValueError: the line behind which the block belongs is not in the file, or there are several.
     """
     file = root / step.path
     if step.what == "file":
@@ -53,7 +53,9 @@ def follow(step: Step, root: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(step.text, encoding="utf-8")
     elif step.what == "after":
-        before, found, rest = file.read_text(encoding="utf-8").partition(f"\n{step.line}\n")
-        if not found or f"\n{step.line}\n" in rest:
-            raise ValueError(f"{step.path} has not exactly one line {step.line!r}")
-        file.write_text(before + found + step.text + rest, encoding="utf-8")
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        places = [number for number, line in enumerate(lines, 1) if line.startswith(step.line)]
+        if len(places) != 1:
+            raise ValueError(f"{step.path} has {len(places)} lines that begin with {step.line!r}")
+        lines.insert(places[0], step.text)
+        file.write_text("".join(lines), encoding="utf-8")

@@ -28,7 +28,7 @@ def test_steps_are_found_and_followed(tmp_path: Path) -> None:
     assert (tmp_path / "a.py").read_text() == "\nx = 1\nz = 3\n\ny = 2\n"
     with pytest.raises(ValueError, match="exists already"):
         follow(file, tmp_path)
-    with pytest.raises(ValueError, match="exactly one line 'w = 1'"):
+    with pytest.raises(ValueError, match="0 lines that begin with 'w = 1'"):
         follow(after._replace(line="w = 1"), tmp_path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 from operator import is_
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -42,15 +42,6 @@ def _settings(*values: Any) -> MuonSettings:
     return MuonSettings(**dict(zip(_KEYS, values, strict=True)))
 
 
-class _Planned(NamedTuple):
-    """Chunks of one param group, valid for these very parameters."""
-
-    params: list[Tensor]
-    settings: MuonSettings
-    ranks: int
-    chunks: list[Chunk]
-
-
 class MatrixSteps:
     """Muon's part of a hybrid optimizer: which parameters, their state, plan and step.
 
@@ -61,7 +52,8 @@ class MatrixSteps:
     def __init__(self, exclude: Collection[Tensor]):
         self.exclude = set(exclude)
         self.update_rms: list[Tensor] = []
-        self._plans: dict[int, _Planned] = {}
+        self._plans: dict[int, list[Chunk]] = {}
+        self._planned: dict[int, tuple[Any, ...]] = {}  # what each plan was made for
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,9 +92,9 @@ class MatrixSteps:
     def forget(self, number: int | None = None) -> None:
         """Drop the plan of one param group or of all, since parameters or settings may have changed."""
         if number is None:
-            self._plans.clear()
+            self._planned.clear()
         else:
-            self._plans.pop(number, None)
+            self._planned.pop(number, None)
 
     def step(
         self,
@@ -187,15 +179,11 @@ class MatrixSteps:
             torch._foreach_add_(targets, list(part.slots(result)), alpha=-factor)
 
     def _chunks(self, number: int, params: list[Tensor], settings: MuonSettings, ranks: int) -> list[Chunk]:
-        known = self._plans.get(number)
-        if (
-            known is None
-            or known[1:3] != (settings, ranks)
-            or len(known.params) != len(params)
-            or not all(map(is_, known.params, params))
-        ):
-            known = self._plans[number] = _Planned(params, settings, ranks, plan_chunks(params, settings, ranks))
-        return known.chunks
+        known, *same = self._planned.get(number, ([], None))
+        if same != [settings, ranks] or len(known) != len(params) or not all(map(is_, known, params)):
+            self._planned[number] = (params, settings, ranks)
+            self._plans[number] = plan_chunks(params, settings, ranks)
+        return self._plans[number]
 
     def _generator(self, settings: MuonSettings, device: torch.device) -> torch.Generator | None:
         """Random bits of the rounding: a stream of its own, so that it does not disturb the data loader's."""

@@ -124,6 +124,7 @@ def test_what_a_run_records(comparison):
         assert record["optimizer_steps"] == 4
         assert record["state_bytes"] == pytest.approx(record["parameter_bytes"], rel=1e-3), optimizer
         assert 100e6 < record["peak_rss_bytes"] < 10e9
+        assert record["picked"] == {"optimizer": optimizer, "lr0": 0.01, "momentum": 0.937}
         assert record["step_ms_p50"] > 0
         assert record["machine"]["threads"] == 1
         assert not (file.parent / "weights").exists()

@@ -69,7 +69,7 @@ def test_what_auto_picked_is_told(two_sets, tmp_path):
     page, markdown, figures = write_report(arms, store, tmp_path, "mine", {})
     assert "picked AdamW, lr0=0.00143, momentum=0.9" in markdown.read_text()
     assert json.loads(figures.read_text())["groups"][0]["arms"][0]["picked"] == PICKED
-    assert page.read_text().index("All 2 data sets") < page.read_text().index("Final accuracy</h3>")
+    assert page.read_text().index("Over 2 data sets") < page.read_text().index("Final accuracy</h3>")
     assert (tmp_path / "plots/all_data_sets-yolo26n_scratch-profile.png").is_file()
 
 

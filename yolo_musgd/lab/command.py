@@ -144,5 +144,6 @@ def overview(plan: list[Arm], store: Store) -> str:
     line = f"{missing} epochs to train"
     if missing:
         hours, basis = core_hours(plan, store)
-        line += f", about {f'{hours:.1f} core hours' if hours >= 1 else f'{hours * 60:.0f} core minutes'} ({basis})"
+        cost = f"{hours:.1f} core hours" if hours >= 1 else f"{max(1, round(hours * 60))} core minutes"
+        line += f", about {cost} ({basis})"
     return "\n".join([*lines, line])

@@ -15,7 +15,7 @@ Summary = Mapping[str, Any]
 
 def view(summary: Summary, metric: str) -> dict[str, Any]:
     """Title, headline and table of one summary, as the templates lay them out."""
-    title = f"All {len(summary['sets'])} data sets, {summary['start']}"
+    title = f"Over {len(summary['sets'])} data sets, {summary['start']}"
     return {"title": title, "headline": headline(summary), "tables": [_table(summary, metric)]}
 
 

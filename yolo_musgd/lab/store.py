@@ -17,6 +17,7 @@ from ultralytics.utils import LOGGER
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.lab import identify
+from yolo_musgd.lab.evidence import IDENTITY, flaw, flaw_of_table, seal
 from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
 from yolo_musgd.lab.runs import RunSpec, resolve
 from yolo_musgd.settings import read_recipe
@@ -53,8 +54,12 @@ class Record:
         return [e["cpu_s"] for e in self.facts.get("epochs", ()) if "cpu_s" in e]
 
     def is_for(self, spec: RunSpec) -> bool:
-        """Whether this is that run."""
-        return spec.matches(self.identity)
+        """Whether this is that run; no, where its arguments are none that can be resolved."""
+        try:
+            return spec.matches(self.identity)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            LOGGER.warning(f"{self.folder} is left out: {RECORD}: {type(error).__name__}: {error}")
+            return False
 
     def curve(self, metric: str) -> list[float]:
         """The metric after each epoch, 0 where it is not a number."""
@@ -71,11 +76,11 @@ def read_results(file: Path) -> dict[str, list[float]]:
     if not file.is_file():
         return {}
     rows: dict[int, dict[str, float]] = {}
-    with file.open(encoding="utf-8", newline="") as text:
-        for row in csv.DictReader(text):
-            values = {k.strip(): _number(v) for k, v in row.items() if k}
-            if math.isfinite(values.get("epoch", math.nan)):
-                rows[int(values["epoch"])] = values
+    text = file.read_bytes().replace(b"\0", b"").decode("utf-8", "replace")  # it may be in the middle of being written
+    for row in csv.DictReader(text.splitlines()):
+        values = {k.strip(): _number(v) for k, v in row.items() if k}
+        if math.isfinite(values.get("epoch", math.nan)):
+            rows[int(values["epoch"])] = values
     names = dict.fromkeys(k for row in rows.values() for k in row)
     columns = {k: [rows[e].get(k, math.nan) for e in sorted(rows)] for k in names}
     if "time" in columns:
@@ -133,7 +138,7 @@ class Store:
     def find(self, spec: RunSpec) -> Record | None:
         """The finished run that is this one, or None; one that is to be imported is copied first."""
         if spec.key not in self._known:
-            mine = next((r for r in self._records if spec.matches(r.identity)), None)
+            mine = next((r for r in self._records if r.is_for(spec)), None)
             foreign = None if mine else next((r for r in self._foreign if r.is_for(spec)), None)
             self._known[spec.key] = self._adopt(foreign, spec) if foreign else mine
         return self._known[spec.key]
@@ -153,19 +158,25 @@ class Store:
             if (record.folder / name).is_file():
                 shutil.copy2(record.folder / name, target / name)
         facts = {**record.facts, "imported_from": str(record.folder.resolve())}
-        write_json(target / RECORD, {"identity": record.identity, **facts})
+        write_json(target / RECORD, {"identity": record.identity, **facts, "results": seal(target / RESULTS)})
         LOGGER.info(f"imported {record.folder}")
         return self.add(spec)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The finished run in a folder, or None."""
+    """The finished run in a folder; None where there is none, or one that was harmed, which is named in the log."""
+    if not (folder / RECORD).is_file():
+        return None
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        identity = content.pop("identity")
-        return Record(folder, {k: identity[k] for k in ("data", "model", "args", "versions")}, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
+        wrong = flaw(folder, content)
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = f"{RECORD}: {' '.join(str(error).split())[:200]}"
+    if wrong:
+        LOGGER.warning(f"{folder} is left out: {wrong}")
         return None
+    identity = content.pop("identity")
+    return Record(folder, {k: identity[k] for k in IDENTITY}, content)
 
 
 def _stored(folder: Path) -> Iterator[Record | None]:
@@ -206,7 +217,7 @@ class PlainRun:
         """Whether this is that run; data and model are only looked at where everything else fits."""
         try:
             return spec.fits(self.args) and spec.matches(self.identity)
-        except UserError as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # UserError is a ValueError
             LOGGER.warning(f"imports: {self.folder} is left out: {error}")
             return False
 
@@ -215,7 +226,7 @@ def _foreign(folder: Path) -> Iterator[Record | PlainRun]:
     """Finished runs below a folder: ours with their record, others by args.yaml and a complete results.csv."""
     for results in sorted(folder.rglob(RESULTS)):
         place = results.parent
-        record = read_record(place) or _plain_run(place)
+        record = read_record(place) if (place / RECORD).is_file() else _plain_run(place)
         if record is not None:
             yield record
 
@@ -225,6 +236,8 @@ def _plain_run(place: Path) -> PlainRun | None:
     try:
         args = read_recipe(place / "args.yaml")
         epochs = read_results(place / RESULTS).get("epoch", [])
+        if wrong := flaw_of_table((place / RESULTS).read_bytes()):
+            raise UserError(wrong)
         if len(epochs) != args["epochs"] or args.get("mode") != "train":
             return None
         if not args["data"] or not args["model"]:

@@ -32,6 +32,7 @@ def main() -> int:
     from filelock import FileLock
 
     from yolo_musgd.lab.runs import RunSpec, versions
+    from yolo_musgd.lab.store import read_record
 
     if versions() != task["versions"]:
         here, wanted = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (versions(), task["versions"]))
@@ -39,7 +40,7 @@ def main() -> int:
     folder = Path(task["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / RECORD).is_file():  # another comparison may have done this run while we waited
+        if read_record(folder) is None:  # another comparison may have done this run while we waited
             train(RunSpec.from_dict(task["spec"]), folder, int(task["threads"]), bool(task["keep_weights"]))
     return 0
 
@@ -70,6 +71,7 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     from ultralytics import YOLO
 
     import yolo_musgd.trainers  # noqa: F401  registers the plugin, should the .pth be switched off
+    from yolo_musgd.lab.evidence import seal
     from yolo_musgd.lab.identify import code_id
     from yolo_musgd.lab.recorder import Recorder, machine
     from yolo_musgd.lab.runs import versions
@@ -102,7 +104,7 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     if not keep_weights:
         shutil.rmtree(folder / "weights", ignore_errors=True)
     identity: dict[str, Any] = {**spec.identity, "versions": versions()}
-    write_json(folder / RECORD, {"identity": identity, **facts})
+    write_json(folder / RECORD, {"identity": identity, **facts, "results": seal(folder / RESULTS)})
 
 
 def _clear(folder: Path) -> None:

@@ -19,7 +19,7 @@ def as_coco(images: Sequence[LabelledImage], names: Mapping[int, str], root: Pat
     Args:
         images: with their labels.
         names: class names by index.
-        root: folder that ``file_name`` is relative to; None writes the bare file names.
+        root: folder that ``file_name`` is relative to; None writes whole paths.
     """
     content: dict[str, Any] = {
         "images": [],
@@ -28,7 +28,7 @@ def as_coco(images: Sequence[LabelledImage], names: Mapping[int, str], root: Pat
     }
     for number, (file, labels, (height, width)) in enumerate(images):
         path = Path(file)
-        name = path.name if root is None else path.relative_to(root).as_posix()
+        name = str(path.absolute()) if root is None else path.relative_to(root).as_posix()
         content["images"].append({"id": number, "file_name": name, "width": width, "height": height})
         for kind, x, y, w, h in labels.astype(float).tolist():
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]

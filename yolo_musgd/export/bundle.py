@@ -23,6 +23,7 @@ from yolo_musgd.edge.files import check_name
 from yolo_musgd.edge.pictures.images import list_images, synthetic_frame, write_image
 from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
 from yolo_musgd.export.bundle_model import check_target, copy_model, run_once
+from yolo_musgd.export.bundle_val import ANNOTATIONS, check_val, copy_val
 from yolo_musgd.export.staging import staging
 from yolo_musgd.export.targets import NAMES, Target, load_target
 from yolo_musgd.settings import check_parent
@@ -35,6 +36,8 @@ OPTIONS: options.Spec = {
     "model": ("", options.text, "artifact folder, exported folder or .onnx file"),
     "target": ("x86", options.one_of(*NAMES), "board: " + ", ".join(NAMES)),
     "samples": ("", options.text, "folder of sample images (at most 16 are taken)"),
+    "val": ("", options.text, "COCO file (export's val.json) to judge the model with on the board"),
+    "val_images": (64, options.number(1, 1e6, int), "most of its images that are taken along"),
     "project": ("runs/bundle", options.text, "the bundle goes to project/name"),
     "name": ("", options.text, "its name; default: edge-<target>"),
     "archive": (True, options.flag, "make name.tar.gz beside the folder"),
@@ -90,7 +93,7 @@ def _copy_samples(samples: str, folder: Path) -> int:
     return max(len(paths), 1)
 
 
-def _run_script(board: Target) -> str:
+def _run_script(board: Target, judged: bool) -> str:
     return "\n".join(
         [
             "#!/bin/sh",
@@ -100,17 +103,23 @@ def _run_script(board: Target) -> str:
             'PYTHON="${PYTHON:-python3}"',
             '"$PYTHON" edge.pyz doctor',
             f'"$PYTHON" edge.pyz detect model source=samples project=results {_engine_words(board)}'.rstrip(),
+            *([f'"$PYTHON" edge.pyz {_val_words(board, judged)}'] if judged else []),
             f'"$PYTHON" edge.pyz bench model source=samples project=results {board.bench} "$@"',
             "",
         ]
     )
 
 
+def _val_words(board: Target, judged: bool) -> str:
+    source = f"val/{ANNOTATIONS}" if judged else "images/val"
+    return f"val model source={source} project=results {_engine_words(board)}".rstrip()
+
+
 def _engine_words(board: Target) -> str:
     return board.bench if board.bench.startswith("engine=") else ""
 
 
-def _readme(artifact: Artifact, target: str, warnings: list[str]) -> str:
+def _readme(artifact: Artifact, target: str, warnings: list[str], judged: bool) -> str:
     board, block = load_target(target), "```sh\n{}\n```\n"
     size = f"{artifact.imgsz[1]}x{artifact.imgsz[0]}"
     extra = f" {board.bench}" if board.bench else ""
@@ -133,8 +142,8 @@ def _readme(artifact: Artifact, target: str, warnings: list[str]) -> str:
                     f"python3 edge.pyz bench model source=samples project=results{extra}",
                     f"python3 edge.pyz bench model source=0 project=results{extra}         # a camera",
                     f"python3 edge.pyz bench model source=samples project=results{extra} soak=30     # half an hour",
-                    f"python3 edge.pyz val model source=images/val project=results {_engine_words(board)}".rstrip()
-                    + "      # needs labels/val beside images/val",
+                    f"python3 edge.pyz {_val_words(board, judged)}"
+                    + ("" if judged else "      # needs labels/val beside images/val"),
                     "python3 edge.pyz help bench",
                 ]
             )
@@ -154,6 +163,8 @@ def make_bundle(
     *,
     archive: bool = False,
     probe: bool = True,
+    val: str = "",
+    val_images: int = 64,
 ) -> list[str]:
     """Fill a new ``folder`` with everything that ``target`` needs to run ``model``.
 
@@ -167,6 +178,8 @@ def make_bundle(
         imgsz: side of the input in pixels, for a model that does not say.
         archive: make ``folder``.tar.gz too.
         probe: run the model once before it is packed.
+        val: COCO file to judge the model with on the board, or empty.
+        val_images: most of its images.
 
     Returns:
         Warnings, for people.
@@ -176,6 +189,7 @@ def make_bundle(
     """
     artifact = open_artifact(model, imgsz)
     warnings = check_target(artifact, target)
+    check_val(val)
     if os.path.lexists(folder):
         raise UserError(f"{folder} is there already; give another name=")
     try:
@@ -186,6 +200,8 @@ def make_bundle(
             if probe:
                 warnings += run_once(packed)
             _copy_samples(samples, made)
+            if val:
+                copy_val(val, artifact.names, made / "val", val_images)
             _write_rest(packed, target, warnings, made)
             if archive:  # before the folder: once that has its name, all is there
                 _place(make_archive(made), folder.with_name(f"{folder.name}.tar.gz"))
@@ -200,9 +216,10 @@ def _write_rest(artifact: Artifact, target: str, warnings: list[str], folder: Pa
     board = load_target(target)
     lines = board.requirements or ("# nothing from the index: JetPack brings numpy and TensorRT (apt, see README.md)",)
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "run.sh").write_text(_run_script(board), encoding="utf-8")
+    judged = (folder / "val").is_dir()
+    (folder / "run.sh").write_text(_run_script(board, judged), encoding="utf-8")
     _make_executable(folder / "run.sh")
-    (folder / "README.md").write_text(_readme(artifact, target, warnings), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(artifact, target, warnings, judged), encoding="utf-8")
 
 
 def _make_executable(path: Path) -> None:
@@ -249,7 +266,7 @@ def main(args: list[str]) -> int:
     name = chosen.name or f"edge-{chosen.target}"
     check_name(name)
     folder = Path(chosen.project) / name
-    asked = {"archive": chosen.archive, "probe": chosen.probe}
+    asked = {key: getattr(chosen, key) for key in ("archive", "probe", "val", "val_images")}
     for warning in make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz, **asked):
         print(f"note: {warning}", file=sys.stderr)
     print(f"-> {folder}")

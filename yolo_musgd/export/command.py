@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from yolo_musgd.data.coco import write_coco
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import check_name
 from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
@@ -21,6 +22,7 @@ from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
 from yolo_musgd.settings import check_parent, parse
 
+VAL = "val.json"  # COCO file of the images that judged, for `val` here and for `bundle`
 MACHINES = {"x86_64": ("x86_64", "amd64"), "aarch64": ("aarch64", "arm64")}  # as systems call them
 
 log = logging.getLogger("yolo_musgd")
@@ -86,6 +88,8 @@ def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Re
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
     (ready / "report.md").write_text(to_markdown(job, artifacts, graph.expected, latency, fastest), encoding="utf-8")
     draw_searches(job, artifacts, ready)
+    if graph.val:
+        write_coco(ready / VAL, graph.val, job.checkpoint.names)
     folder = place_numbered(ready, project, job.settings.name)
     moved = tuple(dataclasses.replace(built, folder=folder / built.folder.name) for built in artifacts)
     return Result(folder, moved, latency, fastest)
@@ -151,6 +155,8 @@ def _bundles(settings: ExportSettings, result: Result) -> Iterator[Path]:
     """Pack each artifact for the board; the archives lie beside the artifacts."""
     for built in result.artifacts:
         folder = result.folder / f"edge-{settings.target}-{built.runtime}"
-        for warning in make_bundle(str(built.folder), settings.target, folder, settings.samples or "", archive=True):
+        val = str(result.folder / VAL) if (result.folder / VAL).exists() else ""
+        samples = settings.samples or ""
+        for warning in make_bundle(str(built.folder), settings.target, folder, samples, archive=True, val=val):
             print(f"note: {warning}", file=sys.stderr)
         yield folder.with_name(f"{folder.name}.tar.gz")

@@ -34,12 +34,19 @@ def test_damaged_inputs_are_refused_in_one_line_or_read_right(name: str, parsers
     assert counts.refused + counts.accepted == counts.tried == 80
 
 
+class LongError(UserError):
+    """A refusal that is not one line."""
+
+    def __str__(self) -> str:
+        return "two\nlines"
+
+
 @pytest.mark.parametrize(
     ("read", "wrong"),
     [
         (lambda data: float("x"), "ValueError"),
         (lambda data: 1 / 0, "ZeroDivisionError"),
-        (lambda data: (_ for _ in ()).throw(UserError("two\nlines")), "several lines"),
+        (lambda data: (_ for _ in ()).throw(LongError()), "several lines"),
     ],
 )
 def test_a_wrong_answer_is_counted(read: campaign.Call, wrong: str) -> None:

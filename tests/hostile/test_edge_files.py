@@ -196,3 +196,7 @@ def test_a_network_that_overflowed_gives_no_box() -> None:
     assert boxes.decode(rows.astype(np.float32), "nms_free", 80).tolist() == [pytest.approx([1, 2, 3, 4, 0.9, 0])]
     raw = np.full((84, 3), np.nan, np.float32)
     assert len(boxes.decode(raw, "raw", 80)) == 0
+
+
+def test_an_error_is_one_line_whatever_was_named_in_it() -> None:
+    assert str(UserError("a\r\nb\0\u2028c  d")) == "a b c  d"

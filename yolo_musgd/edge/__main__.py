@@ -7,7 +7,6 @@ from typing import List, Optional
 
 from . import __version__
 from .errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, UserError
-from .text import one_line
 
 COMMANDS = {  # command -> (module, function, what it does)
     "bench": ("bench", "main", "FPS, latency percentiles, watts and joules per frame; writes bench.json, .md, .png"),
@@ -60,7 +59,7 @@ def main(args: Optional[List[str]] = None) -> int:
         run = getattr(importlib.import_module("." + module, __package__), function)
         return int(run(words[1:]))
     except UserError as error:
-        print("error: {}".format(one_line(error)), file=sys.stderr)
+        print("error: {}".format(error), file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,15 @@
 """The three ways in which a command can end early, each with its exit code."""
 
+import re
+
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 class UserError(ValueError):
     """Bad input or a missing piece: one line for the user that says what, why and how to fix it (exit code 2)."""
+
+    def __str__(self) -> str:
+        return _BREAKS.sub(" ", ValueError.__str__(self))  # what others named may hold line breaks
 
 
 class SensorError(UserError):

@@ -7,7 +7,6 @@ from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tu
 
 from .errors import UserError
 from .files import check_name
-from .text import one_line
 
 Parser = Callable[[str], Any]
 Spec = Dict[str, Tuple[Any, Parser, str]]  # key -> (default, parser, one line of help)
@@ -180,7 +179,7 @@ def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[s
         except UserError:
             raise
         except ValueError as error:
-            raise UserError("{}: {}={}: {}".format(command, key, one_line(value), one_line(error)))
+            raise UserError("{}: {}={}: {}".format(command, key, value, error))
     return SimpleNamespace(**values)
 
 

@@ -48,8 +48,8 @@ def choose(artifact: Artifact, asked: Optional[str]) -> str:
         if available(name)[0]:
             return name
     raise RuntimeMissing(
-        "nothing here can run {}; install one of:\n  {}".format(
-            artifact.model, "\n  ".join("{}: {}".format(name, RUNTIMES[name].install) for name in readers)
+        "nothing here can run {}; install one of: {}".format(
+            artifact.model, "; ".join("{}: {}".format(name, RUNTIMES[name].install) for name in readers)
         )
     )
 

@@ -1,4 +1,7 @@
-"""The archive for a board: what is in it, what it refuses."""
+"""The archive for a board: what is in it, what it refuses.
+
+Covers bundle_model.py.
+"""
 
 from __future__ import annotations
 

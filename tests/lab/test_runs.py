@@ -225,3 +225,17 @@ def test_models_are_told_apart(tmp_path):
 def test_what_is_not_there(of, name, message):
     with pytest.raises(UserError, match=message):
         of(name)
+
+
+def test_a_damaged_image_has_no_part_in_the_fingerprint(tmp_path, caplog):
+    """Training leaves it out, and so does what recognises the data set (it was a traceback once)."""
+    from yolo_musgd.data.shapes import generate
+
+    data = generate(tmp_path / "set", {"train": 12, "val": 12}, size=64)
+    file = data / "data.yaml"
+    file.write_text(f"path: {data}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n")
+    before = identify.data_id(str(file))
+    (data / "images" / "val" / "zz.jpg").write_bytes(b"no image")
+    (data / "labels" / "val" / "zz.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert identify.data_id(str(file)) == before
+    assert "zz.jpg" in caplog.text

@@ -189,7 +189,7 @@ def _run(name: str, words: Sequence[str]) -> int:
     return int(_load(command.main)(arguments))
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_OF_THE_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)  # another one mends it
 
 
 def _on_terminate(signum: int, frame: Any) -> None:
@@ -214,7 +214,7 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it ends
         return 141  # as a program that SIGPIPE ended
     except OSError as error:
-        if not isinstance(error, (PermissionError, NotADirectoryError)) and error.errno not in _NO_ROOM:
+        if not isinstance(error, (PermissionError, NotADirectoryError)) and error.errno not in _OF_THE_PATH:
             raise  # nothing that the user can put right
         print(f"{name}: {error}", file=sys.stderr)
         return 2

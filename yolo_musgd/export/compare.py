@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import EXIT_DONE, UserError
-from yolo_musgd.edge.files import Folder
+from yolo_musgd.edge.files import Folder, read_text
 from yolo_musgd.tables import markdown_table, plot_text
 
 BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
@@ -53,10 +53,8 @@ def load(path: str) -> dict[str, Any]:
         UserError: Not there, not JSON, or neither a benchmark nor a validation.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema not in (*BENCH, VAL):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import shlex
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from yolo_musgd import __version__
 from yolo_musgd.edge.runtimes.artifact import MANIFEST, sha256_of
 from yolo_musgd.export.settings import Job
+from yolo_musgd.tables import escape_markdown
 
 _PACKAGES = ("ultralytics", "torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "tensorrt")
 
@@ -99,7 +101,7 @@ def readme(manifest: Mapping[str, Any], job: Job, name: str) -> str:
     openable = f"{name}/{model}" if model.endswith(".onnx") else name
     colour = "RGB" if job.checkpoint.channels == 3 else "grey"
     parts = [
-        f"# {job.checkpoint.path.stem}, {job.precision.upper()}, for {target.title}\n",
+        f"# {escape_markdown(job.checkpoint.path.stem)}, {job.precision.upper()}, for {target.title}\n",
         f"`{model}` takes one {colour} image, float32 {target.layout} (1, {job.checkpoint.channels}, {job.imgsz}, "
         f"{job.imgsz}) in [0, 1], and "
         f"finds {len(manifest['names'])} classes. Runtime: {manifest['runtime']}. Head: "
@@ -107,7 +109,7 @@ def readme(manifest: Mapping[str, Any], job: Job, name: str) -> str:
         *_accuracy_lines(manifest),
         "\n## On the board\n",
         "On a PC with yolo-musgd, pack the folder with all that the board needs; the bundle has a README of its own:\n",
-        f"```sh\nyolo-musgd bundle model={name} target={target.name}\n```\n",
+        f"```sh\nyolo-musgd bundle {shlex.quote(f'model={name}')} target={target.name}\n```\n",
         "The bundle's own commands, once it is there:\n",
         f"```sh\npython3 edge.pyz bench model source=samples{bench}\n"
         f"python3 edge.pyz val model source=images/val      # mAP there; needs labels/val\n```\n",
@@ -118,5 +120,8 @@ def readme(manifest: Mapping[str, Any], job: Job, name: str) -> str:
             "`edge.pyz` builds the engine by itself where TensorRT's Python package is there; by NVIDIA's own tool:\n",
             f"```sh\ntrtexec --onnx={model} --saveEngine=model.engine --timingCacheFile=timing.cache{flags}\n```\n",
         ]
-    parts += ["## On a PC\n", f"```sh\nyolo predict model={openable} imgsz={job.imgsz} source=photos/\n```\n"]
+    parts += [
+        "## On a PC\n",
+        f"```sh\nyolo predict {shlex.quote(f'model={openable}')} imgsz={job.imgsz} source=photos/\n```\n",
+    ]
     return "\n".join(parts)

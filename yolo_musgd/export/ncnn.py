@@ -175,8 +175,9 @@ def main(args: dict[str, str]) -> int:
     if settings.model is None or settings.source is None:
         raise UserError("quantize-ncnn needs model=<folder of yolo export format=ncnn> and source=<training images>")
     source = Path(settings.model)
-    stem = source.name.removesuffix("_ncnn_model")
-    target = Path(settings.name) if settings.name else source.with_name(f"{stem}_int8_ncnn_model")
+    home = source if source.name not in ("", "..") else source.resolve()
+    stem = home.name.removesuffix("_ncnn_model")
+    target = Path(settings.name) if settings.name else home.with_name(f"{stem}_int8_ncnn_model")
     images = list_images(settings.source)
     done = quantize_ncnn(source, target, spread(images, settings.images), settings.percentile)
     before = (source / "model.ncnn.bin").stat().st_size

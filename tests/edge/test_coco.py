@@ -77,3 +77,19 @@ def test_damaged_json(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(UserError):
             read_coco(str(file), NAMES)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e300"])
+@pytest.mark.parametrize("at", range(4))
+def test_boxes_that_are_no_boxes(number: str, at: int, tmp_path: Path) -> None:
+    bbox = ["1", "2", "3", "4"]
+    bbox[at] = number
+    text = json.dumps(content(annotations=[{"id": 1, "image_id": 7, "category_id": 18, "bbox": 9}]))
+    (tmp_path / "val.json").write_text(text.replace('"bbox": 9', f'"bbox": [{", ".join(bbox)}]'))
+    boxes = np.zeros((0, 5))
+    if number == "NaN" and at > 1:  # no width or height, so no box, as one of width 0
+        boxes = read_coco(str(tmp_path / "val.json"), NAMES)[0][1]
+    else:
+        with pytest.raises(UserError, match="no number, or far outside"):
+            read_coco(str(tmp_path / "val.json"), NAMES)
+    assert len(boxes) == 0

@@ -9,6 +9,7 @@ from .errors import UserError
 from .files import read_json
 
 Labelled = Tuple[str, np.ndarray]
+FARTHEST = 1e6  # sides of its image; a box farther out, or larger, is no box
 
 
 def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labelled]:
@@ -45,9 +46,9 @@ def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labell
                 rows[note["image_id"]].append([float(classes[note["category_id"]])] + row)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, OverflowError) as error:
         raise UserError("{} is no COCO file of boxes ({}: {})".format(path, type(error).__name__, error))
-    strange = [sizes[key][2] for key in sizes if not np.isfinite(rows[key]).all()]
+    strange = [sizes[key][2] for key in sizes if not (np.abs(rows[key]) < FARTHEST).all()]  # nor is nan
     if strange:
-        raise UserError("{}: a box of {!r} is no number".format(path, strange[0]))
+        raise UserError("{}: a box of {!r} is no number, or far outside of it".format(path, strange[0]))
     root = images or os.path.dirname(path)
     return [(os.path.join(root, sizes[key][2]), np.array(rows[key], np.float32).reshape(-1, 5)) for key in sizes]
 

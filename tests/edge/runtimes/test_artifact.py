@@ -1,4 +1,4 @@
-"""runtimes/artifact.py and onnxfile.py: model files, manifests and what is refused."""
+"""runtimes/artifact.py, metadata.py and onnxfile.py: model files, manifests and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.runtimes.artifact import open_artifact, read_engine_header, read_flat_yaml, sha256_of
+from yolo_musgd.edge.runtimes.artifact import open_artifact, sha256_of
+from yolo_musgd.edge.runtimes.metadata import read_engine_header, read_flat_yaml
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.tensorrt import save_engine
 

@@ -16,21 +16,26 @@ The manifest, ``manifest.json``, version 1 (written by the export step, only rea
 Nothing is unpickled: ``.pt`` and ``.pkl`` files are refused, and text metadata is read as literals.
 """
 
-import ast
 import hashlib
-import json
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..files import read_json, read_text
+from .metadata import (
+    class_names,
+    input_channels,
+    input_size,
+    read_engine_header,
+    read_flat_yaml,
+    told_head,
+    told_precision,
+)
 from .onnxfile import OnnxFacts, read_onnx
 
 MANIFEST = "manifest.json"
 FORMATS = {".onnx": "onnx", ".engine": "engine", ".plan": "engine", ".xml": "openvino", ".param": "ncnn"}
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".torchscript", ".npy", ".npz")
-# What reading a literal raises, of the wrong kind or nested too deeply
-_UNREADABLE = (ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
 
 
 class Artifact(NamedTuple):
@@ -59,56 +64,6 @@ def sha256_of(path: str) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _parse_names(value: Any) -> Dict[int, str]:
-    if isinstance(value, str):
-        value = ast.literal_eval(value)
-    pairs = value.items() if isinstance(value, dict) else enumerate(value or [])
-    return {int(key): str(name) for key, name in pairs}
-
-
-def _parse_size(value: Any) -> Tuple[int, int]:
-    if isinstance(value, str):
-        value = ast.literal_eval(value)
-    sizes = [value, value] if isinstance(value, int) else list(value)
-    if len(sizes) != 2 or not all(isinstance(size, int) and 1 <= size <= 16384 for size in sizes):
-        raise ValueError("imgsz must be a number or [height, width], got {!r}".format(value))
-    return sizes[0], sizes[1]
-
-
-def _scalar(text: str) -> Any:
-    """Turn a YAML scalar into a number or a text; quotes are taken off."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1].replace("''", "'")
-    try:
-        return int(text)
-    except ValueError:
-        return {"true": True, "false": False, "null": None}.get(text, text)
-
-
-def read_flat_yaml(text: str) -> Dict[str, Any]:
-    """Read the YAML that Ultralytics writes beside its exports: scalars, lists and one level of mappings; no more."""
-    out: Dict[str, Any] = {}
-    key = ""
-    for line in text.splitlines():
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        if stripped.startswith("- "):
-            if not isinstance(out.get(key), list):
-                out[key] = []
-            out[key].append(_scalar(stripped[2:].strip()))
-        elif line[0] in " \t":
-            name, colon, value = stripped.partition(":")
-            if colon and key:
-                if not isinstance(out.get(key), dict):
-                    out[key] = {}
-                out[key][_scalar(name)] = _scalar(value.strip())
-        else:
-            key, _, value = stripped.partition(":")
-            out[key] = _scalar(value.strip())
-    return out
 
 
 def read_manifest(folder: str) -> Dict[str, Any]:
@@ -159,24 +114,6 @@ def _model_in_folder(folder: str) -> str:
     return os.path.join(folder, found[0])
 
 
-def read_engine_header(path: str) -> Tuple[Dict[str, Any], int]:
-    """Read the JSON that Ultralytics (and this package) puts before an engine: 4 bytes of length, then the text.
-
-    Returns:
-        The metadata (empty for a plain engine) and the offset in bytes at which the engine itself begins.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(4), "little")
-        if not 2 <= length <= 1 << 20:
-            return {}, 0
-        text = file.read(length)
-    try:
-        metadata = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return {}, 0
-    return (metadata, 4 + length) if isinstance(metadata, dict) else ({}, 0)
-
-
 def _side_metadata(model: str, fmt: str) -> Tuple[Dict[str, Any], Optional[OnnxFacts]]:
     if fmt == "onnx":
         facts = read_onnx(model)
@@ -221,21 +158,6 @@ def _identity(files: List[str]) -> str:
     return hashlib.sha256("".join(sha256_of(file) for file in weights).encode()).hexdigest()
 
 
-def _precision(metadata: Dict[str, Any], facts: Optional[OnnxFacts]) -> Optional[str]:
-    if metadata.get("precision"):
-        return str(metadata["precision"])
-    if facts is None:
-        arguments = _arguments(metadata)
-        if "quantize" not in arguments:
-            return None
-        return {"8": "int8", "int8": "int8", "16": "fp16", "fp16": "fp16"}.get(
-            str(arguments["quantize"]).lower(), "fp32"
-        )
-    if facts.is_quantized:
-        return "int8"
-    return "fp16" if facts.inputs[0][1] == "float16" else "fp32"
-
-
 def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
     """Check and describe the model at ``path`` (a file or a folder) without running it.
 
@@ -269,7 +191,7 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
     if manifest:
         _check_covered(path, manifest["files"], files)
     metadata.update(manifest)
-    channels = _check_input(metadata, facts, model)
+    channels = input_channels(metadata, facts, model)
     if "rtdetr" in "{} {}".format(metadata.get("description"), metadata.get("head")).lower():
         raise UserError("{} is an RT-DETR, whose boxes and input differ; only YOLO detectors are run".format(model))
     task = metadata.get("task", "detect")
@@ -279,10 +201,10 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
         path=path,
         model=model,
         format=fmt,
-        names=_names(metadata, model),
-        imgsz=_input_size(metadata, facts, model, imgsz),
-        head=_head(metadata),
-        precision=_precision(metadata, facts),
+        names=class_names(metadata, model),
+        imgsz=input_size(metadata, facts, model, imgsz),
+        head=told_head(metadata),
+        precision=told_precision(metadata, facts),
         sha256=_identity(files),
         size_bytes=sum(os.path.getsize(file) for file in files),
         verified=bool(manifest),
@@ -302,77 +224,3 @@ def _check_covered(folder: str, listed: Dict[str, Any], files: List[str]) -> Non
                     os.path.join(folder, MANIFEST), os.path.relpath(file, folder)
                 )
             )
-
-
-def _check_input(metadata: Dict[str, Any], facts: Optional[OnnxFacts], model: str) -> int:
-    """Return the channels of the input, 1 or 3.
-
-    Raises:
-        UserError: The network does not take one image of floats.
-    """
-    channels, batch = metadata.get("channels", 3), metadata.get("batch", 1)
-    if facts is not None:
-        if len(facts.inputs) != 1 or len(facts.inputs[0][2]) != 4:
-            shapes = ", ".join("{} {}".format(name, shape) for name, _, shape in facts.inputs)
-            raise UserError("{} takes {}; a detector takes one image (1, 3, height, width)".format(model, shapes))
-        _, element, (batch, planes, _, _) = facts.inputs[0]
-        channels = planes if planes > 0 else channels
-        if element not in ("float32", "float16"):
-            raise UserError("{} takes {}; export it with an input of float32 or float16".format(model, element))
-    elif _arguments(metadata).get("dynamic"):
-        batch = 1
-    if str(batch) not in ("1", "-1"):
-        raise UserError("{} takes {} images at once, one is given here; export it with batch=1".format(model, batch))
-    if str(channels) not in ("1", "3"):
-        raise UserError("{} takes {} channels; here are images of 3 (colour) or 1 (grey)".format(model, channels))
-    return int(channels)
-
-
-def _arguments(metadata: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the export arguments that Ultralytics writes into its files."""
-    arguments = metadata.get("args")
-    if isinstance(arguments, str):
-        try:
-            arguments = ast.literal_eval(arguments)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return {}
-    return arguments if isinstance(arguments, dict) else {}
-
-
-def _names(metadata: Dict[str, Any], model: str) -> Dict[int, str]:
-    try:
-        return _parse_names(metadata.get("names"))
-    except _UNREADABLE:
-        raise UserError("{}: its class names cannot be read: {:.60}".format(model, repr(metadata.get("names"))))
-
-
-def _head(metadata: Dict[str, Any]) -> Optional[str]:
-    if metadata.get("head") in ("raw", "nms_free", "nms"):
-        return str(metadata["head"])
-    if _arguments(metadata).get("nms") is True:
-        return "nms"
-    end2end = str(metadata.get("end2end", "")).lower()
-    return {"true": "nms_free", "false": "raw"}.get(end2end)
-
-
-def _input_size(
-    metadata: Dict[str, Any], facts: Optional[OnnxFacts], model: str, asked: Optional[int]
-) -> Tuple[int, int]:
-    """Take the input size from the graph, else from the metadata, else from the user; they must agree."""
-    fixed = None
-    if facts is not None and len(facts.inputs[0][2]) == 4 and min(facts.inputs[0][2][2:]) > 0:
-        fixed = (facts.inputs[0][2][2], facts.inputs[0][2][3])
-    elif metadata.get("imgsz") is not None:
-        try:
-            fixed = _parse_size(metadata["imgsz"])
-        except _UNREADABLE as error:
-            raise UserError("{}: its input size cannot be read: {}".format(model, first_line(error)))
-    if asked is None and fixed is None:
-        raise UserError("{}: the model does not say its input size; give imgsz=".format(model))
-    dynamic = facts is not None and min(facts.inputs[0][2][2:] or [-1]) < 0
-    if asked is not None and fixed is not None and (asked, asked) != fixed and not dynamic:
-        raise UserError("imgsz={} was asked, but {} takes {}x{} only".format(asked, model, fixed[0], fixed[1]))
-    if asked is not None:
-        return asked, asked
-    assert fixed is not None
-    return fixed

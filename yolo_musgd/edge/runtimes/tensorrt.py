@@ -12,9 +12,10 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from ..errors import UserError, first_line
-from .artifact import Artifact, read_engine_header
+from .artifact import Artifact
 from .base import Runtime, as_matrix
 from .cuda import Cuda
+from .metadata import read_engine_header
 
 _TYPES = {
     "FLOAT": np.float32,

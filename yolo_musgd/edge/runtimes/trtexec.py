@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import RuntimeMissing, UserError, first_line
 from ..stats import drift, summarize
-from .artifact import Artifact, read_engine_header
+from .artifact import Artifact
 from .base import Runtime
+from .metadata import read_engine_header
 from .tensorrt import TensorRt, build_precision
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")

@@ -235,6 +235,7 @@ def test_a_damaged_image_has_no_part_in_the_fingerprint(tmp_path, caplog):
     file = data / "data.yaml"
     file.write_text(f"path: {data}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n")
     before = identify.data_id(str(file))
+    identify._read.cache_clear()
     (data / "images" / "val" / "zz.jpg").write_bytes(b"no image")
     (data / "labels" / "val" / "zz.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     assert identify.data_id(str(file)) == before

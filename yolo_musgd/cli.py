@@ -216,7 +216,7 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     except OSError as error:
         if not isinstance(error, (PermissionError, NotADirectoryError)) and error.errno not in _OF_THE_PATH:
             raise  # nothing that the user can put right
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).split())[:400]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

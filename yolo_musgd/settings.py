@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.files import numbered_folder
+from yolo_musgd.edge.files import check_name, numbered_folder
 from yolo_musgd.edge.options import nearest
 
 S = TypeVar("S", bound="Settings")
@@ -81,13 +81,13 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
         if (
             not isinstance(value, (int, float))
             or isinstance(value, bool)
-            or not math.isfinite(value)
+            or not _is_finite(value)
             or (low is not None and value < low)
             or (high is not None and value > high)
             or (below is not None and value >= below)
             or (kind is int and value != int(value))
         ):
-            raise SettingsError(f"{name} must be {_range_text(meta)}, got {value!r}; the default is {default}")
+            raise SettingsError(f"{name} must be {_range_text(meta)}, got {short(value)}; the default is {default}")
         return kind(value)
     if meta["choices"] is not None:
         text = str(value).lower()
@@ -97,6 +97,22 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
             raise SettingsError(f"{name} must be one of {', '.join(meta['choices'])}, got {value!r}{hint}")
         return text
     return str(value)
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it: at most 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float can hold
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,21 +271,35 @@ def _convert(name: str, text: str, kind: type, default: Any) -> Any:
             return kind(text)
         except ValueError:
             expected = "a whole number" if kind is int else "a number"
-            raise SettingsError(f"{name} must be {expected}, got {text!r}") from None
+            raise SettingsError(f"{name} must be {expected}, got {short(text)}") from None
     return text
 
 
-def check_parent(project: str) -> None:
-    """Refuse a parent folder of results that cannot be written, before the work whose results it is to hold.
+def check_parent(project: str, name: str | None = None) -> None:
+    """Refuse a place for results that cannot be one, before the work whose results it is to hold.
+
+    Args:
+        project: the parent folder.
+        name: of the folder in it; None where it is not chosen by the user.
 
     Raises:
-        UserError: a file is in its place or in its path, or its folder may not be written.
+        UserError: a file is in the parent's place or in its path, its folder may not be written, it is no path, or the
+            name is not that of one folder.
     """
-    folder = Path(project).absolute()
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        what = "may not be written" if there.is_dir() else "is a file"
-        raise UserError(f"project={project} cannot hold results: {there} {what}; choose another project=")
+    if name is not None:
+        check_name(name)
+    try:
+        folder = Path(project).absolute()
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        problem = "" if there.is_dir() else f"{there} is a file"
+        if "\0" in project:
+            problem = "it has a NUL in it"
+        if not problem and not os.access(there, os.W_OK | os.X_OK):
+            problem = f"{there} may not be written"
+    except (OSError, ValueError) as error:  # too long, or with a NUL in it
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise UserError(f"project={project[:200]} cannot hold results: {problem}; choose another project=")
 
 
 def new_folder(project: str, name: str) -> Path:

@@ -21,7 +21,7 @@ from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
 from yolo_musgd.lab.settings import CompareSettings
 from yolo_musgd.lab.store import Store
-from yolo_musgd.settings import load_yaml, parse, read_recipe
+from yolo_musgd.settings import check_parent, load_yaml, parse, read_recipe
 
 PROTOCOL_FILE = "protocol.yaml"
 
@@ -65,6 +65,7 @@ def main(args: Mapping[str, str]) -> int:
     """
     plugin.register()
     settings = parse(CompareSettings, args)
+    check_parent(settings.project, settings.name)
     name, protocol = read_protocol(settings)
     folder = Path(settings.project) / name
     _check_folder(folder, protocol)

@@ -163,7 +163,7 @@ def main(args: Mapping[str, str]) -> int:
         SettingsError: unknown argument, or a value out of range.
     """
     settings = parse(DemoSettings, args)
-    check_parent(settings.project)
+    check_parent(settings.project, settings.name)
     table = newton_schulz_table(settings.seed)
     curves = loss_curves(settings.seed, settings.steps)
     text = to_markdown(table, curves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,13 @@ from yolo_musgd.edge.options import items, nearest
 from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
 from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import read_recipe
+from yolo_musgd.settings import read_recipe, short
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""
+
+MOST_POINTS = 10_000
+"""Combinations of settings that a search or a grid may have; each is checked before the first run."""
 
 _PROTOCOL = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "train", "target", "metric", "tune", "grid")
 _OPTIMIZER = ("label", "optimizer", "cfg", "epochs", "epochs_share", "tune", "grid", "starts")
@@ -212,10 +216,11 @@ def _search(where: str, own: Any, common: Any) -> Search | None:
     merged = {**{k: v for k, v in (common or {}).items() if k in options}, **own}
     space = {k: _axis(f"{where}: tune", k, v) for k, v in merged.items() if k not in options}
     train_arguments(f"{where}: tune", space)
+    _check_points(f"{where}: tune", [2 if isinstance(axis, Range) else len(axis) for axis in space.values()])
     epochs = merged.get("epochs")
     return Search(
         space,
-        _count(f"{where}: trials", merged.get("trials", TRIALS)),
+        _count(f"{where}: trials", merged.get("trials", TRIALS), MOST_POINTS),
         _seed(merged.get("seed", TUNING_SEED)),
         None if epochs is None else _count(f"{where}: tune epochs", epochs),
     )
@@ -249,32 +254,44 @@ def _grid(where: str, given: Any) -> dict[str, tuple[Any, ...]]:
         if isinstance(axis, Range):
             raise UserError(f"{where}: grid: {name} must be a list of values")
         mapped[name] = axis
+    _check_points(f"{where}: grid", [len(axis) for axis in mapped.values()])
     return mapped
+
+
+def _check_points(where: str, lengths: list[int]) -> None:
+    if math.prod(lengths) > MOST_POINTS:
+        raise UserError(f"{where} has {math.prod(lengths)} points, more than {MOST_POINTS}")
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
     """Seeds 0 to n-1 for a number n, or the listed ones."""
-    seeds = tuple(_seed(s) for s in value) if isinstance(value, (list, tuple)) else tuple(range(_count("seeds", value)))
+    seeds = (
+        tuple(_seed(s) for s in value)
+        if isinstance(value, (list, tuple))
+        else tuple(range(_count("seeds", value, 1000)))
+    )
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must be a number >= 1 or a list of different whole numbers, got {value!r}")
+        raise UserError(f"seeds must be a number >= 1 or a list of different whole numbers, got {short(value)}")
     return seeds
 
 
 def _seed(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"a seed must be a whole number >= 0, got {value!r}")
+        raise UserError(f"a seed must be a whole number >= 0, got {short(value)}")
     return value
 
 
-def _count(name: str, value: Any) -> int:
+def _count(name: str, value: Any, most: int = 1_000_000) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} must be a whole number >= 1, got {value!r}")
+        raise UserError(f"{name} must be a whole number >= 1, got {short(value)}")
+    if value > most:
+        raise UserError(f"{name} must be in [1, {most}], got {short(value)}")
     return value
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{name} must be a number, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:  # NaN neither
+        raise UserError(f"{name} must be a number, got {short(value)}")
     return float(value)
 
 

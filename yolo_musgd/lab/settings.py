@@ -20,15 +20,15 @@ class CompareSettings(Settings):
         None, "names, or YAML as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'; [SGD,MuSGD] unless given", kind=str
     )
     seeds: str | None = setting(None, "how many seeds, or a list such as [0,1,2]; 3 unless given", kind=str)
-    epochs: int | None = setting(None, "epochs of every run; 30 unless given", kind=int, low=1)
+    epochs: int | None = setting(None, "epochs of every run; 30 unless given", kind=int, low=1, high=1000000)
     baseline: str | None = setting(
         None, "what the others are measured against; the first optimizer unless given", kind=str
     )
     target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
     tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
     train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
-    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
-    threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1)
+    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1, high=1024)
+    threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1, high=1024)
     ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
     keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
     imports: str | None = setting(None, "folders with finished runs of yolo train or another store", kind=str)
@@ -57,7 +57,7 @@ class StepTimeSettings(Settings):
 
     models: str = setting("yolo26n", "Ultralytics models, separated by commas")
     optimizers: str = setting("", "names from the table, separated by commas; empty for all that are installed")
-    threads: int = setting(1, "CPU threads", low=1)
+    threads: int = setting(1, "CPU threads", low=1, high=1024)
     steps: int = setting(15, "timed steps of each optimizer", low=1)
     imgsz: int = setting(192, "image size for the gradients", low=32)
     device: str = setting("cpu", "cpu, or cuda:0 and so on")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
 from yolo_musgd.lab.settings import StepTimeSettings
@@ -308,6 +308,7 @@ def main(args: Mapping[str, str]) -> int:
         UserError: unknown argument or optimizer, or a value out of range.
     """
     settings = parse(StepTimeSettings, args)
+    _check_device(settings.device)
     torch.set_num_threads(settings.threads)
     models = items(settings.models)
     if settings.plan:
@@ -318,7 +319,7 @@ def main(args: Mapping[str, str]) -> int:
     for name in names:
         if name not in known:
             raise UserError(f"optimizers must be among {', '.join(known)}, got {name!r}")
-    check_parent(settings.project)
+    check_parent(settings.project, settings.name)
     rows: list[StepTime] = []
     for model in models:
         rows += measure(model, names, settings.steps, settings.imgsz, settings.device)
@@ -330,6 +331,13 @@ def main(args: Mapping[str, str]) -> int:
     write_whole(str(folder / "steptime.md"), text)
     print(f"results: {folder}")
     return 0
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device[:80]} cannot be used: {first_line(error)}") from None
 
 
 def _show_plans(models: list[str], settings: StepTimeSettings) -> None:

@@ -42,7 +42,7 @@ def main(args: Mapping[str, str]) -> int:
         UserError: bad arguments, or a step failed; what is finished is kept, and the same command goes on.
     """
     settings, recipe = read_settings(args)
-    check_parent(settings.project)
+    check_parent(settings.project, settings.name)
     plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
     inputs.require_packages(settings, _precision(settings))

@@ -33,7 +33,7 @@ def main(args: Mapping[str, str]) -> int:
 
     settings, folder = _resumed(args) if "resume" in args else (read_settings(args), None)
     if folder is None:
-        check_parent(settings.project)
+        check_parent(settings.project, settings.name)
     run = Run(settings)
     if settings.ladder:
         from yolo_musgd.prune.ladder import write_ladder

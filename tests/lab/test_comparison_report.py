@@ -133,3 +133,30 @@ def test_the_baseline_is_grey_and_colours_do_not_repeat():
     found = comparison_plots.colours([*"abcdefgh"], "c")
     assert found["c"] == GREY
     assert len(set(found.values())) == 8
+
+
+NASTY = "a|b\n<script>x</script> $x_{$ \\|"
+
+
+def test_nothing_that_was_named_becomes_markup(bench, make, tmp_path):
+    """Optimizers, data sets, starts and the reasons of failures with names of the worst kind."""
+    arms = make.arms(
+        data=[{"data": "d.yaml", "label": f"d {NASTY}"}], starts=[{"model": "m.yaml", "label": f"s {NASTY}"}],
+        optimizers=[{"optimizer": "SGD", "label": f"_1 {NASTY}"}, {"optimizer": "MuSGD", "label": f"2 {NASTY}"},
+                    {"optimizer": "Adam", "label": f"3 {NASTY}", "grid": {"lr0": [0.1, 0.2]}}],
+    )  # fmt: skip
+    for arm in arms[:2]:
+        for seed in (0, 1):
+            bench.add(arm, seed, FAST, columns=TRACES, **COSTS)
+    for point in arms[2].points():
+        bench.add(arms[2], 0, FAST, point)
+    page, markdown, _ = write_report(arms, bench.store(), tmp_path, NASTY, {f"run {NASTY}": f"why {NASTY}"})
+    assert "<script>x" not in page.read_text()
+    text = markdown.read_text()
+    assert not re.search(r"<script|[^\\]\$x_", text)
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(headings) == len(re.findall(r"^#", text, re.MULTILINE))
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.sub(r"\\.", "", line).split("|")) for line in table.splitlines()}) == 1, table
+    assert all((tmp_path / f).is_file() for f in re.findall(r"!\[.*\]\((.*)\)", text))
+    ET.fromstring("<x>" + "".join(re.findall(r"<svg.*?</svg>", page.read_text(), re.DOTALL)) + "</x>")

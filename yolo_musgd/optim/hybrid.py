@@ -35,7 +35,7 @@ from yolo_musgd.optim.muon_update import describe
 from yolo_musgd.optim.second_moment import SECOND_MOMENT
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings
 from yolo_musgd.optim.state import protect, unprotect
-from yolo_musgd.settings import Settings
+from yolo_musgd.settings import Settings, SettingsError
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 GROUP_DEFAULTS = {"muon_lr": 1.0, "second_moment": 0.0}
@@ -113,6 +113,9 @@ class Hybrid(Optimizer):
             TensorError: a complex parameter.
         """
         values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise SettingsError(f"Tensor {name} must be 1-element, got shape {tuple(value.shape)}")
         for rule in self.rules:
             checked = rule.from_mapping(values, ignore_unknown=True).to_dict()
             values |= {k: v for k, v in checked.items() if k in values}
@@ -135,7 +138,8 @@ class Hybrid(Optimizer):
         for number, group in enumerate(self.param_groups):  # a checkpoint of an older release lacks newer settings
             own = before[number] if number < len(before) else {}
             for name, value in self.defaults.items():
-                group.setdefault(name, own.get(name, value))
+                if name != "differentiable":  # torch's own, which it adds on its way
+                    group.setdefault(name, own.get(name, value))
         self._reset()
 
     def state_dict(self) -> dict[str, Any]:

@@ -167,8 +167,7 @@ class MuonAdamW(Hybrid):
         params = [_walkable(p) for p in batch.params[:cut]]
         grads = [in_layout_of(p, g.to(p.dtype)) for p, g in zip(params, batch.grads, strict=False)]
         for p, state in zip(params, states, strict=True):
-            if STEP not in state:
-                state[STEP] = torch.zeros((), dtype=torch.float32, device=p.device)
+            state[STEP] = torch.as_tensor(state.get(STEP, 0), dtype=torch.float32, device=p.device)
             for key in (FIRST, SECOND):
                 state[key] = in_layout_of(p, state[key]) if key in state else torch.zeros_like(p)
         adamw(

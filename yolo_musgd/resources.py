@@ -42,10 +42,10 @@ def find(file: str) -> Path | None:
     A name with a folder in it, or of a file that exists in the working folder, is never ours.
     """
     path = Path(file)
-    if path.suffix.lower() not in SUFFIXES or path.name != file or path.exists():
-        return None
     try:
+        if path.suffix.lower() not in SUFFIXES or path.name != file or path.exists():
+            return None
         candidates = [folder("datasets") / file, folder("cfg") / "train" / file]
-    except FileNotFoundError:
+    except (OSError, ValueError):  # no such folder; no name that the system takes
         return None
     return next((c for c in candidates if c.is_file()), None)

@@ -77,7 +77,7 @@ def pairs(
             near = nearest(key, known)
             hint = "it takes {}".format(", ".join(sorted(known)) or "no arguments")
             raise UserError(
-                "{} has no argument {!r}; {}".format(command, key, "did you mean {}=?".format(near) if near else hint)
+                "{} has no argument {!r}; {}".format(command, key, "did you mean {}?".format(near) if near else hint)
             )
         if key in found and not last_wins:
             raise UserError("{}: {}= is given twice".format(command, key))

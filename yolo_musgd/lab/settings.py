@@ -27,7 +27,7 @@ class CompareSettings(Settings):
     target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
     tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
     train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
-    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1, high=1024)
+    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
     threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1, high=1024)
     ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
     keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")

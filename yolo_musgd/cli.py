@@ -169,7 +169,7 @@ def parse_pairs(name: str, words: Sequence[str]) -> dict[str, str]:
         UserError: a word without ``=``, or a key that the command does not know (with the nearest it does).
     """
     known = _load(COMMANDS[name].settings or "").names()
-    return pairs(words, known, f"yolo-musgd {name}", see=f"yolo-musgd help {name}", last_wins=True)
+    return pairs(words, known, f"yolo-musgd {name}", see=f"yolo-musgd help {name}", last_wins=True, mark="")
 
 
 _HOSTS = ("train", "predict", "track")  # modes that people look for here; export and val are ours and theirs

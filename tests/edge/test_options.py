@@ -55,7 +55,7 @@ def test_the_last_value_may_win():
     ("words", "message"),
     [
         (["a", "b"], "'b' is not key=value; see: bench help"),
-        (["nn=1"], "bench has no argument 'nn'; did you mean n?"),
+        (["nn=1"], "bench has no argument 'nn'; did you mean n=?"),
         (["zzz=1"], "bench has no argument 'zzz'; it takes label, model, n"),
         (["n=1", "-n=2"], "bench: n= is given twice"),
     ],

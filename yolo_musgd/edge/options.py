@@ -51,6 +51,7 @@ def pairs(
     positional: Optional[str] = None,
     see: str = "",
     last_wins: bool = False,
+    mark: str = "=",
 ) -> Dict[str, str]:
     """Split ``key=value`` words at their first ``=``.
 
@@ -61,6 +62,7 @@ def pairs(
         positional: Key that one word without ``=`` fills; None where no such word is allowed.
         see: How the user gets help.
         last_wins: A key may be given again and the last value holds, as with Ultralytics; else that is an error.
+        mark: What stands behind the key that an error suggests.
 
     Raises:
         UserError: A word without ``=``, an unknown key (with the nearest one), or one that is given twice.
@@ -77,7 +79,9 @@ def pairs(
             near = nearest(key, known)
             hint = "it takes {}".format(", ".join(sorted(known)) or "no arguments")
             raise UserError(
-                "{} has no argument {!r}; {}".format(command, key, "did you mean {}?".format(near) if near else hint)
+                "{} has no argument {!r}; {}".format(
+                    command, key, "did you mean {}{}?".format(near, mark) if near else hint
+                )
             )
         if key in found and not last_wins:
             raise UserError("{}: {}= is given twice".format(command, key))

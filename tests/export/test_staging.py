@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd.export.staging import MARK, place_numbered, staging
+from yolo_musgd.export.staging import MARK, clean, place_numbered, staging
 
 FILL = """
 import sys, time
@@ -108,3 +108,16 @@ def test_a_stopped_owner_keeps_its_folder(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGCONT)
         process.kill()
         process.communicate()
+
+
+def test_cleaning_alone_takes_what_has_lost_its_owner(tmp_path: Path) -> None:
+    killed, living = start(tmp_path), start(tmp_path)
+    try:
+        killed.kill()
+        killed.wait()
+        clean(tmp_path, "kind")
+        assert len(list(tmp_path.iterdir())) == 1
+    finally:
+        for process in (killed, living):
+            process.kill()
+            process.communicate()

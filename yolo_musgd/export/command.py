@@ -17,7 +17,7 @@ from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
 from yolo_musgd.export.bundle import make_bundle
 from yolo_musgd.export.float_graph import FloatGraph
 from yolo_musgd.export.settings import ExportSettings, Job, check
-from yolo_musgd.export.staging import place_numbered, staging
+from yolo_musgd.export.staging import clean, place_numbered, staging
 from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
 from yolo_musgd.settings import check_parent, parse
@@ -62,6 +62,8 @@ def export_model(settings: ExportSettings) -> Result:
         )
     project = Path(settings.project)
     try:
+        for earlier in (p for p in project.glob("*") if p.is_dir() and p.name.startswith(settings.name)):
+            clean(earlier, "bundle")  # of a run that was killed while it packed
         with staging(project, "export") as folder:
             return _export(job, runtimes, folder, project)
     except OSError as error:

@@ -44,6 +44,12 @@ def staging(parent: Path, kind: str) -> Iterator[Path]:
         yield folder
 
 
+def clean(parent: Path, kind: str) -> None:
+    """Remove what killed runs left in a folder that is there; :func:`staging` does so too."""
+    with _locked(parent, wait=True):
+        _clean(parent, kind)
+
+
 def place_numbered(ready: Path, parent: Path, name: str) -> Path:
     """Rename the finished folder ``ready`` to ``parent/name``, or to the first free one of ``name2``, ``name3``, ...
 

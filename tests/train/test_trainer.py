@@ -215,6 +215,42 @@ def test_settings_follow_the_weights_that_training_really_starts_from(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "given", "body", "head"),
+    [
+        (7, {}, 0.005, 0.015),
+        (7, {"head_lr": 4.0}, 0.005, 0.04),
+        (7, {"optimizer": "MuonSGD"}, 0.01, 0.01),
+        (7, {"orthogonalize": False}, 0.01, 0.01),
+        (None, {}, 0.01, 0.01),  # as many classes as the data set: the head is no new one
+    ],
+)
+def test_a_head_for_new_classes_takes_longer_steps_and_the_rest_shorter_ones(
+    tiny_data, tmp_path, classes, given, body, head
+):
+    import yaml
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import DetectionModel
+
+    classes = classes or len(yaml.safe_load(tiny_data.read_text())["names"])
+    yolo = YOLO("yolo26n.yaml")
+    yolo.model = DetectionModel("yolo26n.yaml", nc=classes, verbose=False)
+    yolo.save(tmp_path / "w.pt")
+    trainer = make_trainer(tiny_data, tmp_path, model=str(tmp_path / "w.pt"), lr0=0.01, **given)
+    trainer._setup_train()
+    names = {id(p): n for n, p in trainer.model.named_parameters()}
+    rates = {names[id(p)]: g["initial_lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+    assert len(rates) == sum(p.requires_grad for p in trainer.model.parameters())
+    last = f"model.{len(trainer.model.model) - 1}."  # blocks of the body have a cv3 too
+    for name, rate in rates.items():
+        new = name.startswith((f"{last}cv3.", f"{last}one2one_cv3."))
+        assert rate == pytest.approx(head if new else body), name
+    if trainer.args.optimizer == "MuSGD" and trainer.args.orthogonalize:
+        written = (trainer.args.body_lr * 0.01, trainer.args.head_lr * 0.01)
+        assert written == pytest.approx((body, head)), "what a resume would start with"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MuSGD", "MuonSGD", "MuonAdamW"])
 def test_the_rate_of_the_classification_head_is_that_of_ultralytics_own(tiny_data, tmp_path, name):
     def boosted(**given):

@@ -122,31 +122,34 @@ def param_groups(model: nn.Module, stem: bool = False, head: bool = False, depth
     )
 
 
-def with_head_rate(groups: list[dict[str, Any]], model: nn.Module, factor: float) -> list[dict[str, Any]]:
-    """Param groups in which the head's classification branches have a learning rate of their own.
+def with_rates(groups: list[dict[str, Any]], model: nn.Module, body: float, head: float) -> list[dict[str, Any]]:
+    """Param groups in which the head's classification branches and all the rest have learning rates of their own.
 
-    They are new when the number of classes is, and are found by module: ``cv3`` and ``one2one_cv3`` of an Ultralytics
-    model's last layer. A model without them keeps its groups.
+    The branches are new when the number of classes is, and are found by module: ``cv3`` and ``one2one_cv3`` of an
+    Ultralytics model's last layer. A model without them keeps its groups, and so it does where both factors are 1.
 
     Args:
         groups: with ``params`` and ``lr``; not changed.
         model: wrapped or not.
-        factor: of ``lr``; 1 keeps the groups as they are.
+        body: what ``lr`` is multiplied by.
+        head: the same for the classification branches.
 
     Returns:
         each group, followed by one with its classification branches where it holds some; every other key is the same.
+        ``body_lr`` and ``head_lr`` say the factors.
     """
     layers = _layers(unwrap(model))
     branches = [getattr(layers[-1], name, None) for name in ("cv3", "one2one_cv3")] if layers else []
     chosen = {p for branch in branches if isinstance(branch, nn.Module) for p in branch.parameters()}
-    if factor == 1 or not chosen:
-        return groups
+    if not chosen:
+        body = head = 1.0
     found = []
-    for group in groups:
-        mine = [p for p in group["params"] if p in chosen]
-        found.append({**group, "params": [p for p in group["params"] if p not in chosen]})
+    for group in ({**g, "body_lr": body, "head_lr": head} for g in groups):
+        mine = [p for p in group["params"] if p in chosen] if body != head else []
+        rest = [p for p in group["params"] if p not in chosen] if mine else group["params"]
+        found.append({**group, "params": rest, "lr": group["lr"] * body})
         if mine:
-            found.append({**group, "params": mine, "lr": group["lr"] * factor})
+            found.append({**group, "params": mine, "lr": group["lr"] * head})
     return found
 
 

@@ -16,7 +16,7 @@ from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.hybrid import Hybrid
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD, flat
 from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.optim.param_groups import muon_exclusions, with_head_rate
+from yolo_musgd.optim.param_groups import muon_exclusions, with_rates
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
 from yolo_musgd.optim.zoo import builder
 from yolo_musgd.settings import SettingsError
@@ -65,22 +65,31 @@ class OptimizerInfo:
         excluded = muon_exclusions(
             model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise
         )
-        return self.cls(with_head_rate(groups, model, use.head_lr), **self.arguments(args), exclude=excluded)
+        given = _resolved(args) if use.orthogonalize and "head_lr" in self.by_start else args
+        body, head = (1.0 if given.get(k) is None else float(given[k]) for k in ("body_lr", "head_lr"))
+        return self.cls(with_rates(groups, model, body, head), **self.arguments(args), exclude=excluded)
 
 
 FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}
 SCRATCH = {"muon_lr": 2.0, "second_moment": 0.0}
+NEW_HEAD = {"body_lr": 0.5, "head_lr": 1.5}
+SAME_HEAD = {"body_lr": 1.0, "head_lr": 1.0}
 """What ``None`` stands for in these settings. A Muon step that suits random weights undoes what pretrained ones know,
-and the new head beside those learns faster from normalised gradients, which cost accuracy from scratch. The runs behind
-this are in docs/research.md."""
+and the new head beside those learns faster from normalised gradients, which cost accuracy from scratch. A head for
+another number of classes is all new: it takes longer steps, and the rest, which is good already, shorter ones. The runs
+behind this are in docs/research.md."""
 FINE_TUNES = "fine_tunes"
 """Key that the trainer adds to a run's arguments: whether the weights were learned before. They do not tell it
 themselves: ``YOLO("yolo26n.yaml").load("mine.pt")`` names no checkpoint, ``pretrained=False`` names one it ignores."""
+
+NEW_CLASSES = "new_classes"
+"""The same for whether their head was made for another number of classes than the data set has."""
 
 
 def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a run with settings that depend on where its weights come from filled in."""
     chosen = FINE_TUNING if args.get(FINE_TUNES) else SCRATCH
+    chosen = chosen | (NEW_HEAD if args.get(FINE_TUNES) and args.get(NEW_CLASSES) else SAME_HEAD)
     return {**args, **{k: v for k, v in chosen.items() if args.get(k) is None}}
 
 
@@ -113,7 +122,7 @@ _ENTRIES = (
     OptimizerInfo(
         "MuSGD", "beta_t falls where the gradient is large; orthogonalised steps on filters",
         "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, cls=MuSGD, arguments=_of_musgd,
-        by_start=("muon_lr", "second_moment"),
+        by_start=("muon_lr", "second_moment", "body_lr", "head_lr"),
     ),
     OptimizerInfo(
         "MuSGD-native", "Ultralytics' own MuSGD: Muon + SGD on the same filters", "Ultralytics 8.4", "2x", 0.01, "MuSGD"

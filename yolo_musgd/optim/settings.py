@@ -87,7 +87,7 @@ class MuonSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ExclusionSettings(Settings):
-    """Which filters Muon leaves to the standard optimizer, and the rate of the classification head."""
+    """Which filters Muon leaves to the standard optimizer, and the rates of the head and of the rest."""
 
     orthogonalize: bool = setting(
         True, "MuSGD: orthogonalised steps on filters; False is the article's rule, an SGD step on every parameter"
@@ -95,7 +95,13 @@ class ExclusionSettings(Settings):
     muon_stem: bool = setting(False, "Muon on the input layer too")
     muon_head: bool = setting(False, "Muon on the head too")
     muon_depthwise: bool = setting(False, "Muon on depthwise filters too")
-    head_lr: float = setting(
-        1.0, "learning rate of the head's classification branches as a multiple of lr0; Ultralytics' own MuSGD has 3",
-        low=0.0,
+    body_lr: float | None = setting(
+        None, "learning rate of all but the head's classification branches as a multiple of lr0; "
+        "None is 0.5 where MuSGD fine-tunes for another number of classes, else 1",
+        kind=float, low=0.0,
+    )  # fmt: skip
+    head_lr: float | None = setting(
+        None, "learning rate of the head's classification branches as a multiple of lr0; "
+        "None is 1.5 where MuSGD fine-tunes for another number of classes, else 1; Ultralytics' own MuSGD has 3",
+        kind=float, low=0.0,
     )  # fmt: skip

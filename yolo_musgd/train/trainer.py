@@ -41,7 +41,7 @@ class MuSGDTrainerMixin:
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
         self._monitor: Monitor | None = None
         self._resumes_native = False
-        self._fine_tunes = False
+        self._fine_tunes = self._new_classes = False
         given = {**_as_dict(cfg), **_as_dict(overrides)}
         check_arguments(given)
         try:
@@ -65,6 +65,7 @@ class MuSGDTrainerMixin:
     def get_model(self, cfg: Any = None, weights: Any = None, **kwargs: Any) -> Any:
         """Build the model as the host does; a pruned one is handed over as it is, since no YAML has its widths."""
         self._fine_tunes = weights is not None
+        self._new_classes = weights is not None and _classes(weights) not in (None, self.data.get("nc"))  # type: ignore[attr-defined]
         if pruned.is_pruned(weights):
             return pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
         if pruned.is_pruned(cfg):
@@ -83,7 +84,8 @@ class MuSGDTrainerMixin:
             with quiet_host():  # its message would name SGD
                 host: Optimizer = super().build_optimizer(model, "SGD", *args, **kwargs)  # type: ignore[misc]
             groups = [{k: g[k] for k in _GROUP_KEYS if k in g} for g in host.param_groups]
-            given = {**vars(self.args), registry.FINE_TUNES: self._fine_tunes}  # type: ignore[attr-defined]
+            start = {registry.FINE_TUNES: self._fine_tunes, registry.NEW_CLASSES: self._new_classes}
+            given = {**vars(self.args), **start}  # type: ignore[attr-defined]
             optimizer = entry.build(groups, given, unwrap_model(model))
             self._spare_biases(optimizer)
         self._announce(entry, optimizer, self._settle(entry, optimizer))
@@ -185,7 +187,7 @@ class MuSGDTrainerMixin:
             note = " is Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
         elif entry.build is not None:
             group, args = optimizer.param_groups[0], vars(self.args)  # type: ignore[attr-defined]
-            shown = {"lr": group["lr"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
+            shown = {"lr": args["lr0"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
             quiet = TelemetrySettings.names()
             given = {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
             shown |= {k: v for k, v in given.items() if k not in settled}
@@ -231,6 +233,13 @@ def check_arguments(args: Mapping[str, Any]) -> None:
     registry.find(args.get("optimizer") or "auto")
     for cls in PLUGIN_SETTINGS:
         cls.from_mapping(args, ignore_unknown=True)
+
+
+def _classes(weights: nn.Module) -> int | None:
+    """Number of classes that the head of a model was made for; None where it does not say."""
+    layers = getattr(unwrap_model(weights), "model", None)
+    count = getattr(layers[-1], "nc", None) if isinstance(layers, nn.Sequential) and len(layers) else None
+    return count if isinstance(count, int) else None
 
 
 def _as_dict(cfg: Any) -> dict[str, Any]:

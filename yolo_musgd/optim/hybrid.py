@@ -9,21 +9,18 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from operator import is_
-from typing import Any, ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.batches import Batch, Batches
 from yolo_musgd.optim.checks import (
     TensorError,
     Wanted,
-    check_gradient,
     check_parameter,
-    check_state,
     foreign_state,
     label,
     saved_entries,
@@ -40,51 +37,6 @@ from yolo_musgd.settings import Settings, SettingsError
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 GROUP_DEFAULTS = {"muon_lr": 1.0, "second_moment": 0.0}
 """What None stands for without a trainer, which alone knows where the weights come from."""
-
-
-class Batch(NamedTuple):
-    """One param group's tensors that have a gradient: first those of the standard rule, then Muon's.
-
-    Attributes:
-        group: the param group.
-        number: its place among the groups.
-        params: parameters.
-        grads: their gradients.
-        places: their places in the group.
-        cut: how many of them the standard rule updates.
-        kinds: shape, type and device of each.
-        states: optimizer state of each; empty until the step is known to be taken.
-    """
-
-    group: dict[str, Any]
-    number: int
-    params: list[Tensor]
-    grads: list[Tensor]
-    places: list[int]
-    cut: int
-    kinds: list[tuple[torch.Size, torch.dtype, torch.device]]
-    states: list[dict[str, Any]]
-
-
-@dataclass
-class _Split:
-    """Who updates what of a param group, and what has been checked; valid while all of it stays the same objects.
-
-    Attributes:
-        orthogonalize: the group's setting.
-        params: the group's parameters.
-        rest: (place, parameter) of those of the standard rule.
-        matrices: those of Muon.
-        kinds: shape, type and device of those that had a gradient.
-        tensors: all tensors in their states.
-    """
-
-    orthogonalize: bool
-    params: list[Tensor]
-    rest: list[tuple[int, Tensor]]
-    matrices: list[tuple[int, Tensor]]
-    kinds: list[Any] | None = None
-    tensors: list[Tensor] | None = None
 
 
 class Hybrid(Optimizer):
@@ -181,7 +133,7 @@ class Hybrid(Optimizer):
 
     def _reset(self) -> None:
         self._skipped: int | Tensor = self.__dict__.get("_skipped", 0)  # a checkpoint loaded midway keeps the count
-        self._splits: dict[int, _Split] = {}
+        self._batches = Batches(type(self).__name__, self._is_muons, self._wanted)
         self._grad_norm: Tensor | None = None
         self.matrices.forget()
 
@@ -250,7 +202,7 @@ class Hybrid(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._begin()
-        batches = [b for b in map(self._collect, range(len(self.param_groups))) if b.params]
+        batches = self._collect()
         if not batches:
             return loss
         measured = [self._measured(b) for b in batches]
@@ -268,7 +220,7 @@ class Hybrid(Optimizer):
         elif not math.isfinite(total):
             self._skipped += 1
             return loss
-        batches = [self._with_states(b) for b in batches]
+        batches = [self._batches.with_states(b, self.state) for b in batches]
         for batch, own in zip(batches, norms, strict=True):
             self._update(batch, own, total, finite)
         return loss
@@ -292,64 +244,16 @@ class Hybrid(Optimizer):
         """The tensors whose norms the rule asks for; these very gradients wherever possible."""
         return batch.grads
 
-    def _collect(self, number: int) -> Batch:
-        """The tensors of a group that have a gradient, each checked when it or its parameter is not the last step's."""
-        split = self._split(number)
-        batch = self._of(split, number)
-        if batch.kinds != split.kinds:  # others have gradients than last time, or p.data was replaced
-            split = self._split(number, anew=True)
-            batch = self._of(split, number)
-            split.kinds = batch.kinds
-            self.matrices.forget(number)
-            odd = list(range(len(batch.params)))
-        else:
-            odd = [i for i, g in enumerate(batch.grads) if g.shape != batch.kinds[i][0] or g.layout != torch.strided]
-        for i in odd:
-            what = partial(label, batch.group, number, batch.places[i])
-            check_gradient(type(self).__name__, batch.params[i], batch.grads[i], what)
-        return batch
-
-    def _of(self, split: _Split, number: int) -> Batch:
-        found = [(place, p, g) for place, p in split.rest if (g := p.grad) is not None]
-        cut = len(found)
-        found += [(place, p, g) for place, p in split.matrices if (g := p.grad) is not None]
-        places, params, grads = map(list, zip(*found, strict=True)) if found else ([], [], [])
-        kinds = [(p.shape, p.dtype, p.device) for p in params]
-        return Batch(self.param_groups[number], number, params, grads, places, cut, kinds, [])
-
-    def _split(self, number: int, anew: bool = False) -> _Split:
-        """Who updates what of a group; kept as long as it holds the same parameters."""
-        group, known = self.param_groups[number], self._splits.get(number)
-        params = group["params"]
-        if (
-            anew
-            or known is None
-            or known.orthogonalize != group["orthogonalize"]
-            or len(known.params) != len(params)
-            or not all(map(is_, known.params, params))
-        ):
-            known = _Split(group["orthogonalize"], list(params), [], [])
-            for place, p in enumerate(params):
-                check_parameter(type(self).__name__, p, partial(label, group, number, place))
-                (known.matrices if self._is_muons(p, group) else known.rest).append((place, p))
-            self._splits[number] = known
-        return known
-
-    def _with_states(self, batch: Batch) -> Batch:
-        """The batch with the states of its parameters, each tensor checked when it is not the last step's."""
-        states = [self.state[p] for p in batch.params]
-        tensors = [t for state in states for t in state.values() if isinstance(t, Tensor)]
-        split = self._splits[batch.number]
-        known = split.tensors
-        if known is None or len(known) != len(tensors) or not all(map(is_, known, tensors)):
-            for i, (p, state) in enumerate(zip(batch.params, states, strict=True)):
-                muons = i >= batch.cut
-                for key, wanted in self._wanted(p, batch.group, muons).items():
-                    if key in state:
-                        what = partial(label, batch.group, batch.number, batch.places[i])
-                        check_state(p, key, state[key], wanted, what)
-            split.tensors = tensors
-        return batch._replace(states=states)
+    def _collect(self) -> list[Batch]:
+        """The tensors that have a gradient, of every group that has any."""
+        batches = []
+        for number, group in enumerate(self.param_groups):
+            batch, known = self._batches.collect(number, group)
+            if not known:
+                self.matrices.forget(number)
+            if batch.params:
+                batches.append(batch)
+        return batches
 
     def _wanted(self, p: Tensor, group: dict[str, Any], muons: bool) -> dict[str, Wanted]:
         """Shape and type of every state tensor that the rule reads of a parameter."""

@@ -128,7 +128,9 @@ class MatrixSteps:
             due = count % settings.muon_every == chunk.turn
             batches = []
             for part in chunk.parts:
-                g = [grads[i].to(wide_dtype(grads[i].dtype)) for i in part.index]
+                g = [grads[i] for i in part.index]
+                if g[0].dtype != (wide := wide_dtype(g[0].dtype)):
+                    g = [x.to(wide) for x in g]
                 buffers = [self.buffers(group, params[i], states[i]) for i in part.index]
                 past = None if own is None else [own[i] for i in part.index]
                 if finite is not None and past is None:  # m <- m to the last bit, whatever the gradient holds
@@ -146,21 +148,21 @@ class MatrixSteps:
             if ranks > 1:
                 waiting.append((chunk, results))
             else:
-                self._apply(chunk, cast("list[Tensor]", results), group, params, states, finite)
+                self._apply(chunk, cast("list[Tensor]", results), group, settings, params, states, finite)
         for chunk, results in waiting:
-            self._apply(chunk, _broadcast(chunk, results, params), group, params, states, finite)
+            self._apply(chunk, _broadcast(chunk, results, params), group, settings, params, states, finite)
 
     def _apply(
         self,
         chunk: Chunk,
         results: list[Tensor],
         group: dict[str, Any],
+        s: MuonSettings,
         params: list[Tensor],
         states: list[dict[str, Any]],
         finite: Tensor | None,
     ) -> None:
         """Step the parameters of a chunk along the orthogonalised updates."""
-        s = muon_settings(group)
         lr = float(group["lr"]) * group["muon_lr"] * s.muon_every
         decay = lr * s.muon_decay * group["weight_decay"]
         for part, result in zip(chunk.parts, results, strict=True):

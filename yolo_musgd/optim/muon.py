@@ -15,10 +15,11 @@ The update, for every weight W of at least two dimensions with gradient G, flatt
         v = beta*v + g + weight_decay*p                      MuSGD and MuonSGD; MuonAdamW: AdamW
         p = p - lr*(g + weight_decay*p + beta*v)
 
-Where it stands: `hybrid` has the step of a whole optimizer (who takes which parameter, non-finite gradients,
-checkpoints, reports); `musgd` the rule of beta_t, `momentum` its formula, `kernels` and `second_moment` the steps of
-the rest; `matrix_steps` the steps of the matrices, `muon_update` their momentum, scale and division into chunks,
-`orthogonalize` the iteration and `kernel_plan` which form of it is fastest; `param_groups` what is left out, and why.
+Where it stands: `hybrid` has the step of a whole optimizer (non-finite gradients, checkpoints, reports), `batches` who
+takes which parameter, `checks` what is refused; `musgd` the rule of beta_t, `momentum` its formula, `kernels` and
+`second_moment` the steps of the rest; `matrix_steps` the steps of the matrices, `muon_update` their momentum, scale
+and division into chunks, `orthogonalize` the iteration and `kernel_plan` which form of it is fastest; `param_groups`
+what is left out, and why.
 
 Sources: Keller Jordan, "Muon: an optimizer for hidden layers" (https://kellerjordan.github.io/posts/muon/); the
 articles "Depth and breadth of optimization (Adam, Muon)", "From SGD to Muon" (NorMuon's rows) and "Muon, continued: why
@@ -35,8 +36,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from yolo_musgd.optim.batches import Batch
 from yolo_musgd.optim.checks import Wanted, wide_dtype
-from yolo_musgd.optim.hybrid import Batch, Hybrid, Params
+from yolo_musgd.optim.hybrid import Hybrid, Params
 from yolo_musgd.optim.kernels import in_layout_of
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.settings import MuonSettings, MuSGDSettings

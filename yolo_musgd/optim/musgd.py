@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import chain
+from operator import methodcaller
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from yolo_musgd.optim.batches import Batch
 from yolo_musgd.optim.checks import Wanted, wide_dtype
-from yolo_musgd.optim.hybrid import Batch, Hybrid, Params
+from yolo_musgd.optim.hybrid import Hybrid, Params
 from yolo_musgd.optim.kernels import BACKENDS, Coefficients, Hyper, decayed, in_layout_of, update
 from yolo_musgd.optim.matrix_steps import SGD_MOMENTUM
 from yolo_musgd.optim.momentum import adaptive_momentum, relative_to_mean
@@ -24,6 +27,8 @@ from yolo_musgd.optim.param_groups import ParamGroups, param_groups
 from yolo_musgd.optim.second_moment import SECOND_MOMENT, normalized
 from yolo_musgd.optim.settings import MuSGDSettings
 from yolo_musgd.settings import Settings, SettingsError, setting
+
+_contiguous = methodcaller("is_contiguous")
 
 
 @dataclass(frozen=True)
@@ -276,8 +281,12 @@ def _velocities(
     Velocities are made on first use. A filter may be channels_last here and not there; a parameter that is a view of
     every other column, say, has memory between its elements.
     """
+    grads = grads[: len(params)]
+    found = [v for state in states if (v := state.get(SGD_MOMENTUM)) is not None]
+    if len(found) == len(params) and all(map(_contiguous, chain(grads, params, found))):
+        return grads, found, True
     out, velocities, dense = [], [], True
-    for p, grad, state in zip(params, grads, states, strict=False):
+    for p, grad, state in zip(params, grads, states, strict=True):
         velocity = state.get(SGD_MOMENTUM)
         if velocity is None:
             velocity = state[SGD_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)

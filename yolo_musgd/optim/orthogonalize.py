@@ -181,8 +181,10 @@ def newton_schulz(
         for x, slot in zip(X, slots, strict=True):
             gram_matrix(x, slot)
         if not done:
-            _tame(X, R, slots)
             scale = _inverse_norm(R, spectral)
+            if R.device.type == "cpu" and not bool((scale > 0).all()):  # zero, or squares above the largest number
+                _tame(X, slots)
+                scale = _inverse_norm(R, spectral)
             R.mul_(scale.square().to(R.dtype))
             if len(restarts) > 1:  # else the scale rides on the one polynomial that multiplies X
                 for x, factor in zip(X, torch.split(scale.to(R.dtype), sizes), strict=True):
@@ -197,17 +199,17 @@ def newton_schulz(
     return X
 
 
-def _tame(X: Sequence[Tensor], R: Tensor, slots: Sequence[Tensor]) -> None:
-    """Divide matrices of a CPU whose squares leave fp32's range (norms above 1e19) by their largest element.
+def _tame(X: Sequence[Tensor], slots: Sequence[Tensor]) -> None:
+    """Divide matrices whose squares may leave fp32's range (norms above 1e19) by their largest element; on a CPU.
 
     A device would have to be waited for; there the squared norm of all gradients overflows first and skips the step.
     """
-    if R.device.type != "cpu" or bool(R.diagonal(dim1=-2, dim2=-1).sum().isfinite()):
-        return
     for x, slot in zip(X, slots, strict=True):
         peak = x.abs().amax((1, 2), keepdim=True)
-        x.div_(torch.where(peak.isfinite() & (peak > 1), peak, 1.0))
-        gram_matrix(x, slot)
+        large = peak.isfinite() & (peak > 1e15)
+        if bool(large.any()):
+            x.div_(torch.where(large, peak, 1.0))
+            gram_matrix(x, slot)
 
 
 def gram_matrix(X: Tensor, out: Tensor) -> Tensor:

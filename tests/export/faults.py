@@ -93,7 +93,7 @@ class Bundling:
         from yolo_musgd.cli import main
 
         self.model, self.samples, self.root, self.main = model, samples, root, main
-        started = time.monotonic()
+        self.tries, started = 0, time.monotonic()
         code, self.writes = run(self.work(root / "whole"))
         self.seconds = time.monotonic() - started
         assert code == 0
@@ -105,7 +105,8 @@ class Bundling:
 
     def survives(self, fault: str, at: int = 0, after: float = 0.0) -> bool:
         """Whether the fault struck; what it left must be whole, and the same command must then make everything."""
-        project = self.root / f"{fault}-{at}-{after:.3f}"
+        self.tries += 1
+        project = self.root / f"{self.tries}-{fault}-{at}"
         code, _ = run(self.work(project), fault, at, after)
         done = code == 0
         if not done:

@@ -122,6 +122,28 @@ def make_trainer(tiny_data, tmp_path, **overrides):
     return ours.trainer_class(DetectionTrainer)(overrides={**arguments, **overrides})
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("musgd", "MuSGD"),
+        ("MuonSGD", "MuonSGD"),
+        ("musgd-native", "MuSGD-native"),
+        ("sgd", "SGD"),
+        ("adagrad", "Adagrad"),
+    ],
+)
+def test_pictures_carry_the_name_that_was_typed(tiny_data, tmp_path, monkeypatch, typed, shown):
+    from ultralytics.nn.tasks import DetectionModel
+
+    trainer = make_trainer(tiny_data, tmp_path, optimizer=typed, telemetry=True)
+    model = DetectionModel("yolo26n.yaml", verbose=False)
+    trainer.build_optimizer(model, typed, lr=0.01, momentum=0.9, decay=5e-4, iterations=100)
+    titles = []
+    monkeypatch.setattr("yolo_musgd.train.optimizer_plots.plot_steps", lambda folder, name: titles.append(name))
+    trainer._monitor.plot()
+    assert titles == [shown]
+
+
 @pytest.mark.slow
 def test_the_file_that_ultralytics_writes_for_ddp_workers_runs(tiny_data, tmp_path):
     from pathlib import Path

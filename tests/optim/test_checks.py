@@ -161,6 +161,21 @@ def test_replaced_state_that_does_not_fit_is_an_error(make, wrong):
         optimizer.step()
 
 
+@make
+@pytest.mark.parametrize("wrong", [lambda t: t[:-1], lambda t: torch.cat([t, t])])
+def test_state_that_changes_in_place_is_an_error(make, wrong):
+    params = parameters()
+    optimizer = make(params)
+    for step in range(3):
+        give(params, step)
+        optimizer.step()
+    key = next(k for k, v in optimizer.state[params[1]].items() if isinstance(v, torch.Tensor) and v.ndim)
+    held = optimizer.state[params[1]][key]
+    held.data = wrong(held.data)
+    with pytest.raises(TensorError, match=rf"parameter 1 of group 0 \(shape \(8,\)\): its {key} is of shape"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("cls", [MuSGD, MuonSGD])
 @pytest.mark.parametrize("how", ["in place", "new list", "twice"])
 @pytest.mark.parametrize("orthogonalize", [True, False])

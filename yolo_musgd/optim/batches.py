@@ -23,6 +23,7 @@ State = dict[str, Any]
 _kind = attrgetter("shape", "dtype", "device")
 _form = attrgetter("shape", "layout")
 _grad = attrgetter("grad")
+_shape = attrgetter("shape")
 
 
 class Batch(NamedTuple):
@@ -61,6 +62,7 @@ class _Split:
         forms: shape and layout that their gradients must have.
         held: what their states hold.
         tensors: the tensors among that; numbers change with every step.
+        shapes: theirs, which may change in place.
     """
 
     orthogonalize: bool
@@ -71,7 +73,8 @@ class _Split:
     kinds: list[Any] | None = None
     forms: list[Any] = field(default_factory=list)
     held: list[Any] | None = None
-    tensors: list[Tensor] | None = None
+    tensors: list[Tensor] = field(default_factory=list)
+    shapes: list[torch.Size] | None = None
 
 
 def same(some: Sequence[Any] | None, others: Sequence[Any]) -> bool:
@@ -127,16 +130,17 @@ class Batches:
         split = self._splits[batch.number]
         states = [state[p] for p in batch.params]
         held = list(chain.from_iterable(map(dict.values, states)))
-        if same(split.held, held):
-            return batch._replace(states=states)
-        tensors = [t for t in held if isinstance(t, Tensor)]
-        if not same(split.tensors, tensors):
+        tensors = split.tensors
+        if not same(split.held, held):
+            tensors = [t for t in held if isinstance(t, Tensor)]
+        shapes = list(map(_shape, tensors))
+        if not same(split.tensors, tensors) or shapes != split.shapes:
             for i, (p, entry) in enumerate(zip(batch.params, states, strict=True)):
                 for key, wanted in self.wanted(p, batch.group, i >= batch.cut).items():
                     if key in entry:
                         what = partial(label, batch.group, batch.number, batch.places[i])
                         check_state(p, key, entry[key], wanted, what)
-        split.held, split.tensors = held, tensors
+        split.held, split.tensors, split.shapes = held, tensors, shapes
         return batch._replace(states=states)
 
     def _split(self, number: int, group: Group, anew: bool = False) -> _Split:

@@ -23,6 +23,8 @@ from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.musgd import MuSGD
 
 theirs = pytest.importorskip("torch.testing._internal.common_optimizers", exc_type=ImportError)
+# Its import forbids the whole process to set torch's flags, which Ultralytics' trainer does.
+torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 
 class Article(MuSGD):

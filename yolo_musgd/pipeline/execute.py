@@ -215,18 +215,21 @@ class Runner:
             sink.write(f"$ {' '.join(words)}\n")
             sink.flush()
             output: IO[str] | None = None if self.verbose else sink
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, child.LOCK: str((self.folder / LOCK_FILE).absolute())},
-            )  # fmt: skip
-            try:
-                with Bar(step, self.part(step.name) / "run" / "results.csv", later, hidden=self.verbose) as bar:
+            environment = {**os.environ, child.LOCK: str((self.folder / LOCK_FILE).absolute())}
+            bar = Bar(step, self.part(step.name) / "run" / "results.csv", later, hidden=self.verbose)
+            with (
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+                ) as process,
+                bar,
+            ):
+                try:
                     while process.poll() is None:
                         time.sleep(0.3)
                         bar.update()
-            except BaseException:
-                _stop(process)
-                raise
+                except BaseException:
+                    _stop(process)
+                    raise
         if process.returncode == 0:
             return
         raise UserError(_failure(step, process.returncode, log))

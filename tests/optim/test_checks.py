@@ -1,4 +1,4 @@
-"""Parameters, gradients and state that change under the optimizer: torch.optim's behaviour, or one clear error."""
+"""checks.py and batches.py: parameters, gradients and state that change: as in torch.optim, or one clear error."""
 
 from __future__ import annotations
 

@@ -112,6 +112,10 @@ def load_target(name: str) -> Target:
         raise UserError(f"target must be one of {', '.join(NAMES)}, got {name!r}" + (f"; try {guess}" if guess else ""))
     path = resources.folder("cfg") / "target" / f"{name}.yaml"
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    unknown = [key for key in content if key not in {field.name for field in dataclasses.fields(Target)}]
+    if unknown:
+        guess = nearest(unknown[0], [field.name for field in dataclasses.fields(Target)])
+        raise UserError(f"{path}: unknown key {unknown[0]!r}" + (f"; did you mean {guess}?" if guess else ""))
     return Target(name=name, **content)
 
 

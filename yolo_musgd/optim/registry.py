@@ -18,7 +18,7 @@ from yolo_musgd.optim.muon import MuonAdamW, MuonSGD, flat
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.param_groups import muon_exclusions, with_rates
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
-from yolo_musgd.optim.zoo import builder
+from yolo_musgd.optim.zoo import RECIPES, builder
 from yolo_musgd.settings import SettingsError
 
 Groups = list[dict[str, Any]]
@@ -53,6 +53,14 @@ class OptimizerInfo:
     arguments: Arguments = dict
     make: Build | None = None
     by_start: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> set[str]:
+        """Names of the plugin's arguments that this optimizer knows."""
+        recipe = RECIPES.get(self.name)
+        own = (recipe.settings,) if recipe and recipe.settings else ()
+        known = (MuSGDSettings, MuonSettings, ExclusionSettings) if self.cls is not None else own
+        return {name for settings in known for name in settings.names()}
 
     @property
     def build(self) -> Build | None:

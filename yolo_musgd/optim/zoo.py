@@ -23,6 +23,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim.checks import TensorError, foreign_state, label, saved_entries
 from yolo_musgd.optim.kernels import all_finite
 from yolo_musgd.optim.state import protect, unprotect
+from yolo_musgd.settings import Settings
 
 
 class MissingExtraError(UserError):
@@ -41,6 +42,7 @@ class Recipe:
         momentum: whether it takes ``momentum``.
         options: further arguments.
         prepare: wraps the class further, e.g. to feed it what the trainer cannot.
+        settings: arguments of its own on the command line; ``softstep_width`` reaches Softstep as ``width``.
     """
 
     library: str
@@ -49,6 +51,7 @@ class Recipe:
     momentum: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[type[Optimizer]], type[Optimizer]] | None = None
+    settings: type[Settings] | None = None
 
 
 class CheckpointSafe(Optimizer):
@@ -150,18 +153,20 @@ def zoo_class(name: str) -> type[Optimizer]:
     return type(name, (CheckpointSafe, cls), {"__doc__": f"{recipe.cls} of {recipe.library}."})
 
 
-def build(name: str, groups: list[dict[str, Any]]) -> Optimizer:
+def build(name: str, groups: list[dict[str, Any]], args: Mapping[str, Any] | None = None) -> Optimizer:
     """Make an optimizer of the zoo from Ultralytics' param groups.
 
     Args:
         name: key of ``RECIPES``.
         groups: ``params``, ``lr``, ``momentum``, ``weight_decay`` and ``param_group`` each; order and count are kept.
+        args: arguments of the run, of which the recipe's settings take theirs.
 
     Raises:
         MissingExtraError: its library is not installed.
+        SettingsError: a setting of the recipe is out of range.
     """
     recipe = RECIPES[name]
-    cls = zoo_class(name)
+    cls: Any = zoo_class(name)
     translated = []
     for group in groups:
         new: dict[str, Any] = {k: group[k] for k in ("params", "lr", "weight_decay", "param_group") if k in group}
@@ -170,9 +175,12 @@ def build(name: str, groups: list[dict[str, Any]]) -> Optimizer:
         elif recipe.betas is not None:
             new["betas"] = (group.get("momentum", 0.9), recipe.betas)
         translated.append(new)
-    return cls(translated, **recipe.options)
+    own = recipe.settings.from_mapping(args or {}, ignore_unknown=True).to_dict() if recipe.settings else {}
+    prefix = f"{name.lower()}_"
+    made: Optimizer = cls(translated, **recipe.options, **{k.removeprefix(prefix): v for k, v in own.items()})
+    return made
 
 
 def builder(name: str) -> Callable[[list[dict[str, Any]], Mapping[str, Any], nn.Module], Optimizer]:
     """``build`` in the form that the registry calls: (groups, arguments of the run, model)."""
-    return lambda groups, args, model: build(name, groups)
+    return lambda groups, args, model: build(name, groups, args)

@@ -188,24 +188,21 @@ class MuSGDTrainerMixin:
         elif entry.build is not None:
             group, args = optimizer.param_groups[0], vars(self.args)  # type: ignore[attr-defined]
             shown = {"lr": args["lr0"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
-            quiet = TelemetrySettings.names()
-            given = {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
-            shown |= {k: v for k, v in given.items() if k not in settled}
+            shown |= {k: v for k, v in _changed(args).items() if k in entry.known and k not in settled}
             start = "trained weights" if self._fine_tunes else "random weights"
             suited = f"; {', '.join(f'{k}={args[k]}' for k in settled)} as suits {start}" if settled else ""
             words = ", ".join(f"{k}={v}" for k, v in shown.items())
             note = f"({words}{suited}) from yolo-musgd: {entry.description}"
             if entry.name == "MuSGD":
                 note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"
-        if entry.name not in ("MuSGD", "MuonSGD", "MuonAdamW"):
-            self._warn_of_idle_arguments(optimizer)
+        self._warn_of_idle_arguments(entry, optimizer)
         if native or entry.build is not None:
             name = type(optimizer).__name__ if native else entry.name
             LOGGER.info(f"{colorstr('optimizer:')} {name}{note}")
 
     def _explain_auto(self, optimizer: Optimizer) -> None:
         """One line: what ``optimizer=auto`` picked, what it ignores, and how to get this plugin's optimizer."""
-        self._warn_of_idle_arguments(optimizer)
+        self._warn_of_idle_arguments(registry.find("auto"), optimizer)
         found = picked(optimizer)
         own = " (Ultralytics' own, Muon + SGD)" if type(optimizer).__module__.startswith("ultralytics") else ""
         rates = ", ".join(f"{k}={found[k]:g}" for k in ("lr0", "momentum") if found[k] is not None)
@@ -214,14 +211,19 @@ class MuSGDTrainerMixin:
             "steps; lr0= and momentum= are ignored; for the MuSGD of yolo-musgd use optimizer=MuSGD"
         )
 
-    def _warn_of_idle_arguments(self, optimizer: Optimizer) -> None:
+    def _warn_of_idle_arguments(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
         """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""
-        args = vars(self.args)  # type: ignore[attr-defined]
-        quiet = TelemetrySettings.names()
-        idle = [k for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet]
+        changed = _changed(vars(self.args))  # type: ignore[attr-defined]
+        idle = {k: v for k, v in changed.items() if k not in entry.known}
         if idle:
-            given = ", ".join(f"{k}={args[k]}" for k in idle)
+            given = ", ".join(f"{k}={v}" for k, v in idle.items())
             LOGGER.warning(f"{type(optimizer).__name__} ignores {given}; add optimizer=MuSGD (or MuonSGD) to use it")
+
+
+def _changed(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The plugin's arguments that are not their defaults, without those of telemetry."""
+    quiet = TelemetrySettings.names()
+    return {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -282,5 +283,6 @@ def trainer_class(base: type) -> type:
     """
     if issubclass(base, MuSGDTrainerMixin):
         return base
+    importlib.import_module(HOME)  # pickle takes a class by its name only where the module of that name is loaded
     doc = f"{base.__name__} of Ultralytics with yolo-musgd's optimizers and telemetry."
     return type(PREFIX + base.__name__, (MuSGDTrainerMixin, base), {"__module__": HOME, "__doc__": doc})

@@ -46,7 +46,7 @@ class Archive:
         from ultralytics.utils.downloads import safe_download
 
         with tempfile.TemporaryDirectory() as folder:
-            safe_download(url or self.url, dir=folder, unzip=True, delete=True, progress=True)
+            safe_download(url or self.url, dir=Path(folder), unzip=True, delete=True, progress=True)
             tops = [p.parent for p in Path(folder).rglob(self.used[0])]
             if not tops:
                 raise UserError(f"{url or self.url} has no {self.used[0]}: it is not the archive of {self.repository}")

@@ -86,7 +86,9 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_half_the_work_each_and_agree(folder, case):
-    shared, whole = ([torch.load(folder / f"{case}-{s}-{rank}.pt") for rank in range(2)] for s in (True, False))
+    shared, whole = (
+        [torch.load(folder / f"{case}-{s}-{rank}.pt", weights_only=True) for rank in range(2)] for s in (True, False)
+    )
     for run in (*shared, whole[1]):
         assert all(torch.equal(a, b) for a, b in zip(run["params"], whole[0]["params"], strict=True))
         for a, b in zip(run["momenta"], whole[0]["momenta"], strict=True):

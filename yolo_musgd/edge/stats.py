@@ -94,9 +94,12 @@ def slope_per_minute(times: Sequence[float], values: Sequence[float]) -> Optiona
 
 
 def rounded(value: Any, digits: int = 4) -> Any:
-    """Round every float in a nest of dicts and lists, so that reports stay readable."""
+    """Round every float in a nest of dicts and lists, so that reports stay readable.
+
+    To so many places after the point; below 0.1 to so many significant ones, since a joule a frame may be thousandths.
+    """
     if isinstance(value, float):
-        return round(value, digits)
+        return round(value, digits) if abs(value) >= 0.1 else float("{:.{}g}".format(value, digits))
     if isinstance(value, dict):
         return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

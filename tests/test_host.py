@@ -43,3 +43,5 @@ def test_warnings_of_the_tracer_are_not_heard():
         warnings.simplefilter("error")
         with silent_host():
             warnings.warn("traced", stacklevel=1)
+        with pytest.raises(UserWarning, match="traced"):  # and afterwards they are heard again
+            warnings.warn("traced", stacklevel=1)

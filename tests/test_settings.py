@@ -1,6 +1,5 @@
 """Settings from words and files: types, ranges, the nearest name."""
 
-import contextlib
 import dataclasses
 import time
 from itertools import pairwise
@@ -116,5 +115,10 @@ def test_anchors_are_fine_where_they_stay_small(tmp_path):
 
 @given(st.text())
 def test_any_text_is_values_or_one_line(text):
-    with contextlib.suppress(UserError):
+    told = "x: values"
+    try:
         load_yaml(text, "x")
+    except UserError as error:
+        told = str(error)
+    assert len(told.splitlines()) == 1
+    assert "x" in told

@@ -56,7 +56,7 @@ def theirs(image: Path) -> np.ndarray | None:
     return None if found[0] is None else np.asarray(found[1], np.float32)
 
 
-def same(image: Path, content: bytes) -> None:
+def check_same(image: Path, content: bytes) -> None:
     mine, host = ours(image, content), theirs(image)
     assert (mine is None) == (host is None), (content, mine, host)
     if mine is not None and host is not None:
@@ -73,12 +73,12 @@ def newest(oracle: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ODD)
 def test_an_odd_label_costs_what_it_costs_the_host(text: str, image: Path, newest: None) -> None:
-    same(image, text.encode())
+    check_same(image, text.encode())
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe0\x00", b"0 0.5 0.5 0.4 0.4\xe9", b"\x00" * 20, BOX.encode("utf-16")])
 def test_bytes_that_are_no_text(content: bytes, image: Path, newest: None) -> None:
-    same(image, content)
+    check_same(image, content)
 
 
 NUMBERS = st.one_of(
@@ -97,7 +97,7 @@ GOOD = st.lists(
 @given(text=st.one_of(ROWS, GOOD))
 @settings(max_examples=300, deadline=None)
 def test_any_label_costs_what_it_costs_the_host(text: str, image: Path, newest: None) -> None:
-    same(image, text.encode())
+    check_same(image, text.encode())
 
 
 def make(folder: Path, names: list[str]) -> None:

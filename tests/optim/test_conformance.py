@@ -317,6 +317,15 @@ def test_state_dict_deterministic(cls, kwargs):
     assert same(optimizer.state_dict()["param_groups"][-1], other.state_dict()["param_groups"][-1])
 
 
+def check_goes_on(problem, optimizer):
+    """One more step moves the parameters, to finite values."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in params]
+    optimizer.step(problem.closure(optimizer))
+    assert any(not torch.equal(p, old) for p, old in zip(params, before, strict=True))
+    assert all(bool(torch.isfinite(p).all()) for p in params)
+
+
 @every
 def test_can_load_older_state_dict(cls, kwargs):
     problem, optimizer = primed(cls, kwargs)
@@ -325,7 +334,7 @@ def test_can_load_older_state_dict(cls, kwargs):
         for key in [k for k in group if k not in ("params", "lr")]:
             del group[key]
     optimizer.load_state_dict(saved)
-    optimizer.step(problem.closure(optimizer))
+    check_goes_on(problem, optimizer)
 
 
 @every
@@ -345,7 +354,7 @@ def test_load_nontensor_step(cls, kwargs):
         if isinstance(entry.get("step"), torch.Tensor):
             entry["step"] = entry["step"].item()
     optimizer.load_state_dict(saved)
-    optimizer.step(problem.closure(optimizer))
+    check_goes_on(problem, optimizer)
 
 
 @every

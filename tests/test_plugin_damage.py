@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import yolo_musgd
+from yolo_musgd import resources
 
 PACKAGE = Path(yolo_musgd.__file__).parent
 START = """
@@ -23,15 +24,19 @@ site.addpackage({site!r}, "yolo_musgd.pth", None)
 def installed(tmp_path):
     """A folder as an installation leaves it: the package and its .pth."""
     shutil.copytree(PACKAGE, tmp_path / "yolo_musgd", ignore=shutil.ignore_patterns("__pycache__", "cfg", "datasets"))
-    for name in ("cfg", "datasets"):
-        shutil.copytree(PACKAGE.parent / name, tmp_path / "yolo_musgd" / name)
+    for name in ("cfg", "datasets"):  # a checkout has them at its top
+        shutil.copytree(resources.folder(name), tmp_path / "yolo_musgd" / name)
     shutil.copy(PACKAGE.parent / "yolo_musgd.pth", tmp_path)
+    (tmp_path / "libraries").mkdir()
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():  # all but the package that is tested as a wheel
+        if not path.name.startswith("yolo_musgd"):
+            (tmp_path / "libraries" / path.name).symlink_to(path)
     return tmp_path
 
 
 def python(folder, code=""):
     """Run a bare interpreter that reads the .pth of ``folder`` as it does at its start, then ``code``."""
-    start = START.format(site=str(folder), packages=sysconfig.get_paths()["purelib"])
+    start = START.format(site=str(folder), packages=str(folder / "libraries"))
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [sys.executable, "-S", "-B", "-c", start + code]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)

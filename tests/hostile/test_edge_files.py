@@ -19,6 +19,7 @@ from yolo_musgd.edge.__main__ import main
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import read_bytes, read_text
 from yolo_musgd.edge.pictures import boxes, images, library
+from yolo_musgd.edge.sources import kinds
 
 KINDS = ["pipe", "folder", "socket", "device", "dangling", "loop", "empty"]
 
@@ -74,7 +75,7 @@ def test_only_regular_files_are_read(kind: str, odd: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "a\0b", ""])
 def test_a_path_that_cannot_be(path: str) -> None:
-    for read in (read_bytes, images.read_image, images.list_images, images.open_source):
+    for read in (read_bytes, images.read_image, images.list_images, kinds.open_source):
         with pytest.raises(UserError) as caught:
             read(path)
         assert len(str(caught.value).splitlines()) == 1

@@ -13,11 +13,13 @@ from . import measure, options, report
 from .detect import MODEL_OPTIONS, Detector, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, SensorError, UserError
 from .files import Folder
-from .pictures import images, library
+from .pictures import library
 from .power import sampler, system
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
+from .sources import kinds
+from .sources.base import Source
 
 ROOT_VARIABLE = "YOLO_EDGE_ROOT"  # where /sys and /proc are looked for; tests point it at recorded trees
 
@@ -27,8 +29,9 @@ BENCH_OPTIONS.update(
         "source": (
             None,
             options.text,
-            "folder, video, camera (0), GStreamer pipeline or synthetic; default: samples/ beside the model",
+            kinds.KINDS + " or synthetic; default: samples/ beside the model",
         ),
+        **kinds.SOURCE_OPTIONS,
         "threads": (None, options.optional(options.integers), "CPU threads, [1,2,4] sweeps; auto takes every core"),
         "n": (200, options.number(1, 1e9, int), "at least this many frames"),
         "seconds": (10.0, options.number(0, 1e7), "and at least this long"),
@@ -65,7 +68,7 @@ def _say(line: str) -> None:
 class Bench:
     """One benchmark: sensors, the runs of a thread sweep, and the report as it grows."""
 
-    def __init__(self, chosen: Any, artifact: Artifact, source: images.Source) -> None:
+    def __init__(self, chosen: Any, artifact: Artifact, source: Source) -> None:
         self.chosen, self.artifact, self.source = chosen, artifact, source
         minutes = chosen.soak
         self.floors = measure.Floors(1 if minutes else chosen.n, minutes * 60 or chosen.seconds, chosen.warmup)
@@ -98,6 +101,7 @@ class Bench:
             if self.choice.sensor is not None:
                 self.choice.sensor.close()
         self.content["partial"] = not complete
+        self.content["source"].update(self.source.info())
         self._join_power()
         return complete
 
@@ -203,7 +207,7 @@ def main(args: List[str]) -> int:
     if chosen.source not in (None, "synthetic"):
         library.require()
     artifact = open_artifact(chosen.model, chosen.imgsz)
-    source = images.open_source(chosen.source, artifact.imgsz)
+    source = kinds.open_source(chosen.source, artifact.imgsz, chosen=chosen)
     try:
         with Folder("bench", chosen.project, chosen.name) as folder:
             complete = _bench(Bench(chosen, artifact, source), folder)

@@ -1,9 +1,10 @@
 """Detection without torch: a picture in, boxes out, with the time of each step; and the ``detect`` command."""
 
+import itertools
 import json
 import os
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from .pictures.letterbox import Letterbox, to_image
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
 from .runtimes.open import NAMES, open_runtime
+from .sources import kinds
+from .sources.base import Source, WatchedFolder
 
 
 class Times(NamedTuple):
@@ -94,7 +97,9 @@ MODEL_OPTIONS = {
 DETECT_OPTIONS = dict(MODEL_OPTIONS)
 DETECT_OPTIONS.update(
     {
-        "source": ("", options.text, "image, folder, list, video or camera"),
+        "source": ("", options.text, kinds.KINDS),
+        **kinds.SOURCE_OPTIONS,
+        "watch": (False, options.flag, "go on with the images that appear in the folder later"),
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
         "conf": (0.25, options.number(0.0, 1.0), "lowest score"),
         "n": (None, options.optional(options.number(1, 1e9, int)), "stop after this many frames"),
@@ -114,26 +119,69 @@ def require(value: str, key: str, command: str) -> str:
     return value
 
 
-def _is_moving(source: str) -> bool:
-    """Whether frames come from a camera or a video."""
-    device = source.isdigit() or source.startswith("/dev/video") or " ! " in source
-    return device or source.lower().endswith(images.VIDEO_SUFFIXES)
+class Written:
+    """``detections.json`` as it grows: one record after the other goes to the disk, so memory stays as it is.
+
+    Until ``close`` the file is called ``detections.json.part``; that has all that was detected, whatever ended the run.
+    """
+
+    def __init__(self, folder: Folder, head: Dict[str, Any]) -> None:
+        self.count = 0
+        self._folder, self._path = folder, folder.join("detections.json.part")
+        self._head = json.dumps(head, indent=1)[:-2]
+        self._file: Any = None
+
+    def add(self, record: Dict[str, Any]) -> None:
+        """Write a record.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        try:
+            if self._file is None:
+                self._file = open(self._path, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+                self._file.write(self._head + ',\n "images": [')
+            self._file.write(("," if self.count else "") + "\n  " + json.dumps(record))
+            self._file.flush()
+        except OSError as error:
+            raise UserError("cannot write {}: {}".format(self._path, error.strerror))
+        self.count += 1
+
+    def close(self, tail: Dict[str, Any]) -> str:
+        """Finish the file and give it its name; returns its path, empty where nothing was added."""
+        if self._file is None:
+            return ""
+        path = self._folder.join("detections.json")
+        try:
+            self._file.write("\n ],\n" + json.dumps(tail, indent=1)[2:] + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._path, path)
+        except OSError as error:
+            raise UserError("cannot write {}: {}".format(self._path, error.strerror))
+        return path
 
 
-def _frames(source: str, limit: Optional[int], channels: int, left_out: List[str]) -> Iterator[images.Frame]:
-    """Yield (name, image) once each; a folder from disk one by one, a camera until it stops or ``limit``."""
-    if not _is_moving(source):
-        yield from images.readable(images.list_images(source)[:limit], left_out, channels)
-        return
-    capture = images.open_source(source)
-    try:
-        for _ in range(limit or 10**9):
-            frame = capture.read()
-            if frame is None:
-                return
-            yield frame
-    finally:
-        capture.close()
+def open_frames(chosen: Any, artifact: Artifact) -> Optional[Source]:
+    """Open a camera, a stream, a video or a folder that grows; None where the source is plain image files.
+
+    Raises:
+        UserError: See kinds.open_source.
+    """
+    if chosen.watch:
+        return WatchedFolder(chosen.source, artifact.channels)
+    if kinds.is_moving(chosen.source):
+        return kinds.open_source(chosen.source, chosen=chosen, repeat=False)
+    images.list_images(chosen.source)  # nothing there: found before a folder is made
+    return None
+
+
+def _frames(source: Optional[Source], chosen: Any, channels: int, left_out: List[str]) -> Iterator[images.Frame]:
+    """Yield (name, image) once each, at most ``chosen.n``; a folder's from disk one by one."""
+    if source is None:
+        return images.readable(images.list_images(chosen.source)[: chosen.n], left_out, channels)
+    return itertools.islice(source, chosen.n)
 
 
 def main(args: List[str]) -> int:
@@ -142,30 +190,36 @@ def main(args: List[str]) -> int:
     require(chosen.source, "source", "detect")
     library.require()
     artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
-    if not _is_moving(chosen.source):
-        images.list_images(chosen.source)  # nothing there: found before a folder is made
+    source = open_frames(chosen, artifact)
+    try:
+        return _detect(chosen, artifact, source)
+    finally:
+        if source is not None:
+            source.close()
+
+
+def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> int:
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     detector = Detector(artifact, runtime, chosen.conf, chosen.iou, chosen.max_det)
-    records: List[Dict[str, Any]] = []
-    left_out: List[str] = []
-    taken: Set[str] = set()
+    left_out: List[str] = getattr(source, "left_out", [])
     with Folder("detect", chosen.project, chosen.name) as folder:
+        written = Written(folder, _report(artifact, runtime, chosen))
         try:
-            for name, image in _frames(chosen.source, chosen.n, artifact.channels, left_out):
+            for name, image in _frames(source, chosen, artifact.channels, left_out):
                 found = detector(image)
-                records.append(_record(name, image, found, detector))
+                record = _record(name, image, found, detector)
                 if chosen.save:
-                    path = folder.join(_free_name(name, taken))
+                    path = _free_path(folder, name)
                     images.write_image(path, draw.draw(images.to_colour(image), found, artifact.names))
-                    records[-1]["picture"] = os.path.basename(path)
-                print("{}: {}".format(name, _in_words(found, artifact.names)))
+                    record["picture"] = os.path.basename(path)
+                written.add(record)
+                print("{}: {}".format(name, in_words(found, artifact.names)))
         finally:  # Ctrl-C keeps what was detected so far
             runtime.close()
-            if records:
-                content = _report(artifact, runtime, chosen, records, left_out)
-                path = folder.write_text("detections.json", json.dumps(content, indent=1))
-                print("{} images -> {}".format(len(records), path))
-    if not records:
+            path = written.close({"left_out": left_out, "source": source.info() if source else None})
+            if path:
+                print("{} images -> {}".format(written.count, path))
+    if not path:
         raise UserError("source={}: not one frame came".format(chosen.source))
     return EXIT_DONE
 
@@ -180,18 +234,15 @@ def _record(name: str, image: np.ndarray, found: np.ndarray, detector: Detector)
     }
 
 
-def _free_name(name: str, taken: Set[str]) -> str:
-    """Name the annotated picture of ``name``: like it, not too long for a file, and like none of ``taken``."""
+def _free_path(folder: Folder, name: str) -> str:
+    """Name the annotated picture of ``name``: like it, not too long for a file, and like none that is there."""
     base = os.path.splitext(os.path.basename(name))[0].replace(" ", "_")[:60]
-    while base in taken:
+    while os.path.exists(folder.join(base + ".jpg")):
         base += "_"
-    taken.add(base)
-    return base + ".jpg"
+    return folder.join(base + ".jpg")
 
 
-def _report(
-    artifact: Artifact, runtime: Runtime, chosen: Any, records: List[Dict[str, Any]], left_out: List[str]
-) -> Dict[str, Any]:
+def _report(artifact: Artifact, runtime: Runtime, chosen: Any) -> Dict[str, Any]:
     return {
         "schema": "yolo-musgd/detections/1",
         "model": {"file": os.path.basename(artifact.model), "sha256": artifact.sha256},
@@ -199,12 +250,10 @@ def _report(
         "imgsz": list(artifact.imgsz),
         "conf": chosen.conf,
         "iou": chosen.iou,
-        "left_out": left_out,
-        "images": records,
     }
 
 
-def _in_words(detections: np.ndarray, names: Dict[int, str]) -> str:
+def in_words(detections: np.ndarray, names: Dict[int, str]) -> str:
     """Count the classes of the detections: ``2 person, 1 dog``."""
     counts: Dict[str, int] = {}
     for row in detections:

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 import numpy as np
 
 from .detect import Detector
-from .pictures.images import Source
+from .sources.base import Source
 from .stats import drift, is_steady, slope_per_minute, summarize
 
 _COLUMNS = 6  # start, read, pre, infer, post, detections

@@ -7,7 +7,9 @@
     board     board, machine, os, kernel, l4t, python, numpy, cpu_cores, memory_mb
     model     file, sha256, size_bytes, format, precision, imgsz [h, w], head, classes, verified (manifest's hashes),
               map50_95, calibration, float_layers    as the manifest says, else null
-    source    kind, source, images, left_out (unreadable), sizes; image_backend (opencv, pillow, null: none here)
+    source    kind, source, images, left_out (unreadable), sizes; image_backend (opencv, pillow, null: none here); of a
+              camera or stream frames, dropped (a newer one came first), lost (times), size_changes, gaps [{after_frame,
+              seconds, why}]
     power     sensor (null: none found), source, scope, uncertainty, tried {sensor: why not}, lost?
     idle      seconds, samples, rate_hz, energy_j, mean_w, watts {summary}, rails_w          null without a sensor
     runs[]    one per thread count:
@@ -210,8 +212,14 @@ def markdown(content: Dict[str, Any]) -> str:
         ("in INT8", _graph_words(content)),
         (
             "source",
-            "{}: {}, {}, decoded by {}".format(
-                source["kind"], source["source"], " ".join(source["sizes"]), source["image_backend"] or "no library"
+            "{}: {}, {}, decoded by {}{}".format(
+                source["kind"],
+                source["source"],
+                " ".join(source["sizes"]),
+                source["image_backend"] or "no library",
+                ", {frames} frames came, {dropped} dropped, lost {lost} times".format(**source)
+                if "dropped" in source
+                else "",
             ),
         ),
         (

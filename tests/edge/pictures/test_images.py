@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures import draw, images, letterbox, library
+from yolo_musgd.edge.sources import kinds
 
 cv2 = pytest.importorskip("cv2")
 
@@ -52,14 +53,14 @@ def test_without_a_library_one_line_says_what_to_install(no_library: None, tmp_p
 
 
 def test_the_synthetic_frame_needs_no_library(no_library: None) -> None:
-    source = images.open_source(None, (96, 160))
+    source = kinds.open_source(None, (96, 160))
     frame = source.read()
     assert frame is not None
     blob, where = letterbox.Letterbox((96, 160))(frame[1])
     assert (blob.shape, where[:4]) == ((1, 3, 96, 160), (96, 160, 0, 0))
     np.testing.assert_array_equal(blob[0, 0] * 255, frame[1][:, :, 2])
     assert source.info()["source"] == "synthetic 160x96"
-    assert images.open_source("synthetic", (96, 160)).info()["kind"] == "synthetic"
+    assert kinds.open_source("synthetic", (96, 160)).info()["kind"] == "synthetic"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -168,15 +169,15 @@ def test_drawing_marks_the_box_and_leaves_the_rest(with_library: str) -> None:
 
 
 def test_sources(pictures: object, tmp_path: object) -> None:
-    source = images.open_source(str(pictures))
+    source = kinds.open_source(str(pictures))
     names = [source.read() for _ in range(4)]
     assert [frame[0] for frame in names if frame] == ["0.png", "1.png", "2.png", "0.png"]
     with pytest.raises(UserError, match="no images"):
-        images.open_source(str(tmp_path))
+        kinds.open_source(str(tmp_path))
     with pytest.raises(UserError, match="no such file"):
-        images.open_source("nowhere")
+        kinds.open_source("nowhere")
     with pytest.raises(UserError, match="cannot be opened"):
-        images.open_source("97")
+        kinds.open_source("97")
 
 
 def test_video_source_starts_again(tmp_path: object) -> None:
@@ -185,7 +186,7 @@ def test_video_source_starts_again(tmp_path: object) -> None:
     for k in range(3):
         writer.write(np.full((48, 64, 3), 80 * k, np.uint8))
     writer.release()
-    source = images.open_source(path)
+    source = kinds.open_source(path)
     frames = [source.read() for _ in range(5)]
     assert all(frame is not None for frame in frames)
     assert source.info()["kind"] == "video"

@@ -1,4 +1,4 @@
-"""Where frames come from and where pictures go: folders, lists, videos, cameras.
+"""Reads and writes pictures, and lists those of a folder.
 
 Frames are uint8 BGR of shape (height, width, 3), or grey of shape (height, width).
 """
@@ -6,7 +6,7 @@ Frames are uint8 BGR of shape (height, width, 3), or grey of shape (height, widt
 import io
 import os
 import sys
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from ..files import read_bytes, read_text, write_whole
 from . import library
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 Frame = Tuple[str, np.ndarray]
 
 
@@ -32,7 +31,7 @@ def read_image(path: str, channels: int = 3) -> np.ndarray:
     library.require()
     data = read_bytes(path)
     try:
-        image = _decode(data, channels)
+        image = decode_image(data, channels)
     except Exception as error:  # both raise many kinds on damaged files and on headers that announce too many pixels
         raise UserError("{} cannot be decoded: {}".format(path, first_line(error)))
     if image is None:
@@ -40,7 +39,8 @@ def read_image(path: str, channels: int = 3) -> np.ndarray:
     return image
 
 
-def _decode(data: bytes, channels: int) -> Optional[np.ndarray]:
+def decode_image(data: bytes, channels: int) -> Optional[np.ndarray]:
+    """Decode a picture; None, or an error of the library's, where it is none."""
     if not data:
         return None
     if library.cv2 is not None:
@@ -144,95 +144,6 @@ def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterat
         raise UserError("none of {} images can be read: {}".format(len(paths), left_out[0]))
 
 
-class Source:
-    """Frames on demand. ``live`` sources are read frame by frame; a folder's images are decoded once and repeated."""
-
-    live = False
-    kind = "images"
-
-    def __init__(self, description: str) -> None:
-        self.description = description
-
-    def read(self) -> Optional[Frame]:
-        """Return the next frame with its name, or None at the end."""
-        raise NotImplementedError
-
-    def info(self) -> Dict[str, Any]:
-        """Return what the report says about the source."""
-        return {"kind": self.kind, "source": self.description}
-
-    def close(self) -> None:
-        """Release a camera or a file."""
-
-
-class ImageSource(Source):
-    """Images held in memory and repeated for as long as frames are asked for."""
-
-    def __init__(self, description: str, frames: List[Frame], kind: str = "images", left_out: int = 0) -> None:
-        Source.__init__(self, description)
-        self.frames, self.kind, self.left_out = frames, kind, left_out
-        self._next = 0
-
-    def read(self) -> Optional[Frame]:
-        """See Source.read; never ends."""
-        frame = self.frames[self._next % len(self.frames)]
-        self._next += 1
-        return frame
-
-    def info(self) -> Dict[str, Any]:
-        """See Source.info."""
-        sizes = sorted({image.shape[1::-1] for _, image in self.frames}, key=lambda size: size[0] * size[1])
-        shown = ["{}x{}".format(*size) for size in sizes]
-        if len(shown) > 4:
-            shown = [shown[0], "to", shown[-1]]
-        counts = {"images": len(self.frames), "left_out": self.left_out}
-        return dict(counts, kind=self.kind, source=self.description, sizes=shown)
-
-
-class CaptureSource(Source):
-    """A video file, a camera or a GStreamer pipeline, through OpenCV; a video starts again at its end."""
-
-    live = True
-
-    def __init__(self, description: str, kind: str) -> None:
-        Source.__init__(self, description)
-        self.kind = kind
-        cv2 = library.cv2
-        if cv2 is None:
-            raise UserError("source={}: a {} needs OpenCV: sudo apt install python3-opencv".format(description, kind))
-        if kind == "pipeline":
-            self._capture = cv2.VideoCapture(description, cv2.CAP_GSTREAMER)
-        else:
-            number = description[10:] if description.startswith("/dev/video") else description
-            self._capture = cv2.VideoCapture(int(number) if kind == "camera" else description)
-        if not self._capture.isOpened():
-            raise UserError("source={}: the {} cannot be opened".format(description, kind))
-        self._count = 0
-
-    def read(self) -> Optional[Frame]:
-        """See Source.read; None when a camera stops delivering."""
-        done, image = self._capture.read()
-        if not done and self.kind == "video" and self._count:
-            self._capture.set(library.cv2.CAP_PROP_POS_FRAMES, 0)
-            done, image = self._capture.read()
-        if not done:
-            return None
-        self._count += 1
-        return "frame {}".format(self._count), image
-
-    def info(self) -> Dict[str, Any]:
-        """See Source.info; the rate is what the device announces."""
-        cv2 = library.cv2
-        size = [int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
-        shown = ["{}x{}".format(size[0], size[1])]
-        return {"kind": self.kind, "source": self.description, "sizes": shown, "announced_fps": rate}
-
-    def close(self) -> None:
-        """See Source.close."""
-        self._capture.release()
-
-
 def synthetic_frame(height: int = 480, width: int = 640) -> np.ndarray:
     """Return one fixed picture: a gradient, boxes and noise; for timing when there is no image at hand."""
     random = np.random.RandomState(0)
@@ -243,28 +154,3 @@ def synthetic_frame(height: int = 480, width: int = 640) -> np.ndarray:
         image[y : y + random.randint(20, 160), x : x + random.randint(20, 160)] = random.randint(0, 256, 3)
     image += random.randint(-12, 13, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def open_source(source: Optional[str], size: Tuple[int, int] = (480, 640), limit: int = 64) -> Source:
-    """Open a folder, list, image, video, camera (``0`` or ``/dev/video0``) or GStreamer pipeline (has ``!`` in it).
-
-    Args:
-        source: What to open; None or ``synthetic`` gives one drawn picture.
-        size: (height, width) of the network's input; where no image library can resize, the drawn picture has it.
-        limit: Most images that are held in memory.
-    """
-    if source is None or source == "synthetic":
-        height, width = (480, 640) if library.backend() else size
-        frame = synthetic_frame(height, width)
-        return ImageSource("synthetic {}x{}".format(width, height), [("synthetic", frame)], "synthetic")
-    if source.isdigit() or source.startswith("/dev/video"):
-        return CaptureSource(source, "camera")
-    if " ! " in source:
-        return CaptureSource(source, "pipeline")
-    if source.lower().endswith(VIDEO_SUFFIXES):
-        if not os.path.isfile(source):
-            raise UserError("source={}: no such file".format(source))
-        return CaptureSource(source, "video")
-    left_out: List[str] = []
-    frames = readable(list_images(source)[:limit], left_out)
-    return ImageSource(source, [(os.path.basename(path), image) for path, image in frames], left_out=len(left_out))

@@ -23,7 +23,7 @@ from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.train.settings import plugin_keys
+from yolo_musgd.train.settings import missing_keys, plugin_keys
 
 TARGETS = ("ultralytics.utils.checks", "ultralytics.cfg", "ultralytics.engine.model")  # as in _autoload.py
 SUPPORTED = ((8, 4, 0), (9, 0, 0))  # from, up to but not including
@@ -217,6 +217,7 @@ def _patch_cfg(cfg: ModuleType, undo: Undo) -> None:
     clash = sorted(set(keys) & set(defaults))
     if clash:
         raise RuntimeError(f"ultralytics has arguments of the same name: {', '.join(clash)}")
+    keys |= missing_keys(defaults)
 
     def forget() -> None:
         for key in keys:

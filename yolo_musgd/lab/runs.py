@@ -12,7 +12,7 @@ from typing import Any
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim import registry
-from yolo_musgd.train.settings import TelemetrySettings, plugin_keys
+from yolo_musgd.train.settings import CpuSettings, TelemetrySettings, plugin_keys
 
 FIXED: dict[str, Any] = {
     "patience": 0,  # no early stop: every run gets its whole budget
@@ -23,7 +23,7 @@ FIXED: dict[str, Any] = {
 
 IGNORED = frozenset(TelemetrySettings.names()) | {
     *("model", "data", "device", "project", "name", "exist_ok", "resume", "save", "save_dir", "save_period"),
-    *("plots", "verbose", "profile", "cache", "mode", "cfg", "tracker"),
+    *("plots", "verbose", "profile", "cache", "mode", "cfg", "tracker", "channels_last"),
 }
 """Arguments that do not change what a run learns, or that are compared in another way (model, data, device)."""
 
@@ -40,7 +40,7 @@ def resolve(args: Mapping[str, Any]) -> dict[str, Any]:
     info = registry.find(str(full["optimizer"] or "auto"))
     full["optimizer"] = info.name
     device = device_kind(full["device"])
-    dropped = IGNORED | (frozenset(plugin_keys()) if info.build is None else frozenset())
+    dropped = IGNORED | (frozenset(plugin_keys()) - set(CpuSettings.names()) if info.build is None else frozenset())
     resolved = {k: v for k, v in full.items() if k not in dropped}
     if not resolved["patience"] or resolved["patience"] >= resolved["epochs"]:
         resolved["patience"] = 0

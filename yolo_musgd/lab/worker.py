@@ -74,7 +74,7 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     from yolo_musgd.lab.evidence import seal
     from yolo_musgd.lab.identify import code_id
     from yolo_musgd.lab.recorder import Recorder, machine
-    from yolo_musgd.lab.runs import versions
+    from yolo_musgd.lab.runs import device_kind, versions
     from yolo_musgd.lab.store import read_results, write_json
 
     torch.set_num_threads(threads)
@@ -82,8 +82,11 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     recorder, status, began, cpu = Recorder(), "done", time.time(), time.process_time()
     model = YOLO(spec.model)
     recorder.attach(model)
+    args = spec.args
+    if device_kind(args.get("device")) == "cpu":  # one layout for all runs, not what a probe beside others finds faster
+        args = {"channels_last": False, **args}
     try:
-        model.train(data=spec.data, **spec.args, project=str(folder.parent), name=folder.name, exist_ok=True)
+        model.train(data=spec.data, **args, project=str(folder.parent), name=folder.name, exist_ok=True)
     except RuntimeError as error:
         if "nan" not in str(error).lower():
             raise

@@ -1,4 +1,4 @@
-"""Settings of a training run: telemetry, and every key that the plugin adds to Ultralytics' configuration.
+"""Settings of a training run: its record, layout and precision on a CPU, and every key that Ultralytics gets from here.
 
 This module imports neither torch nor ultralytics, so that the plugin can read its keys at no cost.
 """
@@ -6,6 +6,7 @@ This module imports neither torch nor ultralytics, so that the plugin can read i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from typing import Any
 
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
@@ -25,15 +26,41 @@ class TelemetrySettings(Settings):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class CpuSettings(Settings):
+    """Layout and precision of training on a CPU, where Ultralytics has one of each."""
+
+    channels_last: bool | None = setting(
+        None, "filters in channels_last memory order. On a CPU, None is a probe at the start of a longer run with "
+        "MuSGD, MuonSGD or MuonAdamW, and off for other optimizers; on a GPU Ultralytics decides", kind=bool,
+    )  # fmt: skip
+    cpu_amp: bool = setting(
+        False, "train in bf16 autocast on a CPU that multiplies in bf16 (AVX512_BF16, AMX, Arm's BF16); weights, "
+        "validation and the optimizer stay in fp32"
+    )  # fmt: skip
+
+
 PLUGIN_SETTINGS: tuple[type[Settings], ...] = (
     MuSGDSettings,
     MuonSettings,
     ExclusionSettings,
     TelemetrySettings,
+    CpuSettings,
 )
+HOSTS_OWN = frozenset({"channels_last"})
+"""Keys that Ultralytics' later releases have themselves; only where one is missing the plugin adds it."""
 
 
 def plugin_keys() -> dict[str, tuple[type, Any]]:
     """Every key that the plugin adds to Ultralytics' configuration: name -> (type, default)."""
+    return {name: key for name, key in _keys().items() if name not in HOSTS_OWN}
+
+
+def missing_keys(known: Container[str]) -> dict[str, tuple[type, Any]]:
+    """The keys among ``HOSTS_OWN`` that a configuration does not know: name -> (type, default)."""
+    return {name: key for name, key in _keys().items() if name in HOSTS_OWN and name not in known}
+
+
+def _keys() -> dict[str, tuple[type, Any]]:
     fields = [f for cls in PLUGIN_SETTINGS for f in dataclasses.fields(cls)]
     return {f.name: (f.metadata["kind"], f.default) for f in fields}

@@ -22,9 +22,10 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
+from yolo_musgd.optim.hybrid import Hybrid
 from yolo_musgd.optim.state import picked
-from yolo_musgd.train import pruned
-from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings, plugin_keys
+from yolo_musgd.train import cpu, pruned
+from yolo_musgd.train.settings import PLUGIN_SETTINGS, CpuSettings, TelemetrySettings, plugin_keys
 from yolo_musgd.train.telemetry import Monitor
 
 PREFIX = "MuSGD"
@@ -98,6 +99,23 @@ class MuSGDTrainerMixin:
             typed = type(optimizer).__name__ if entry.name == "auto" else entry.name
             self._monitor = Monitor(folder, model, optimizer, settings.telemetry_layers, entropy, typed)
         return optimizer
+
+    def _setup_train(self, *args: Any, **kwargs: Any) -> None:
+        """Set up as the host does; then choose layout and precision on a CPU, where the host has none to choose."""
+        settings, wanted = self.args, self.args.channels_last  # type: ignore[attr-defined]
+        if self.device.type == "cpu":  # type: ignore[attr-defined]
+            settings.channels_last = None  # or the host would say that it ignores it
+        super()._setup_train(*args, **kwargs)  # type: ignore[misc]
+        if self.device.type == "cpu":  # type: ignore[attr-defined]
+            settings.channels_last = wanted
+            cpu.prepare(self, probing=isinstance(self.optimizer, Hybrid))  # type: ignore[attr-defined]
+        elif settings.cpu_amp:
+            LOGGER.warning(f"cpu_amp=True does nothing on {self.device}; amp= is for a GPU")  # type: ignore[attr-defined]
+
+    def save_model(self) -> Any:
+        """Save as the host does, filters in the order that every reader expects."""
+        with cpu.contiguous(self.ema.ema) if self.device.type == "cpu" else nullcontext():  # type: ignore[attr-defined]
+            return super().save_model()  # type: ignore[misc]
 
     def optimizer_step(self) -> None:
         """Clip and step as the host does; note the gradient norms before and after the clipping."""
@@ -222,8 +240,8 @@ class MuSGDTrainerMixin:
 
 
 def _changed(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The plugin's arguments that are not their defaults, without those of telemetry."""
-    quiet = TelemetrySettings.names()
+    """The plugin's arguments that are not their defaults, without those of telemetry and of the CPU."""
+    quiet = {*TelemetrySettings.names(), *CpuSettings.names()}
     return {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
 
 
@@ -232,10 +250,13 @@ def check_arguments(args: Mapping[str, Any]) -> None:
 
     Raises:
         SettingsError: unknown optimizer, wrong type or value out of range.
+        UserError: bf16 on a CPU without it.
     """
     registry.find(args.get("optimizer") or "auto")
     for cls in PLUGIN_SETTINGS:
         cls.from_mapping(args, ignore_unknown=True)
+    if args.get("cpu_amp"):
+        cpu.require_bf16()
 
 
 def _classes(weights: nn.Module) -> int | None:

@@ -10,21 +10,24 @@ from torch import nn
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab import steptime
+from yolo_musgd.lab.clock import device_name, launches, transient_bytes, warm_up
 from yolo_musgd.lab.steptime import (
     contenders,
     main,
     measure,
     state_bytes,
     to_markdown,
-    transient_bytes,
     ultralytics_groups,
 )
 
 
 def test_rows_hold_ratios_of_medians_and_memory_in_parameters():
     names = ["torch SGD foreach", "torch AdamW fused", "MuonSGD", "MuSGD-native"]
-    rows = {r.optimizer: r for r in measure("yolo26n", names, steps=2, imgsz=64)}
+    rows = {r.optimizer: r for r in measure("yolo26n", names, steps=2, imgsz=64, batch=1)}
     assert list(rows) == names
+    for row in rows.values():
+        assert 0 < row.share_of_iteration < 1
+        assert row.launches is None or row.launches > 3
     native, ours = rows["MuSGD-native"], rows["MuonSGD"]
     assert ours.vs_native == pytest.approx(ours.median_ms / native.median_ms)
     assert rows["torch SGD foreach"].vs_sgd == 1.0
@@ -49,8 +52,22 @@ def test_transient_memory_is_what_a_step_holds():
             torch.empty(2000).fill_(0)
 
     optimizer = Step([nn.Parameter(torch.zeros(2))], lr=1.0)
-    assert transient_bytes([optimizer], "cpu") in (None, 16000)
-    assert transient_bytes([optimizer], "mps") is None
+    assert transient_bytes(optimizer.step, "cpu") in (None, 16000)
+    assert transient_bytes(optimizer.step, "mps") is None
+
+
+def test_launches_are_the_operators_that_a_step_calls():
+    class Step(torch.optim.SGD):
+        def step(self, closure=None):
+            return torch.zeros(3).add_(1).mul_(2)  # zeros() calls further operators, which are not counted
+
+    optimizer = Step([nn.Parameter(torch.zeros(2))], lr=1.0)
+    assert launches(optimizer.step, "cpu") in (None, 3)
+
+
+def test_devices_are_named_as_ultralytics_names_them():
+    assert [device_name(x) for x in ("0", "cuda:1", "cpu")] == ["cuda:0", "cuda:1", "cpu"]
+    assert warm_up("cuda:1") > warm_up("cpu")
 
 
 def test_state_counts_every_tensor():
@@ -83,7 +100,9 @@ def test_command_prints_and_writes(tmp_path, capsys):
 
 def test_markdown_leaves_unknown_cells_empty():
     text = to_markdown([steptime.StepTime("m", "o", 1.0, 0.9, None, None, 1.0, None)])
-    assert "| m | o | 1.00 | 0.90 |  |  | 1.000 |  |" in text
+    assert "| m | o | 1.00 | 0.90 |  |  | 1.000 |  |\n" in text
+    row = steptime.StepTime("m", "o", 1.0, 0.9, None, None, 1.0, None, 12, 0.034)
+    assert "|  | 12 | 3.4% |\n" in to_markdown([row])
 
 
 def test_unknown_optimizer():

@@ -1,7 +1,8 @@
 """``yolo-musgd steptime``: what one ``optimizer.step()`` costs, side by side.
 
 Every optimizer gets its own copy of the model and the same real gradients. The optimizers take turns in one process, so
-that a busy machine slows all of them alike; the figure to trust is the ratio of medians, not the milliseconds.
+that a busy machine slows all of them alike; the figure to trust is the ratio of medians, not the milliseconds. The same
+code times a CPU and a GPU.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import copy
 import dataclasses
 import importlib.util
 import json
-import os
 import platform
 import random
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
+from yolo_musgd.lab.clock import device_name, launches, median_seconds, timed, transient_bytes, warm_up
 from yolo_musgd.lab.settings import StepTimeSettings
 from yolo_musgd.optim.state import state_bytes
 from yolo_musgd.settings import check_parent, new_folder, parse
@@ -43,6 +44,8 @@ class StepTime:
     vs_native: float | None
     state_per_parameter: float
     transient_per_parameter: float | None
+    launches: int | None = None
+    share_of_iteration: float | None = None
 
 
 Builder = Callable[[nn.Module], list[Optimizer]]
@@ -70,21 +73,24 @@ def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed
         raise UserError(f"models={name} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m") from error
     model.args = get_cfg()
     model.train()
+    loss, _ = model.loss(random_batch(imgsz, batch, seed))
+    loss.sum().backward()
+    result: nn.Module = model
+    return result
+
+
+def random_batch(imgsz: int, batch: int, seed: int = 0) -> dict[str, Tensor]:
+    """Noise with six boxes an image, in the form that the loss of an Ultralytics detector takes."""
     random = torch.Generator().manual_seed(seed)
     boxes = batch * 6
     centre = torch.rand(boxes, 2, generator=random) * 0.6 + 0.2
     size = torch.rand(boxes, 2, generator=random) * 0.3 + 0.05
-    loss, _ = model.loss(
-        {
-            "img": torch.rand(batch, 3, imgsz, imgsz, generator=random),
-            "batch_idx": torch.arange(boxes) // 6,
-            "cls": torch.randint(0, 80, (boxes, 1), generator=random).float(),
-            "bboxes": torch.cat([centre, size], 1),
-        }
-    )
-    loss.sum().backward()
-    result: nn.Module = model
-    return result
+    return {
+        "img": torch.rand(batch, 3, imgsz, imgsz, generator=random),
+        "batch_idx": torch.arange(boxes) // 6,
+        "cls": torch.randint(0, 80, (boxes, 1), generator=random).float(),
+        "bboxes": torch.cat([centre, size], 1),
+    }
 
 
 def ultralytics_groups(model: nn.Module, lr: float = 0.01, momentum: float = 0.9) -> list[dict[str, Any]]:
@@ -193,16 +199,17 @@ def _pytorch_optimizer_muon(model: nn.Module) -> list[Optimizer]:
 
 
 def measure(
-    model_name: str, names: list[str], steps: int = 15, imgsz: int = 192, device: str = "cpu"
+    model_name: str, names: list[str], steps: int = 15, imgsz: int = 192, device: str = "cpu", batch: int = 0
 ) -> list[StepTime]:
     """Time ``step()`` of the named contenders on one model, in turns.
 
     Args:
         model_name: see :func:`real_gradients`.
         names: keys of :func:`contenders`.
-        steps: timed steps of each, after two untimed ones.
+        steps: timed steps of each, after the untimed ones.
         imgsz: side of the images behind the gradients.
         device: where the optimizers run.
+        batch: images of an iteration to compare the steps with, see :func:`iteration_seconds`; 0 leaves it out.
     """
     from ultralytics.utils import TQDM
 
@@ -217,74 +224,86 @@ def measure(
         runs[name] = builders[name](model)
     times: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
-    for round_ in TQDM(range(steps + 2), desc=model_name):
+    untimed = warm_up(device)
+    for round_ in TQDM(range(steps + untimed), desc=model_name):
         # In turns, in an order of its own each time: what ran just before decides what the caches hold.
         for name in order.sample(names, len(names)):
-            optimizers = runs[name]
-            _wait(device)
-            start = time.perf_counter()
-            for optimizer in optimizers:
-                optimizer.step()
-            _wait(device)
-            if round_ >= 2:
-                times[name].append(time.perf_counter() - start)
+            seconds = timed(partial(_step, runs[name]), device)
+            if round_ >= untimed:
+                times[name].append(seconds)
     median = {name: statistics.median(t) * 1e3 for name, t in times.items()}
     sgd, native = median.get("torch SGD foreach"), median.get("MuSGD-native")
-    return [
-        StepTime(
-            model_name,
-            name,
-            median[name],
-            min(times[name]) * 1e3,
-            median[name] / sgd if sgd else None,
-            median[name] / native if native else None,
-            sum(map(state_bytes, optimizers)) / (4 * parameters),
-            None if (peak := transient_bytes(optimizers, device)) is None else peak / (4 * parameters),
+    iteration = iteration_seconds(source, imgsz, batch, device, min(steps, 5)) * 1e3 if batch else None
+    rows = []
+    for name, optimizers in runs.items():
+        step = partial(_step, optimizers)
+        peak = transient_bytes(step, device)
+        rows.append(
+            StepTime(
+                model_name,
+                name,
+                median[name],
+                min(times[name]) * 1e3,
+                median[name] / sgd if sgd else None,
+                median[name] / native if native else None,
+                sum(map(state_bytes, optimizers)) / (4 * parameters),
+                None if peak is None else peak / (4 * parameters),
+                launches(step, device),
+                median[name] / (median[name] + iteration) if iteration else None,
+            )
         )
-        for name, optimizers in runs.items()
-    ]
+    return rows
 
 
-def transient_bytes(optimizers: list[Optimizer], device: str) -> int | None:
-    """Most memory that one step holds beyond what it found, in bytes; None where torch does not tell."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        for optimizer in optimizers:
-            optimizer.step()
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    if device != "cpu":
-        return None
-    try:
-        os.environ["KINETO_LOG_LEVEL"] = "99"  # Ultralytics sets 5, at which the profiler prints lines of its own
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as trace:
-            for optimizer in optimizers:
-                optimizer.step()
-        events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
-        held = peak = 0
-        for event in sorted(events, key=lambda e: e.start_ns()):
-            held += event.nbytes()
-            peak = max(peak, held)
-    except (AttributeError, RuntimeError):  # the profiler's raw events are not a public interface
-        return None
-    return peak
+def _step(optimizers: list[Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.step()
 
 
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+def iteration_seconds(model: nn.Module, imgsz: int, batch: int, device: str, times: int = 5) -> float:
+    """Median seconds of forward pass, loss and backward pass on random images, as a trainer with AMP does them.
+
+    Args:
+        model: from :func:`real_gradients`, on ``device``; its gradients are overwritten.
+        imgsz: side of the square images, pixels.
+        batch: images.
+        device: a GPU computes in autocast and channels_last, a CPU in fp32.
+        times: timed passes.
+    """
+    on_gpu = device.startswith("cuda")
+    twin: Any = copy.deepcopy(model)
+    twin.criterion = None  # holds tensors of the device on which the loss was last computed
+    twin = twin.to(memory_format=torch.channels_last) if on_gpu else twin
+    images = {k: v.to(device) for k, v in random_batch(imgsz, batch).items()}
+    scaler = torch.amp.GradScaler("cuda", enabled=on_gpu)
+
+    def iteration() -> None:
+        with torch.autocast(device.split(":")[0], enabled=on_gpu):
+            loss, _ = twin.loss(images)
+        scaler.scale(loss.sum()).backward()
+        twin.zero_grad()
+
+    return median_seconds(iteration, device, times)
 
 
 def to_markdown(rows: list[StepTime]) -> str:
     """The table, one row an optimizer."""
     header = ["model", "optimizer", "median ms", "min ms", "/ SGD foreach", "/ MuSGD-native", "state", "transient"]
+    counted = any(r.launches is not None for r in rows)
+    shared = any(r.share_of_iteration is not None for r in rows)
+    header += ["launches"] * counted + ["of an iteration"] * shared
     table = []
     for r in rows:
         cells = [r.model, r.optimizer, f"{r.median_ms:.2f}", f"{r.min_ms:.2f}"]
         numbers = (r.vs_sgd, r.vs_native, r.state_per_parameter, r.transient_per_parameter)
         cells += ["" if x is None else f"{x:.3f}" for x in numbers]
+        cells += ["" if r.launches is None else str(r.launches)] * counted
+        cells += ["" if r.share_of_iteration is None else f"{r.share_of_iteration:.1%}"] * shared
         table.append(cells)
-    return markdown_table(header, table, "llr") + "\n\nState and transient memory in units of the parameters' own.\n"
+    note = "\n\nState and transient memory in units of the parameters' own."
+    if counted:
+        note += " Launches: kernels, copies and fills of a step on a GPU, operators on a CPU."
+    return markdown_table(header, table, "llr") + note + "\n"
 
 
 def machine() -> dict[str, Any]:
@@ -308,6 +327,7 @@ def main(args: Mapping[str, str]) -> int:
         UserError: unknown argument or optimizer, or a value out of range.
     """
     settings = parse(StepTimeSettings, args)
+    settings = dataclasses.replace(settings, device=device_name(settings.device))
     _check_device(settings.device)
     torch.set_num_threads(settings.threads)
     models = items(settings.models)
@@ -322,7 +342,7 @@ def main(args: Mapping[str, str]) -> int:
     check_parent(settings.project, settings.name)
     rows: list[StepTime] = []
     for model in models:
-        rows += measure(model, names, settings.steps, settings.imgsz, settings.device)
+        rows += measure(model, names, settings.steps, settings.imgsz, settings.device, settings.batch)
     text = to_markdown(rows)
     print(text)
     folder = new_folder(settings.project, settings.name)

@@ -34,7 +34,7 @@ def timed(work: Callable[[], Any], device: str) -> float:
         work()
         return time.perf_counter() - start
     with torch.cuda.device(device):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         begin.record()
         work()
@@ -60,8 +60,8 @@ def launches(work: Callable[[], Any], device: str) -> int | None:
                 torch.cuda.synchronize(device)
         events = trace.events() or []
         if on_gpu:
-            return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in events)
-        return sum(e.name.startswith("aten::") and e.cpu_parent is None for e in _without_frames(events))
+            return sum(1 for e in events if e.device_type.name == "CUDA")
+        return sum(1 for e in _without_frames(events) if e.name.startswith("aten::") and e.cpu_parent is None)
     except (AttributeError, RuntimeError):  # a driver without its tracing library
         return None
 

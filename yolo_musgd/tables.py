@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.text import escape_markdown, markdown_table, one_line, plot_text
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "plot_text",
     "render",
     "to_svg",
+    "write_png",
 ]
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
@@ -84,6 +86,17 @@ def plot_style(**more: Any) -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context({**STYLE, **more})
+
+
+def write_png(figure: Figure, file: Path, dpi: int) -> Path:
+    """Write a figure whole or not at all, as every result is; returns the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi)
+    return Path(write_whole(str(file), out.getvalue()))
 
 
 def to_svg(figure: Figure) -> str:

@@ -180,13 +180,15 @@ def test_val_leaves_out_what_ultralytics_leaves_out(
     (labels / "other_class.txt").write_text("99 0.5 0.5 0.2 0.2\n")
     (labels / "outside.txt").write_text("0 1.5 0.5 0.2 0.2\n")
     (labels / "slightly_outside.txt").write_text("0 -0.005 0.5 0.2 0.2\n")
-    assert main(["val", str(model), f"source={images}", f"project={tmp_path}/out", "threads=1"]) == 0
+    assert main(["val", str(model), f"source={images}", f"project={tmp_path}/out", "threads=1"]) == 2
     report = json.loads((tmp_path / "out" / "val" / "val.json").read_text())
     expected = ultralytics_map(model, images, open_artifact(str(model)).names, 128, tmp_path)
     assert report["result"]["map50_95"] == pytest.approx(expected, abs=0.002)
     assert (report["result"]["images"], len(report["left_out"])) == (3 + 2, 4)
     said = capsys.readouterr()
     assert said.err.count("left out: ") == 4
+    assert "4 of 9 images cannot be used: " in said.err.splitlines()[-1]
+    assert said.err.endswith("; more than a tenth: mend the data set first\n")
     assert "4 images left out" in said.out
     for label in labels.iterdir():
         label.write_text("99 0.5 0.5 0.2 0.2\n")
@@ -221,8 +223,10 @@ def test_a_damaged_picture_costs_only_itself(
     assert not any((tmp_path / "out").iterdir())
     for path in pictures.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    assert main(words) == 0
-    assert "left out: " in capsys.readouterr().err
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "left out: " in said
+    assert "1 of 4 images cannot be used" in said.splitlines()[-1]
     record = json.loads((tmp_path / "out" / "detect" / "detections.json").read_text())
     assert len(record["images"]) == len(list(pictures.iterdir()))
 

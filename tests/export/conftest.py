@@ -6,28 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints import save_random
 
 pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
 pytest.importorskip("onnxslim", reason="extra export is not installed")
-
-NAMES = {0: "circle", 1: "square", 2: "triangle"}  # of tests/conftest.py's tiny_data
-
-
-def save_random(path: Path, task: str = "detect", yaml: str = "yolo26n.yaml") -> Path:
-    """A checkpoint with random weights and the classes of tiny_data."""
-    import torch
-    from ultralytics import YOLO
-    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
-
-    torch.manual_seed(0)
-    wrapper = YOLO(yaml, task=task)
-    kind = SegmentationModel if task == "segment" else DetectionModel
-    wrapper.model = kind(yaml, nc=3, verbose=False)
-    wrapper.model.names = dict(NAMES)
-    wrapper.ckpt = {"train_args": {"task": task, "imgsz": 64}}
-    wrapper.save(path)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,8 @@ import numpy as np
 import onnx
 import pytest
 from detectors import alter, boxes, detector
-from faults import FAULTS, Bundling
 
 from yolo_musgd.cli import main as command
-from yolo_musgd.edge.pictures.images import synthetic_frame, write_image
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 from yolo_musgd.export import bundle_model
 from yolo_musgd.export.bundle import build_pyz
@@ -276,17 +274,6 @@ def test_names_are_of_one_folder(name: str, tmp_path: Path, capsys: pytest.Captu
     assert command(["bundle", f"model={model}", f"project={tmp_path}/out/in", f"name={name}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"best.onnx", "out"}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_an_ended_bundle_leaves_nothing_half(fault: str, tmp_path: Path) -> None:
-    """A dozen of its writes; all of them: ``python tests/export/faults.py``."""
-    (tmp_path / "samples").mkdir()
-    write_image(str(tmp_path / "samples" / "a.png"), synthetic_frame(32, 32))
-    bundling = Bundling(detector(tmp_path / "best.onnx"), tmp_path / "samples", tmp_path)
-    last = range(bundling.writes - 4, bundling.writes + 1)
-    struck = [bundling.survives(fault, at) for at in sorted({*range(1, bundling.writes, 50), *last})]
-    assert sum(struck) >= 5  # the last writes are removals, which a full disk does not refuse
 
 
 @pytest.mark.parametrize(

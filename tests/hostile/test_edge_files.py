@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import huge_png
 from small_models import write_detector
 
 from yolo_musgd.edge import labels
@@ -86,15 +85,36 @@ def test_one_image_costs_one_image(
     command: str, photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [command, str(model), f"source={photos}", "runtime=onnxruntime", f"project={tmp_path}/out"]
-    assert main(words + (["n=2", "seconds=0", "warmup=0", "power=none"] if command == "bench" else [])) == 0
+    for number in range(1, 9 * len(KINDS)):  # one in ten is bad, which is the most that is tolerated
+        (photos / f"good{number}.png").symlink_to(photos / "good.png")
+    words += ["n=2", "seconds=0", "warmup=0", "power=none"] if command == "bench" else []
+    assert main(words) == 0
     said = capsys.readouterr().err
     report = json.loads(next((tmp_path / "out").glob("*/*.json")).read_text())
-    if command == "bench":
-        assert (report["source"]["images"], report["source"]["left_out"]) == (1, len(KINDS))
+    if command == "bench":  # which takes the first 64
+        assert (report["source"]["images"], report["source"]["left_out"]) == (60, 4)
     else:
         assert len(report["left_out"]) == len(KINDS)
-    named = 5 if command == "val" else len(KINDS)
+    named = {"val": 5, "bench": 4, "detect": len(KINDS)}[command]
     assert said.count("left out: ") == named
+
+
+@pytest.mark.parametrize("command", ["detect", "val", "bench"])
+def test_more_than_a_tenth_is_an_error(
+    command: str, photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was computed of the others is kept; bench, which has computed nothing yet, does not begin."""
+    for number in range(1, 9 * len(KINDS) - 1):
+        (photos / f"good{number}.png").symlink_to(photos / "good.png")
+    if command == "bench":
+        for number in range(8, 0, -1):
+            (photos / f"a{number}.png").touch()
+    words = [command, str(model), f"source={photos}", "runtime=onnxruntime", f"project={tmp_path}/out"]
+    assert main(words) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ("12 of 64" if command == "bench" else "7 of 69") + " images cannot be used: " in last
+    assert last.endswith("; more than a tenth: mend the data set first")
+    assert len(list((tmp_path / "out").glob("*/*.json"))) == (command != "bench")
 
 
 @pytest.mark.parametrize("command", ["detect", "val", "bench"])
@@ -138,18 +158,6 @@ def test_coordinates_that_are_none(number: str, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(row)
         with pytest.raises(UserError, match=r"a\.txt:1"):
             labels.read_labels(str(tmp_path / "a.txt"))
-
-
-def huge_png(width: int, height: int) -> bytes:
-    """A PNG of a hundred bytes whose header announces ``width`` x ``height`` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -17,10 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.edge.pictures import images as pictures
 from yolo_musgd.host import quiet_host
-
-MOST_BAD = 0.1
-"""Share of a split's images that may be unreadable; more is a broken data set and not a few broken files."""
 
 log = logging.getLogger("yolo_musgd")
 
@@ -211,6 +209,15 @@ def read_image(file: str, channels: int = 3) -> np.ndarray:
     return pixels
 
 
+def decodable(file: str, channels: int = 3) -> bool:
+    """Whether :func:`read_image` can read it."""
+    try:
+        read_image(file, channels)
+    except UserError:
+        return False
+    return True
+
+
 def label_files(images: Sequence[str] | set[str]) -> list[str]:
     """Where Ultralytics looks for the labels of these images, in their order."""
     from ultralytics.data.utils import img2label_paths
@@ -232,9 +239,8 @@ def tolerate(left_out: Sequence[str], total: int, what: str) -> None:
     """
     if not left_out:
         return
+    pictures.tolerate(left_out, total, what)
     told = f"{len(left_out)} of {total} {what} cannot be used: {left_out[0]}" + (", ..." if len(left_out) > 1 else "")
-    if len(left_out) > MOST_BAD * total:
-        raise UserError(f"{told}; more than a tenth: mend the data set first")
     log.warning("%s; left out, as Ultralytics does", told)
 
 

@@ -234,7 +234,11 @@ def _evaluate(
 
 
 def main(args: List[str]) -> int:
-    """Run ``val model= source=``: prints mAP and writes val.json; Ctrl-C gives the mAP of the images so far."""
+    """Run ``val model= source=``: prints mAP and writes val.json; Ctrl-C gives the mAP of the images so far.
+
+    Raises:
+        UserError: Bad input; or more than a tenth of the images cannot be used, of which val.json names each.
+    """
     chosen = options.parse_args(args, VAL_OPTIONS, "val")
     require(chosen.source, "source", "val")
     library.require()
@@ -258,7 +262,10 @@ def main(args: List[str]) -> int:
         + (", partial" if partial else "")
         + " -> {}".format(path)
     )
-    return EXIT_INTERRUPTED if partial else EXIT_DONE
+    if partial:
+        return EXIT_INTERRUPTED
+    images.tolerate(evaluator.left_out, len(labelled))
+    return EXIT_DONE
 
 
 def _report(chosen: Any, artifact: Artifact, runtime: Runtime, evaluator: Evaluator, partial: bool) -> Dict[str, Any]:

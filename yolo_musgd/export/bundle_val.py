@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.data.reader import tolerate
 from yolo_musgd.edge.coco import read_coco
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures.images import read_image
@@ -30,19 +31,24 @@ def copy_val(annotations: str, names: Mapping[int, str], folder: Path, count: in
         How many were taken.
 
     Raises:
-        UserError: not a COCO file of the model's classes, or one of the images cannot be read.
+        UserError: not a COCO file of the model's classes, or more than a tenth of the images cannot be read.
     """
     read_coco(annotations, dict(names))  # says in one line what is wrong with it
     content: dict[str, Any] = json.loads(Path(annotations).read_text(encoding="utf-8"))
     chosen = spread(content["images"], count)
     folder.mkdir()
-    images = []
+    images, left_out = [], list[str]()
     for number, entry in enumerate(chosen):
         source = os.path.join(os.path.dirname(annotations), entry["file_name"])  # noqa: PTH118, PTH120  as edge has it
-        read_image(source)  # an image, and nothing else that a foreign file may name
+        try:
+            read_image(source)  # an image, and nothing else that a foreign file may name
+        except UserError as error:
+            left_out.append(str(error))
+            continue
         name = f"{number:04}{Path(source).suffix.lower()}"
         shutil.copyfile(source, folder / name)
         images.append({**entry, "file_name": name})
+    tolerate(left_out, len(chosen), "images")
     taken = {entry["id"] for entry in images}
     notes = [note for note in content["annotations"] if note["image_id"] in taken]
     packed = {"images": images, "annotations": notes, "categories": content["categories"]}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import EXIT_DONE, UserError
 from yolo_musgd.edge.files import Folder, read_text
-from yolo_musgd.tables import markdown_table, plot_text
+from yolo_musgd.tables import markdown_table, plot_text, write_png
 
 BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
 
@@ -194,7 +194,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
             )
         axes[0][0].set_ylabel("mAP50-95")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_png(figure, path, dpi=110)
     pyplot.close(figure)
 
 

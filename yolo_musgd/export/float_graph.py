@@ -6,6 +6,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
+from yolo_musgd.data.reader import decodable
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
 from yolo_musgd.export.accuracy import evaluate
@@ -81,11 +82,12 @@ class FloatGraph:
 
     def compare(self, other: Loaded) -> Parity | None:
         """How far ``other`` is from the checkpoint in PyTorch; None without images."""
-        return measure_parity(*other, self._torch, self._parity_files) if self.val else None
+        return measure_parity(*other, self._torch, self._parity_files) if self._parity_files else None
 
     @cached_property
     def _parity_files(self) -> list[str]:
-        return [image.file for image in spread(self.val, PARITY_IMAGES)]
+        channels = self.loaded[0].channels
+        return [image.file for image in spread(self.val, PARITY_IMAGES) if decodable(image.file, channels)]
 
     @cached_property
     def parity(self) -> Parity | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from yolo_musgd.data.reader import tolerate
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures.images import list_images, read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox
@@ -83,15 +84,22 @@ def measure(folder: Path, blobs: Sequence[str], images: Sequence[str], percentil
     if net.load_param(str(folder / "model.ncnn.param")) or net.load_model(str(folder / "model.ncnn.bin")):
         raise UserError(f"model={folder}: NCNN cannot load it; export it again: yolo export format=ncnn")
     letterbox, highest = Letterbox(artifact.imgsz, artifact.channels), dict.fromkeys(blobs, 0.0)
+    left_out: list[str] = []
     for path in TQDM(images, desc="activations"):
+        try:
+            pixels = read_image(path, artifact.channels)
+        except UserError as error:
+            left_out.append(str(error))
+            continue
         extractor = net.create_extractor()
         extractor.set_light_mode(False)
-        extractor.input(net.input_names()[0], ncnn.Mat(letterbox(read_image(path, artifact.channels))[0][0]))
+        extractor.input(net.input_names()[0], ncnn.Mat(letterbox(pixels)[0][0]))
         for blob in blobs:
             code, values = extractor.extract(blob)
             if code:
                 raise UserError(f"model={folder}: NCNN fails at {blob} (code {code})")
             highest[blob] = max(highest[blob], float(np.percentile(np.abs(np.array(values)), percentile)))
+    tolerate(left_out, len(images), "images")
     return highest
 
 

@@ -18,6 +18,7 @@ from yolo_musgd.export.accuracy import Accuracy, decode_all, disagreement
 from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import layer_groups
 from yolo_musgd.export.quantize import QuantizationPlan, quantize
+from yolo_musgd.tables import write_png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,4 +155,4 @@ def draw(steps: Sequence[SearchStep], max_drop: float, path: Path) -> None:
               linestyle="none", label="taken")  # fmt: skip
     axis.margins(0.12)
     axis.legend()
-    figure.savefig(path, dpi=150)
+    write_png(figure, path, dpi=150)

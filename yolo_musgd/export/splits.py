@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from yolo_musgd.data.reader import NO_RULES, LabelledImage, Rules, check, class_names, read_image, read_split
+from yolo_musgd.data.reader import NO_RULES, LabelledImage, Rules, check, class_names, read_image, read_split, tolerate
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 
@@ -105,7 +105,7 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
     """Choose ``count`` different images of the train split; an image that is also used to judge is left out.
 
     Raises:
-        UserError: the train split is empty.
+        UserError: the train split is empty, or more than a tenth of the images cannot be read.
     """
     if not splits.train:
         raise UserError(f"data={splits.data}: its train split has no images, and INT8 is calibrated on train")
@@ -113,20 +113,21 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
     chosen: dict[str, str] = {}
     waiting = spread(splits.train, count)
     others = sorted(set(splits.train) - set(waiting))
-    leaked = 0
+    leaked, unreadable = 0, list[str]()
     for file in [*waiting, *others]:
         if len(chosen) >= count:
             break
         try:
             read_image(file, splits.channels)
         except UserError as error:
-            log.warning("%s: it does not calibrate", error)
+            unreadable.append(str(error))
             continue
         digest = sha256_of(file)
         if digest in judged:
             leaked += 1
         else:
             chosen.setdefault(digest, file)
+    tolerate(unreadable, len(unreadable) + leaked + len(chosen), "train images")
     if not chosen:
         log.warning("every train image of %s is also in val: INT8 is judged by the images it was made for", splits.data)
         chosen = {sha256_of(file): file for file in waiting}

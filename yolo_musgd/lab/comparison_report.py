@@ -16,7 +16,7 @@ from yolo_musgd.lab.analysis import analyse
 from yolo_musgd.lab.arms import Arm
 from yolo_musgd.lab.comparison_tables import metric_name, view
 from yolo_musgd.lab.store import Store, write_json
-from yolo_musgd.tables import render, to_svg
+from yolo_musgd.tables import render, to_svg, write_png
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 
@@ -41,7 +41,7 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
     for place, drawn in sections:
         where = "-".join(map(slug, place))
         for kind, figure in drawn.items():
-            figure.savefig(folder / "plots" / f"{where}-{kind}.png", dpi=130)
+            write_png(figure, folder / "plots" / f"{where}-{kind}.png", dpi=130)
         alts = {k: alt(k, *place) for k in drawn}
         files.append([{"alt": alts[k], "file": f"plots/{where}-{k}.png"} for k in drawn])
         inline.append([{"alt": alts[k], "svg": to_svg(figure)} for k, figure in drawn.items()])

@@ -22,7 +22,7 @@ from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
 from yolo_musgd.settings import check_parent, new_folder, parse
-from yolo_musgd.tables import markdown_table, plot_style
+from yolo_musgd.tables import markdown_table, plot_style, write_png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,14 +142,14 @@ def draw(table: Sequence[Closeness], curves: Mapping[str, Sequence[float]], fold
     axis.axhline(1.0, color="grey", linestyle=":", label="exact")
     axis.set_xticks([r.steps for r in rows])
     axis.legend()
-    figure.savefig(folder / "newton_schulz.png", dpi=150)
+    write_png(figure, folder / "newton_schulz.png", dpi=150)
 
     figure, axis = axes("2-16-1 network on correlated inputs", "step", "mean squared error")
     for name, curve in curves.items():
         axis.plot(curve, label=name)
     axis.set_yscale("log")
     axis.legend()
-    figure.savefig(folder / "loss.png", dpi=150)
+    write_png(figure, folder / "loss.png", dpi=150)
     return [folder / "newton_schulz.png", folder / "loss.png"]
 
 

@@ -8,7 +8,17 @@ from typing import Any
 from torch import nn
 
 from yolo_musgd.edge.files import write_whole
-from yolo_musgd.tables import BLUE, GREY, LIGHT, ORANGE, escape_markdown, markdown_table, plot_style, plot_text
+from yolo_musgd.tables import (
+    BLUE,
+    GREY,
+    LIGHT,
+    ORANGE,
+    escape_markdown,
+    markdown_table,
+    plot_style,
+    plot_text,
+    write_png,
+)
 
 NAMES = {
     "base": "base, as given",
@@ -115,7 +125,7 @@ def draw_layers(file: Path, record: dict[str, Any]) -> None:
     flops, params = after["flops"] / before["flops"] - 1, after["params"] / before["params"] - 1
     axes.set_title(plot_text(f"{Path(record['model']).name}: {flops:+.0%} FLOPs, {params:+.0%} parameters"))
     axes.legend(loc="upper left", ncols=2)
-    figure.savefig(file, dpi=110)
+    write_png(figure, file, dpi=110)
 
 
 def _block(layer: str) -> str:
@@ -140,4 +150,4 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
     axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)
     axes.legend(loc="lower right")
     axes.grid(axis="y", alpha=0.25)
-    figure.savefig(file, dpi=110)
+    write_png(figure, file, dpi=110)

@@ -207,7 +207,7 @@ class Run:
                 record.setdefault("curves", {})[arm] = finetuning.curve(folder, arm)
                 self._write(folder, record)
         if chosen.epochs:
-            shutil.copyfile(folder / "finetune" / "weights" / "best.pt", folder / "best.pt")
+            write_whole(str(folder / "best.pt"), (folder / "finetune" / "weights" / "best.pt").read_bytes())
         for runtime in self.runtimes:
             if runtime not in record["latency_ms"]:
                 record["latency_ms"][runtime] = self._time(folder, runtime)

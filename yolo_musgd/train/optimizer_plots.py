@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.tables import plot_text
+from yolo_musgd.tables import plot_text, write_png
 from yolo_musgd.train.records import ENTROPY_FILE, LAYERS_FILE, STEPS_FILE, read_steps, read_values
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#8a8f98"
@@ -81,7 +81,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0)
     file = folder / "optimizer.png"
-    figure.savefig(file, dpi=150)
+    write_png(figure, file, dpi=150)
     return file
 
 
@@ -122,7 +122,7 @@ def plot_layers(folder: Path, count: int = 25) -> Path | None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", alpha=0.3)
     file = folder / "optimizer_layers.png"
-    figure.savefig(file, dpi=150)
+    write_png(figure, file, dpi=150)
     return file
 
 
@@ -158,5 +158,5 @@ def plot_entropy(folder: Path, count: int = 8) -> Path | None:
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     file = folder / "optimizer_entropy.png"
-    figure.savefig(file, dpi=150)
+    write_png(figure, file, dpi=150)
     return file

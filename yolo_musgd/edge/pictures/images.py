@@ -6,7 +6,7 @@ Frames are uint8 BGR of shape (height, width, 3), or grey of shape (height, widt
 import io
 import os
 import sys
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from ..files import read_bytes, read_text, write_whole
 from . import library
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
+MOST_BAD = 0.1
+"""Share of the images that may be unusable; more is a broken data set and not a few broken files."""
 Frame = Tuple[str, np.ndarray]
 
 
@@ -120,6 +122,23 @@ def list_images(source: str) -> List[str]:
     return paths
 
 
+def tolerate(left_out: Sequence[str], total: int, what: str = "images") -> None:
+    """One policy for bad images, wherever they are met: a few are left out and named once, many are an error.
+
+    Args:
+        left_out: A line for each that could not be used.
+        total: How many there were.
+        what: They are, for the message.
+
+    Raises:
+        UserError: More than a tenth are bad.
+    """
+    if len(left_out) > MOST_BAD * total:
+        told = "{} of {} {} cannot be used: {}".format(len(left_out), total, what, left_out[0])
+        more = ", ..." if len(left_out) > 1 else ""
+        raise UserError("{}{}; more than a tenth: mend the data set first".format(told, more))
+
+
 def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterator[Frame]:
     """Yield (path, image) of what can be read; one damaged image must not cost the others.
 
@@ -129,7 +148,7 @@ def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterat
         channels: See read_image.
 
     Raises:
-        UserError: Not one can be read.
+        UserError: Not one can be read; or, after the last of the others, more than a tenth cannot.
     """
     for path in paths:
         try:
@@ -142,6 +161,7 @@ def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterat
             yield path, image
     if paths and len(left_out) == len(paths):
         raise UserError("none of {} images can be read: {}".format(len(paths), left_out[0]))
+    tolerate(left_out, len(paths))
 
 
 def synthetic_frame(height: int = 480, width: int = 640) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Checkpoint:
         rules: what its training made of the data set.
         heads: ``raw`` and, where the model has one, ``nms_free``.
         channels: of its input: 3, or 1 for grey images.
+        activation: after most of its convolutions: ``silu``, ``relu``, ...
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Checkpoint:
     rules: Rules
     heads: tuple[str, ...]
     channels: int = 3
+    activation: str | None = None
 
 
 def load_model(path: Path) -> Any:
@@ -93,7 +96,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         rules=Rules.of_training(trained),
         heads=("raw", "nms_free") if getattr(head, "one2one_cv2", None) is not None else ("raw",),
         channels=int(getattr(model.model, "yaml", {}).get("channels", 3)),
+        activation=_activation(model.model),
     )
+
+
+def _activation(module: Any) -> str | None:
+    found = Counter(type(part.act).__name__.lower() for part in module.modules() if hasattr(part, "act"))
+    del found["identity"]
+    return found.most_common(1)[0][0] if found else None
 
 
 def choose_head(model: Any, head: str) -> None:

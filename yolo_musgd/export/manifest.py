@@ -58,6 +58,7 @@ def write_artifact(folder: Path, job: Job, runtime: str, model: str, evidence: M
         "head": job.head,
         "precision": job.precision,
         "stride": job.checkpoint.stride,
+        "activation": job.checkpoint.activation,
         "task": "detect",
         "target": job.target.name,
         "runtime": runtime,

@@ -12,7 +12,7 @@ from typing import Any
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim import registry
-from yolo_musgd.train.settings import CpuSettings, TelemetrySettings, plugin_keys
+from yolo_musgd.train.settings import CpuSettings, ModelSettings, TelemetrySettings, plugin_keys
 
 FIXED: dict[str, Any] = {
     "patience": 0,  # no early stop: every run gets its whole budget
@@ -40,7 +40,10 @@ def resolve(args: Mapping[str, Any]) -> dict[str, Any]:
     info = registry.find(str(full["optimizer"] or "auto"))
     full["optimizer"] = info.name
     device = device_kind(full["device"])
-    dropped = IGNORED | (frozenset(plugin_keys()) - set(CpuSettings.names()) if info.build is None else frozenset())
+    model = frozenset(ModelSettings.names())
+    shared = model | set(CpuSettings.names())  # every optimizer trains with these
+    ours = frozenset(plugin_keys()) - shared if info.build is None else frozenset()
+    dropped = IGNORED | ours | {k for k in model if full.get(k) is None}
     resolved = {k: v for k, v in full.items() if k not in dropped}
     if not resolved["patience"] or resolved["patience"] >= resolved["epochs"]:
         resolved["patience"] = 0

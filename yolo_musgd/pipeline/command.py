@@ -133,7 +133,7 @@ def _plan(settings: PipelineSettings, data: DataSet, choice: SizeChoice | None, 
     epoch = seconds[0] * plan.train_images / used * OVERHEAD
     rest = sum(s.seconds for s in dag.steps_of(plan) if not s.epochs)
     share = 0.4 + 0.6 * (1 + plan.cut)  # a pruned model's epoch; data loading does not shrink with it
-    tuned = plan.finetune_epochs if plan.cut else 0
+    tuned = plan.finetune_epochs if plan.prunes else 0
     wanted, first = plan.epochs + tuned * share, plan.epochs or tuned
     least = rest + (epoch * wanted / first if first else 0)  # one epoch of the first training, the second in proportion
     if settings.max_hours * 3600 < least:

@@ -38,6 +38,11 @@ class PipelinePlan:
     train_images: int
     judged: str
 
+    @property
+    def prunes(self) -> bool:
+        """Whether the model is changed by the step prune."""
+        return bool(self.cut or self.settings.activation)
+
     def train_seconds(self, epochs: float, share: float = 1.0) -> float:
         """A first guess of how long training takes."""
         return 15 + epochs * self.train_images * (self.imgsz / 1000) ** 2 * SECONDS_PER_MEGAPIXEL * (0.4 + 0.6 * share)
@@ -65,7 +70,7 @@ def steps_of(plan: PipelinePlan) -> list[Step]:
     stem = "best" if plan.epochs else "{stem}"
     contenders = [f"base={{export-base}}/{artifact('fp32', plan, stem)}"]
     needs = ["export-base"]
-    if plan.cut:
+    if plan.prunes:
         steps.append(_prune(plan, names.prune, source, before, inputs))
         source, before, inputs = f"{{{names.prune}}}/cut/pruned.pt", (names.prune,), ()
         if plan.finetune_epochs:
@@ -140,12 +145,14 @@ def _finetune(plan: PipelinePlan, names: Names, source: str) -> Step:
 
 def _prune(plan: PipelinePlan, name: str, source: str, before: tuple[str, ...], inputs: tuple[str, ...]) -> Step:
     chosen = plan.settings
+    activation = (f"activation={chosen.activation}",) if chosen.activation else ()
     words = (
-        "yolo-musgd", "prune", f"model={source}", "data={data}", f"flops={plan.cut:g}", "epochs=0", "bench=none",
-        f"imgsz={plan.imgsz}", f"batch={chosen.batch}", f"seed={chosen.seed}", *_device(plan),
+        "yolo-musgd", "prune", f"model={source}", "data={data}", f"flops={plan.cut:g}", *activation, "epochs=0",
+        "bench=none", f"imgsz={plan.imgsz}", f"batch={chosen.batch}", f"seed={chosen.seed}", *_device(plan),
         "project={out}", "name=cut",
     )  # fmt: skip
-    title = f"prune {-plan.cut:.0%} of the FLOPs"
+    cut = f"prune {-plan.cut:.0%} of the FLOPs" if plan.cut else ""
+    title = ", ".join(filter(None, [cut, chosen.activation and f"activations become {chosen.activation}"]))
     return Step(name, title, words, before, ("data", *inputs), ("cut/pruned.pt", "cut/prune.json"), 40)
 
 

@@ -28,7 +28,7 @@ def require_packages(settings: PipelineSettings, precision: str) -> None:
         UserError: with the line to type.
     """
     require(("onnx", "onnxruntime", "onnxslim"))
-    if settings.flops:
+    if settings.prunes:
         require(("torch_pruning",), "prune")
     for runtime in (runtime_of(settings, "fp32"), runtime_of(settings, precision)):
         if runtime in RUNTIME_PACKAGES:
@@ -59,7 +59,7 @@ def check_images(settings: PipelineSettings, data: DataSet) -> None:
         UserError: too few training images.
     """
     count = len(data.images["train"])
-    if settings.flops and count < MIN_IMAGES:
+    if settings.prunes and count < MIN_IMAGES:
         raise UserError(
             f"data={settings.data} has {count} training images, and pruning needs at least {MIN_IMAGES} to tell which "
             "channels matter: add some, or leave pruning out with flops=0"

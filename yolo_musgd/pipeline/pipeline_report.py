@@ -56,10 +56,11 @@ class FinishedPipeline:
 
     def labels(self) -> dict[str, str]:
         """What the models of the final table are called."""
-        final = "pruned" if self.plan.cut else "base"
+        done = ["pruned"] if self.plan.cut else []
+        final = " ".join([*done, self.settings.activation] if self.settings.activation else done) or "base"
         return {
             "base": "base FP32",
-            "pruned": "pruned FP32",
+            "pruned": f"{final} FP32",
             "final": f"{final} {self.plan.precision.upper()}",
         }
 
@@ -77,7 +78,7 @@ def collect(finished: FinishedPipeline) -> dict[str, Any]:
     names = dag.Names(finished.plan)
     measured = finished.json(names.measure, "measure.json")
     final = finished.json(names.final, "export/*_model/manifest.json")
-    pruned = finished.json(names.prune, "cut/prune.json") if finished.plan.cut else None
+    pruned = finished.json(names.prune, "cut/prune.json") if finished.plan.prunes else None
     target = load_target(finished.settings.target)
     return {
         "schema": "yolo-musgd/pipeline/1",
@@ -250,7 +251,9 @@ def headline(figures: Mapping[str, Any]) -> list[str]:
     rows: Sequence[Mapping[str, Any]] = figures["rows"]
     lines = []
     for old, new in pairwise(rows):
-        what = "Pruning and fine-tuning" if new["role"] == "pruned" else f"{new['precision'].upper()}"
+        changed = figures["labels"]["pruned"].removesuffix(" FP32")
+        done = "Pruning" if changed == "pruned" else changed[0].upper() + changed[1:]
+        what = f"{done} and fine-tuning" if new["role"] == "pruned" else f"{new['precision'].upper()}"
         lines.append(
             f"{what}: mAP50-95 {new['map50_95'] - old['map50_95']:+.3f}, {old['size_bytes'] / new['size_bytes']:.1f} "
             f"times smaller, {old['latency_ms_p50'] / new['latency_ms_p50']:.2f} times the speed here."

@@ -10,6 +10,7 @@ from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.targets import NAMES, PRECISIONS
 from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, setting
+from yolo_musgd.train.settings import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,10 @@ class PipelineSettings(Settings):
     cfg: str = setting("musgd.yaml", "training recipe")
     finetune_cfg: str = setting("musgd.yaml", "training recipe of the fine-tuning")
     flops: float = setting(-0.4, "change of the FLOPs by pruning; 0 prunes nothing", low=-0.95, high=0.0)
+    activation: str | None = setting(
+        None, "replace the model's activations before the fine-tuning: relu is the fastest in INT8", kind=str,
+        choices=ACTIVATIONS,
+    )  # fmt: skip
     precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
     target_fps: float | None = setting(
         None, "frames a second wanted on the board: chooses imgsz and the model's width by an estimate", kind=float,
@@ -68,6 +73,11 @@ class PipelineSettings(Settings):
     name: str | None = setting(
         None, "folder of the results, by default <data>-<target>; it is taken up again, not counted up", kind=str
     )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the model is changed by the step prune: fewer channels, other activations."""
+        return bool(self.flops or self.activation)
 
     @property
     def folder(self) -> Path:

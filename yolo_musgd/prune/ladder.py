@@ -33,6 +33,7 @@ def write_ladder(run: Run, folder: Path) -> Path:
         share = graph.cost(kept).flops / base
         model = run.graph(run.model).apply(graph.removed(kept, scores))
         if cut:
+            model = run.activated(model)
             recalibrate(model, run.images)
         name = f"flops-{share:.3f}"
         stock_checkpoint.save(

@@ -20,14 +20,20 @@ from yolo_musgd.tables import (
     write_png,
 )
 
-NAMES = {
-    "base": "base, as given",
-    "cut": "cut",
-    "recalibrated": "cut, BatchNorm recalibrated",
-    "finetune": "cut, fine-tuned",
-    "control": "control: base, fine-tuned as long",
-    "scratch": "control: narrower model from scratch",
-}
+
+def arm_names(record: dict[str, Any]) -> dict[str, str]:
+    """What each arm is called: by what was done to the model."""
+    cost, activation = record["cost"], record.get("activation")
+    done = ["cut"] if cost["after"] != cost["before"] or not activation else []
+    what = ", ".join([*done, activation] if activation else done)
+    return {
+        "base": "base, as given",
+        "cut": what,
+        "recalibrated": f"{what}, BatchNorm recalibrated",
+        "finetune": f"{what}, fine-tuned",
+        "control": "control: base, fine-tuned as long",
+        "scratch": "control: narrower model from scratch",
+    }
 
 
 def layer_table(before: nn.Module, after: nn.Module) -> list[dict[str, Any]]:
@@ -48,7 +54,7 @@ def markdown(record: dict[str, Any]) -> str:
     """The report as text."""
     before, after = record["cost"]["before"], record["cost"]["after"]
     lines = [
-        f"# {escape_markdown(Path(record['model']).name)}, pruned",
+        f"# {escape_markdown(Path(record['model']).name)}, {arm_names(record)['cut'].replace('cut', 'pruned')}",
         "",
     ]
     costs = [
@@ -67,7 +73,7 @@ def markdown(record: dict[str, Any]) -> str:
     accuracy = record["accuracy"]
     rows = [
         [name, f"{accuracy[key]['map50_95']:.4f}", f"{accuracy[key]['map50']:.4f}"]
-        for key, name in NAMES.items()
+        for key, name in arm_names(record).items()
         if key in accuracy
     ]
     lines += ["", markdown_table([f"accuracy on the {record['split']} split", metric, second], rows, "lr")]
@@ -141,10 +147,11 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
 
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
+    names = arm_names(record)
     colours = {"finetune": BLUE, "control": GREY, "scratch": ORANGE}
     for arm, values in record["curves"].items():
         if values:
-            axes.plot(range(1, len(values) + 1), values, color=colours[arm], label=NAMES[arm], marker="o", markersize=3)
+            axes.plot(range(1, len(values) + 1), values, color=colours[arm], label=names[arm], marker="o", markersize=3)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 on val" if record["task"] == "classify" else "mAP50-95 on val")
     axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -22,6 +23,8 @@ from yolo_musgd.prune.schedule import Removal, schedule
 from yolo_musgd.prune.search import PruningTarget, by_arithmetic, by_latency, flops_for
 from yolo_musgd.prune.settings import RUNTIMES, PruneSettings
 from yolo_musgd.prune.training_images import Images, check_classes, recalibrate
+from yolo_musgd.train import activations
+from yolo_musgd.train.pruned import MARK
 
 DEFAULT_ROUND_TO = 16
 
@@ -108,10 +111,10 @@ class Run:
             UserError: the target cannot be met.
         """
         chosen, model = self.settings, self.model
-        before = self.graph(model).cost()
+        before = after = self.graph(model).cost()
         log: list[str] = []
         target = self._target(log)
-        for step in range(1, chosen.steps + 1):
+        for step in range(1, chosen.steps + 1) if chosen.flops != 0 else ():
             graph = self.graph(model)
             if not graph.units:
                 raise UserError("no layer may be pruned: give a smaller round_to or fewer layers in keep")
@@ -135,14 +138,25 @@ class Run:
             model = graph.apply(graph.removed(kept, scores))
             if step < chosen.steps:
                 recalibrate(model, self.images)
-        return PruningPlan(model, before, after, log)
+        return PruningPlan(self.activated(model, log), before, after, log)
+
+    def activated(self, model: Any, log: list[str] | None = None) -> Any:
+        """The model with the activations that were asked for; a copy where it is the given one."""
+        chosen = self.settings.activation
+        if not chosen:
+            return model
+        model = copy.deepcopy(model) if model is self.model else model
+        count = activations.replace(model, chosen)
+        if log is not None:
+            _say(f"{count} activations are {chosen} now", log)
+        return model
 
     def _by_latency(self, scores: list[Tensor], removals: list[Removal], log: list[str]) -> list[int]:
         chosen = self.settings
         with measuring.Stopwatch(self.model, chosen.runtime, self.imgsz, str(self.data_name)) as stopwatch:
             return by_latency(
-                lambda: self.graph(self.model), scores, removals, stopwatch.times, chosen.latency or 1.0,
-                chosen.tolerance, lambda line: _say(f"{chosen.runtime}: {line}", log),
+                lambda: self.graph(self.model), scores, removals, lambda cut: stopwatch.times(self.activated(cut)),
+                chosen.latency or 1.0, chosen.tolerance, lambda line: _say(f"{chosen.runtime}: {line}", log),
             )  # fmt: skip
 
     def _target(self, log: list[str]) -> PruningTarget:
@@ -160,11 +174,12 @@ class Run:
     def cut(self, plan: PruningPlan, folder: Path) -> None:
         """Measure the cut model, recalibrate it and save it as ``pruned.pt``."""
         chosen = self.settings
+        earlier = self.model.yaml.get(MARK) or {}
         note = {
             "flops": round(plan.after.flops / plan.before.flops, 4),
             "params": round(plan.after.params / plan.before.params, 4),
-            "times": int((self.model.yaml.get("pruned") or {}).get("times", 0)) + 1,
-        }
+            "times": int(earlier.get("times", 0)) + 1,
+        } if chosen.flops != 0 else earlier  # fmt: skip
         record: dict[str, Any] = {
             "schema": "yolo-musgd/prune/1",
             "model": str(chosen.model),
@@ -173,12 +188,13 @@ class Run:
             "data": str(self.data_name),
             "split": self.split,
             "cost": {"before": dataclasses.asdict(plan.before), "after": dataclasses.asdict(plan.after)},
+            "activation": chosen.activation,
             "layers": pruning_report.layer_table(self.model, plan.model),
             "accuracy": {},
             "latency_ms": {},
             "log": plan.log,
         }
-        base = stock_checkpoint.save(self.model, folder / "base.pt", self.saved, self.model.yaml.get("pruned") or {})
+        base = stock_checkpoint.save(self.model, folder / "base.pt", self.saved, earlier)
         record["accuracy"]["base"] = self._validate(base, folder)
         cut = stock_checkpoint.save(plan.model, folder / "pruned.part.pt", self.saved, note)
         record["accuracy"]["cut"] = self._validate(cut, folder)
@@ -231,7 +247,8 @@ class Run:
                 content = finetuning.narrower(self.model, record["cost"]["after"]["flops"], self.imgsz)
                 write_whole(str(file), yaml.safe_dump(content, sort_keys=False))
             trained = int((self.saved.get("train_args") or {}).get("epochs") or 0)
-            arms.append(("scratch", file, {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}))
+            extra = {"epochs": chosen.scratch_epochs or max(1, trained + chosen.epochs)}
+            arms.append(("scratch", file, {**extra, "activation": chosen.activation}))
         return arms
 
     def _time(self, folder: Path, runtime: str) -> dict[str, float]:

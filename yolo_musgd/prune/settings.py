@@ -10,6 +10,7 @@ from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
 from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, setting
+from yolo_musgd.train.settings import ACTIVATIONS
 
 KINDS = ("taylor", "magnitude", "bn", "random")
 ALLOCATIONS = ("uniform", "global")
@@ -28,8 +29,9 @@ class PruneSettings(Settings):
         "your own; arguments on the command line win", kind=str,
     )  # fmt: skip
     flops: float | None = setting(
-        None, "target: change of the FLOPs, -0.4 takes 40 % away (the default target)", kind=float, low=-0.95, below=0.0
-    )
+        None, "target: change of the FLOPs, -0.4 takes 40 % away (the default target); 0 cuts nothing, for activation= "
+        "alone", kind=float, low=-0.95, high=0.0,
+    )  # fmt: skip
     params: float | None = setting(
         None, "target: change of the parameters, e.g. -0.5", kind=float, low=-0.95, below=0.0
     )
@@ -51,6 +53,9 @@ class PruneSettings(Settings):
     steps: int = setting(1, "prune in so many steps, scoring and recalibrating anew in each", low=1, high=50)
     round_to: int | None = setting(
         None, "channels in multiples of this; default 16 (see the rounding table in docs/prune.md)", kind=int, low=1
+    )
+    activation: str | None = setting(
+        None, "replace the activations of the cut model too: relu is the fastest in INT8", kind=str, choices=ACTIVATIONS
     )
     keep: str | None = setting(None, "layers that stay whole, by name: [model.0,model.23]", kind=str)
     max_ratio: float = setting(0.9, "largest share of a layer's channels that may go", low=0.05, below=1.0)
@@ -110,6 +115,8 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         raise SettingsError(f"give one target, got {' and '.join(chosen)}")
     if not chosen and not settings.ladder:
         settings = dataclasses.replace(settings, flops=-0.4)
+    if settings.flops == 0 and not settings.activation:
+        raise SettingsError("flops=0 changes nothing: give flops=-0.4, or activation=relu to replace the activations")
     if settings.latency is not None and settings.steps > 1 and not settings.table:
         raise SettingsError("a latency target is met in one step: drop steps=, or give flops= or params=")
     if settings.table and settings.latency is None:

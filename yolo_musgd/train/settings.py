@@ -40,10 +40,24 @@ class CpuSettings(Settings):
     )  # fmt: skip
 
 
+ACTIVATIONS = ("relu", "relu6", "hardswish", "silu")  # those of activations.KINDS
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings(Settings):
+    """What of the model is changed before it trains."""
+
+    activation: str | None = setting(
+        None, "replace the model's activations: relu is the fastest in INT8, and what NPUs want", kind=str,
+        choices=ACTIVATIONS,
+    )  # fmt: skip
+
+
 PLUGIN_SETTINGS: tuple[type[Settings], ...] = (
     MuSGDSettings,
     MuonSettings,
     ExclusionSettings,
+    ModelSettings,
     TelemetrySettings,
     CpuSettings,
 )

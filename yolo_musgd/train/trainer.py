@@ -24,8 +24,8 @@ from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
 from yolo_musgd.optim.hybrid import Hybrid
 from yolo_musgd.optim.state import picked
-from yolo_musgd.train import cpu, pruned
-from yolo_musgd.train.settings import PLUGIN_SETTINGS, CpuSettings, TelemetrySettings, plugin_keys
+from yolo_musgd.train import activations, cpu, pruned
+from yolo_musgd.train.settings import PLUGIN_SETTINGS, CpuSettings, ModelSettings, TelemetrySettings, plugin_keys
 from yolo_musgd.train.telemetry import Monitor
 
 PREFIX = "MuSGD"
@@ -65,14 +65,21 @@ class MuSGDTrainerMixin:
         return checkpoint
 
     def get_model(self, cfg: Any = None, weights: Any = None, **kwargs: Any) -> Any:
-        """Build the model as the host does; a pruned one is handed over as it is, since no YAML has its widths."""
+        """Build the model as the host does, with ``activation=``; a pruned one stays, since no YAML has its widths."""
         self._fine_tunes = weights is not None
         self._new_classes = weights is not None and _classes(weights) not in (None, self.data.get("nc"))  # type: ignore[attr-defined]
+        activation = vars(self.args).get("activation")  # type: ignore[attr-defined]
         if pruned.is_pruned(weights):
-            return pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
-        if pruned.is_pruned(cfg):
-            LOGGER.warning("pretrained=False starts from the architecture before pruning, at its full width")
-        return super().get_model(cfg=cfg, weights=weights, **kwargs)  # type: ignore[misc]
+            model: Any = pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
+        else:
+            if pruned.is_pruned(cfg):
+                LOGGER.warning("pretrained=False starts from the architecture before pruning, at its full width")
+            activation = activation or activations.told(cfg)
+            model = super().get_model(cfg=activations.without(cfg), weights=weights, **kwargs)  # type: ignore[misc]
+        if activation:
+            count = activations.replace(model, activation)
+            LOGGER.info(f"{colorstr('activation:')} {activation}, {count} replaced")
+        return model
 
     def build_optimizer(self, model: nn.Module, name: str = "auto", *args: Any, **kwargs: Any) -> Optimizer:
         """Build the optimizer that ``name`` means with the plugin; the arguments are the host's."""
@@ -240,8 +247,8 @@ class MuSGDTrainerMixin:
 
 
 def _changed(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The plugin's arguments that are not their defaults, without those of telemetry and of the CPU."""
-    quiet = {*TelemetrySettings.names(), *CpuSettings.names()}
+    """The plugin's arguments that are not their defaults, of those that are for the optimizer."""
+    quiet = {*TelemetrySettings.names(), *CpuSettings.names(), *ModelSettings.names()}
     return {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
 
 

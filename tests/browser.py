@@ -60,7 +60,7 @@ addEventListener("load", () => {
 """
 
 
-def _program() -> str:
+def program() -> str:
     """The browser's program; the test is skipped where there is none."""
     for name in NAMES:
         if found := shutil.which(name):
@@ -80,7 +80,7 @@ def look(page: Path, width: int, dark: bool = False) -> dict[str, Any]:
         width, scrolls (width of the content), dark, pale and small (texts, with contrast and size), headings (levels),
         broken (pictures), fetched (addresses), errors (of scripts).
     """
-    program = _program()
+    chromium = program()
     with tempfile.TemporaryDirectory() as folder:
         framed = Path(folder) / "framed.html"
         text = html.escape(page.read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def look(page: Path, width: int, dark: bool = False) -> dict[str, Any]:
             f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=10000",
             f"--window-size={max(width, 500) + 40},1000", "--dump-dom", framed.as_uri(),
         )  # fmt: skip
-        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([chromium, *words], capture_output=True, text=True, timeout=120, check=False)
     found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, f"the page was not measured: {done.stdout[-300:]}\n{done.stderr[-1000:]}"
     result: dict[str, Any] = json.loads(html.unescape(found[1]))

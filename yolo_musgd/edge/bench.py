@@ -194,7 +194,8 @@ def _runtime_facts(runtime: Runtime) -> Dict[str, Any]:
     return {"name": runtime.name, "version": runtime.version, "threads": runtime.threads, "detail": runtime.detail}
 
 
-def _on_terminate(signum: int, frame: Any) -> None:
+def on_terminate(signum: int, frame: Any) -> None:
+    """End as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
@@ -218,7 +219,7 @@ def main(args: List[str]) -> int:
 
 def _bench(bench: Bench, folder: Folder) -> bool:
     """Measure and write the report, also of a run that failed or was cut short after a first setting."""
-    previous = signal.signal(signal.SIGTERM, _on_terminate)
+    previous = signal.signal(signal.SIGTERM, on_terminate)
     try:
         complete = bench.run()
     except UserError as error:

@@ -58,7 +58,7 @@ def build_pyz(path: Path) -> Path:
         root = Path(temporary) / "app"
         package = root / "edge"
         package.mkdir(parents=True)
-        for module in sorted(source.rglob("*.py")):
+        for module in sorted([*source.rglob("*.py"), *source.rglob("*.html")]):
             copy = package / module.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(module, copy)

@@ -73,25 +73,33 @@ def to_colour(image: np.ndarray) -> np.ndarray:
     return np.repeat(image.reshape(image.shape[:2] + (1,)), 3, axis=2) if grey else image
 
 
+def encode_image(suffix: str, image: np.ndarray, quality: int = 95) -> bytes:
+    """Return a picture as a file of the format that ``suffix`` (.jpg, .png, ...) names.
+
+    Raises:
+        UserError: The format is not known, or no image library is here.
+    """
+    library.require()
+    try:
+        if library.cv2 is not None:
+            words = [library.cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in (".jpg", ".jpeg") else []
+            data: bytes = library.cv2.imencode(suffix, image, words)[1].tobytes()
+            return data
+        encoded = io.BytesIO()
+        picture = library.pillow.Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+        picture.save(encoded, {".jpg": "JPEG"}.get(suffix, suffix[1:].upper()), quality=quality)
+        return encoded.getvalue()
+    except Exception as error:  # an unknown suffix has another name in every library
+        raise UserError("cannot encode {}: {}".format(suffix, first_line(error)))
+
+
 def write_image(path: str, image: np.ndarray) -> str:
     """Write a picture, whole or not at all, in the format of its suffix; returns the path.
 
     Raises:
         UserError: The format is not known, or the place cannot be written to.
     """
-    library.require()
-    suffix, data = os.path.splitext(path)[1].lower(), b""
-    try:
-        if library.cv2 is not None:
-            data = library.cv2.imencode(suffix, image)[1].tobytes()
-        else:
-            encoded = io.BytesIO()
-            picture = library.pillow.Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
-            picture.save(encoded, {".jpg": "JPEG"}.get(suffix, suffix[1:].upper()), quality=95)
-            data = encoded.getvalue()
-    except Exception as error:  # an unknown suffix has another name in every library
-        raise UserError("cannot encode {}: {}".format(path, first_line(error)))
-    return write_whole(path, data)
+    return write_whole(path, encode_image(os.path.splitext(path)[1].lower(), image))
 
 
 def list_images(source: str) -> List[str]:

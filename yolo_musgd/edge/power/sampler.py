@@ -3,7 +3,8 @@
 import math
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -77,16 +78,16 @@ def checked(reading: Reading) -> Reading:
 class Sampler:
     """Reads a sensor in a thread of its own until stopped; a sensor that disappears ends the sampling, not the run.
 
-    Sample times are time.perf_counter seconds, each the middle of its reading.
+    Sample times are time.perf_counter seconds, each the middle of its reading; the last ``keep`` are kept.
     """
 
-    def __init__(self, sensor: Optional[Sensor]) -> None:
+    def __init__(self, sensor: Optional[Sensor], keep: Optional[int] = None) -> None:
         self.sensor = sensor
-        self.times: List[float] = []
-        self.watts: List[float] = []
-        self.joules: List[float] = []
-        self.joule_times: List[float] = []
-        self.parts: List[Tuple[float, Dict[str, float]]] = []  # time and watts by rail
+        self.times: Deque[float] = deque(maxlen=keep)
+        self.watts: Deque[float] = deque(maxlen=keep)
+        self.joules: Deque[float] = deque(maxlen=keep)
+        self.joule_times: Deque[float] = deque(maxlen=keep)
+        self.parts: Deque[Tuple[float, Dict[str, float]]] = deque(maxlen=keep)  # time and watts by rail
         self.lost: Optional[str] = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -140,8 +141,8 @@ class Sampler:
             raise SensorError(str(error))
         rows = parsers.parse_meter_csv(text, path)
         shift = time.perf_counter() - time.time() - offset
-        self.times = [moment + shift for moment, _ in rows]
-        self.watts = [watts for _, watts in rows]
+        self.times = deque(moment + shift for moment, _ in rows)
+        self.watts = deque(watts for _, watts in rows)
 
 
 def window(sampler: Sampler, start: float, end: float) -> Dict[str, Any]:

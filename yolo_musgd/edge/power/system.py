@@ -7,7 +7,8 @@ import re
 import shutil
 import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from collections import deque
+from typing import Any, Deque, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -174,11 +175,11 @@ def memory_mb() -> Tuple[Optional[float], Optional[float]]:
 
 
 class Watcher:
-    """Notes temperatures, clocks, memory and throttling once a second beside the work."""
+    """Notes temperatures, clocks, memory and throttling once a second beside the work; the last ``keep`` times."""
 
-    def __init__(self, root: str = "/", period: float = 1.0) -> None:
+    def __init__(self, root: str = "/", period: float = 1.0, keep: Optional[int] = None) -> None:
         self.root, self.period = root, period
-        self.samples: List[Dict[str, Any]] = []
+        self.samples: Deque[Dict[str, Any]] = deque(maxlen=keep)
         self.reasons: List[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -195,7 +196,8 @@ class Watcher:
 
     def note(self) -> None:
         """Take one sample; ``t`` is perf_counter seconds."""
-        now = throttling(self.root)["now"]
+        told = throttling(self.root)
+        now = told["now"]
         self.reasons += [reason for reason in now if reason not in self.reasons]
         self.samples.append(
             {
@@ -204,6 +206,7 @@ class Watcher:
                 "clocks": clocks(self.root),
                 "rss_mb": memory_mb()[0],
                 "throttled": now,
+                "throttling_known": told["source"] is not None,
             }
         )
 

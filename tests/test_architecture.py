@@ -21,8 +21,8 @@ ALLOWED = {
     "_autoload": {"plugin"},
     "edge": set(),
     "host": set(),
-    "resources": set(),
-    "settings": {"edge"},
+    "resources": {"edge"},
+    "settings": {"edge", "resources"},
     "tables": {"edge"},
     "data": BASE | {"host"},
     "optim": BASE,
@@ -34,9 +34,13 @@ ALLOWED = {
     "lab": TRAINING | {"plugin", "trainers", "__init__"},
     "prune": TRAINING | {"plugin", "trainers", "export", "__init__"},
     "pipeline": TRAINING | {"plugin", "export", "lab", "prune", "__init__"},
-    "cli": BASE | {"__init__"},
+    "commands": BASE | {"__init__"},
+    "completion": {"commands"},
+    "cli": BASE | {"__init__", "commands", "completion"},
+    "__main__": {"cli"},
+    "api": BASE | {"commands"},
 }
-"""Room (top-level module or package) -> rooms it may import beside itself. What cli runs it loads by name."""
+"""Room (top-level module or package) -> rooms it may import beside itself. What commands runs it loads by name."""
 
 
 def imports(package):

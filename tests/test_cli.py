@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd import cli
+from yolo_musgd import cli, commands
 from yolo_musgd.optim.registry import REGISTRY, find
 from yolo_musgd.settings import SettingsError
 
@@ -155,6 +155,6 @@ def test_a_fault_of_ours_keeps_its_traceback():
 @pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if command.settings])
 def test_help_names_every_value_that_a_setting_takes(name):
     shown = cli.help_of(name).splitlines()
-    for field in dataclasses.fields(cli._load(cli.COMMANDS[name].settings)):
+    for field in dataclasses.fields(commands.load(cli.COMMANDS[name].settings)):
         line = next(x for x in shown if x.strip().startswith(f"{field.name}="))
         assert all(choice in line for choice in field.metadata["choices"] or ()), line

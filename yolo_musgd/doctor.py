@@ -12,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from yolo_musgd import __version__
+from yolo_musgd.resources import FIRST_COMMAND, install
 from yolo_musgd.train.settings import plugin_keys
 
 OK, WARN, BAD = "ok", "!!", "XX"
@@ -135,7 +136,7 @@ def _extras() -> list[Finding]:
         if version:
             found.append(Finding(OK, module, version))
         else:
-            found.append(Finding("--", module, f"not installed (optional: pip install 'yolo-musgd[{extra}]')"))
+            found.append(Finding("--", module, f"not installed (optional: {install(extra)})"))
     return found
 
 
@@ -162,5 +163,5 @@ def main(args: Mapping[str, str]) -> int:
     elif os.environ.get("YOLO_MUSGD") == "0":
         print("\nready, but switched off: unset YOLO_MUSGD")
     else:
-        print("\nready: yolo train optimizer=MuSGD model=yolo26n.yaml data=shapes.yaml")
+        print(f"\nready: {FIRST_COMMAND}")
     return 2 if broken else 0

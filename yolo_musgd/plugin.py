@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -205,6 +206,10 @@ def _patch_checks(checks: ModuleType, undo: Undo) -> None:
     @wraps(original)
     def check_file(file: Any, *args: Any, **kwargs: Any) -> Any:
         ours = resources.find(file) if isinstance(file, str) else None
+        if isinstance(file, str) and args and ".yaml" in args[0] and not Path(file).suffix:
+            ours = resources.find(f"{file}.yaml")  # cfg=quickstart
+        if ours and ours.parent.name == "datasets":  # a run that names it resumes after we are uninstalled
+            ours = resources.copied(ours, Path(import_module("ultralytics.utils").SETTINGS["datasets_dir"]))
         return original(str(ours) if ours else file, *args, **kwargs)
 
     undo.append(_replace(original, check_file, "check_file"))

@@ -1,10 +1,21 @@
-"""Finds the YAML files that ship with the package: in the wheel, or at the top of a source checkout."""
+"""Finds the YAML files that ship with the package, and tells early which models and data sets are nowhere."""
 
 from __future__ import annotations
 
+import json
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.options import items
+
 _PACKAGE = Path(__file__).resolve().parent
+FIRST_COMMAND = "yolo train cfg=quickstart"
+"""What to try first, in every place that says so: it ends in minutes on two cores, and nothing is downloaded."""
+COPIES = "yolo-musgd-datasets"
+"""Folder below Ultralytics' folder of data sets that holds the shipped YAMLs."""
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -49,3 +60,86 @@ def find(file: str) -> Path | None:
     except (OSError, ValueError):  # no such folder; no name that the system takes
         return None
     return next((c for c in candidates if c.is_file()), None)
+
+
+def install(extra: str) -> str:
+    """The command that brings an extra, from where this package came: a clone, a wheel's file, or by its name."""
+    from importlib import metadata
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    name = "yolo-musgd"
+    try:
+        origin = json.loads(metadata.distribution(name).read_text("direct_url.json") or "{}")
+        path = Path(url2pathname(urlsplit(origin.get("url", "")).path)) if origin else None
+        if path is not None and path.exists():
+            editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+            return f"pip install {editable}'{path}[{extra}]'"
+    except (metadata.PackageNotFoundError, ValueError, OSError):  # a copied package
+        pass
+    return f"pip install '{name}[{extra}]'"
+
+
+def copied(file: Path, datasets: Path) -> Path:
+    """A copy of a shipped data-set YAML beside the images that it names, so that it stays when the package goes.
+
+    Args:
+        file: the shipped YAML.
+        datasets: Ultralytics' folder of data sets.
+
+    Returns:
+        the copy, brought up to date; ``file`` itself where nothing can be written.
+    """
+    copy = datasets / COPIES / file.name
+    try:
+        text = file.read_text(encoding="utf-8")
+        if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(str(copy), text)
+    except (OSError, UserError):
+        return file
+    return copy
+
+
+_PUBLISHED = re.compile(r"(yolo|rtdetr|sam|mobile_sam|fastsam|damo)", re.IGNORECASE)  # what Ultralytics fetches
+
+
+def check_file(kind: str, key: str, value: str) -> None:
+    """Refuse a model or a data set that is nowhere, before torch is loaded for it.
+
+    What may be known to Ultralytics only (weights to download, an address, a model's YAML) is left to it.
+
+    Args:
+        kind: ``checkpoint`` must be there, ``model`` may be published weights; ``data``; ``models``, ``datasets``:
+            lists of these, which a protocol may write as YAML.
+        key: of the argument, for the message.
+        value: what was given.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if kind in ("models", "datasets"):
+        for entry in [] if "{" in value or len(value) > 4000 else items(value):
+            check_file("model" if kind == "models" else "data", key, entry)
+        return
+    path = Path(value)
+    try:
+        if "://" in value or path.exists():
+            return
+    except (OSError, ValueError):
+        return  # no name that the system takes: whoever opens it says why
+    if kind == "data":
+        shipped = find(value) or (path.name == value and _of_ultralytics(value))
+        if path.suffix.lower() in SUFFIXES and not shipped:
+            raise UserError(f"{key}={value} cannot be read: {value!r} does not exist")
+    elif kind == "checkpoint":
+        raise UserError(f"{key}={value} does not exist; give the best.pt of a training run")
+    elif path.suffix == ".pt" and (path.name != value or not _PUBLISHED.match(value)):
+        raise UserError(f"{key}={value} does not exist")
+
+
+def _of_ultralytics(file: str) -> bool:
+    """Whether a YAML of this name lies in the installed Ultralytics, which finds it so; nothing is imported."""
+    spec = find_spec("ultralytics")
+    home = Path(spec.origin).parent if spec and spec.origin else None
+    return home is None or (home.parent / file).exists() or any(True for _ in home.rglob(file))

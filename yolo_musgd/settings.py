@@ -11,10 +11,11 @@ import os
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.files import check_name, numbered_folder
+from yolo_musgd.edge.files import check_name, numbered_folder, results_folder
 from yolo_musgd.edge.options import nearest
 
 S = TypeVar("S", bound="Settings")
@@ -33,6 +34,8 @@ def setting(
     high: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    required: str | None = None,
+    file: str | None = None,
 ) -> Any:
     """A dataclass field with its documentation and range.
 
@@ -44,9 +47,24 @@ def setting(
         high: largest allowed number.
         below: exclusive upper bound.
         choices: allowed strings, in lower case.
+        required: an example value, for a setting without which the command cannot work.
+        file: what kind of file it names, which is looked for before the work: see `yolo_musgd.resources.check_file`.
     """
-    meta = {"help": help, "kind": kind or type(default), "low": low, "high": high, "below": below, "choices": choices}
+    meta = {
+        "help": help, "kind": kind or type(default), "low": low, "high": high, "below": below, "choices": choices,
+        "required": required, "file": file,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=meta)
+
+
+def save_dir() -> Any:
+    """The field ``save_dir`` of a command's settings, as Ultralytics has it."""
+    return setting(None, "the results' folder itself, instead of project/name", kind=str)
+
+
+def exist_ok(what: str = "write into") -> Any:
+    """The field ``exist_ok`` of a command's settings, as Ultralytics has it."""
+    return setting(False, f"{what} a folder that is there already")
 
 
 def _range_text(meta: Mapping[str, Any]) -> str:
@@ -131,6 +149,34 @@ class Settings:
     def _hint(cls, name: str) -> str:
         guess = cls.renamed.get(name) or nearest(name, cls.names())
         return f"; did you mean {guess}?" if guess else ""
+
+    @classmethod
+    def read(cls: type[S], args: Mapping[str, str]) -> S:
+        """Settings from a command's words and from the recipe that they name, where the command takes one."""
+        return parse(cls, args)
+
+    def check_files(self) -> None:
+        """Refuse models and data sets that are nowhere, which needs neither torch nor ultralytics.
+
+        Raises:
+            UserError: see `yolo_musgd.resources.check_file`.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata["file"] and value:
+                resources.check_file(field.metadata["file"], field.name, value)
+
+    def require(self, name: str, more: str = "") -> str:
+        """The value of a setting without which the command cannot work.
+
+        Raises:
+            SettingsError: it was not given.
+        """
+        value = getattr(self, name)
+        if value is None:
+            example = next(f.metadata["required"] for f in dataclasses.fields(self) if f.name == name)
+            raise SettingsError(f"{name}= is required, for example {name}={example}{more}")
+        return str(value)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -275,12 +321,13 @@ def _convert(name: str, text: str, kind: type, default: Any) -> Any:
     return text
 
 
-def check_parent(project: str, name: str | None = None) -> None:
+def check_parent(project: str, name: str | None = None, word: str = "project") -> None:
     """Refuse a place for results that cannot be one, before the work whose results it is to hold.
 
     Args:
         project: the parent folder.
         name: of the folder in it; None where it is not chosen by the user.
+        word: the setting that said so, for the message.
 
     Raises:
         UserError: a file is in the parent's place or in its path, its folder may not be written, it is no path, or the
@@ -299,7 +346,44 @@ def check_parent(project: str, name: str | None = None) -> None:
     except (OSError, ValueError) as error:  # too long, or with a NUL in it
         problem = getattr(error, "strerror", None) or str(error)
     if problem:
-        raise UserError(f"project={project[:200]} cannot hold results: {problem}; choose another project=")
+        raise UserError(f"{word}={project[:200]} cannot hold results: {problem}; choose another {word}=")
+
+
+class Place(Protocol):
+    """Settings that say where results go."""
+
+    @property
+    def project(self) -> str:
+        """Parent folder."""
+
+    @property
+    def name(self) -> str:
+        """Of the folder in it."""
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder itself."""
+
+    @property
+    def exist_ok(self) -> bool:
+        """Whether it may be there already."""
+
+
+def check_place(settings: Place) -> None:
+    """Refuse a place for results that cannot be one, before the work; see `check_parent`."""
+    check_name(settings.name)
+    if settings.save_dir is None:
+        check_parent(settings.project)
+        return
+    folder = Path(settings.save_dir)
+    check_parent(settings.save_dir, word="save_dir")
+    if not settings.exist_ok and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"save_dir={folder}: something is in it; add exist_ok=True, or give another")
+
+
+def make_place(settings: Place) -> Path:
+    """The folder for results, made; see `yolo_musgd.edge.files.results_folder`."""
+    return Path(results_folder(settings.project, settings.name, settings.save_dir or "", settings.exist_ok))
 
 
 def new_folder(project: str, name: str) -> Path:

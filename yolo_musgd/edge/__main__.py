@@ -58,7 +58,8 @@ def main(args: Optional[List[str]] = None) -> int:
             raise UserError("unknown command {!r}; {}".format(words[0], hint))
         module, function, _ = COMMANDS[words[0]]
         run = getattr(importlib.import_module("." + module, __package__), function)
-        return int(run(words[1:]))
+        found = run(words[1:])
+        return int(found if isinstance(found, int) else found.show())
     except UserError as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_BAD_INPUT

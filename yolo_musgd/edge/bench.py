@@ -15,6 +15,7 @@ from .errors import EXIT_DONE, EXIT_INTERRUPTED, SensorError, UserError
 from .files import Folder
 from .pictures import library
 from .power import sampler, system
+from .result import Result
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
@@ -45,6 +46,7 @@ BENCH_OPTIONS.update(
         "label": ("", options.text, "name of this board in comparisons"),
     }
 )
+BENCH_OPTIONS.update(options.PLACE)
 
 
 def root() -> str:
@@ -199,8 +201,12 @@ def on_terminate(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(args: List[str]) -> int:
-    """Run ``bench model= ...``: writes bench.json, .md and .png; Ctrl-C writes what there is, marked partial."""
+def main(args: List[str]) -> Result:
+    """Run ``bench model= ...``: writes bench.json, .md and .png; Ctrl-C writes what there is, marked partial.
+
+    Raises:
+        UserError: A model, source, sensor or runtime that cannot be used.
+    """
     chosen = options.parse_args(args, BENCH_OPTIONS, "bench")
     require(chosen.model, "model", "bench")
     if chosen.source is None:
@@ -210,11 +216,12 @@ def main(args: List[str]) -> int:
     artifact = open_artifact(chosen.model, chosen.imgsz)
     source = kinds.open_source(chosen.source, artifact.imgsz, chosen=chosen)
     try:
-        with Folder("bench", chosen.project, chosen.name) as folder:
-            complete = _bench(Bench(chosen, artifact, source), folder)
+        with Folder("bench", *options.place(chosen)) as folder:
+            bench = Bench(chosen, artifact, source)
+            complete = _bench(bench, folder)
     finally:
         source.close()
-    return EXIT_DONE if complete else EXIT_INTERRUPTED
+    return report.result(folder, bench.content, EXIT_DONE if complete else EXIT_INTERRUPTED)
 
 
 def _bench(bench: Bench, folder: Folder) -> bool:

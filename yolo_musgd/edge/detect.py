@@ -9,10 +9,11 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 import numpy as np
 
 from . import options
-from .errors import EXIT_DONE, UserError
+from .errors import UserError
 from .files import Folder
 from .pictures import boxes, draw, images, library
 from .pictures.letterbox import Letterbox, to_image
+from .result import Result
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
 from .runtimes.open import NAMES, open_runtime
@@ -79,7 +80,7 @@ def as_records(detections: np.ndarray, names: Dict[int, str]) -> List[Dict[str, 
 
 
 MODEL_OPTIONS = {
-    "model": ("", options.text, "model file, exported folder or artifact folder"),
+    "model": (options.REQUIRED, options.text, "model file, exported folder or artifact folder"),
     "runtime": (
         None,
         options.optional(options.one_of(*NAMES)),
@@ -90,14 +91,12 @@ MODEL_OPTIONS = {
     "precision": (None, options.optional(options.one_of("fp32", "fp16", "int8")), "of a TensorRT build"),
     "iou": (0.7, options.number(0.0, 1.0), "NMS threshold"),
     "max_det": (300, options.number(1, 30000, int), "most detections an image"),
-    "project": ("", options.text, "results go to project/name"),
-    "name": ("", options.folder_name, "folder name, counted up when taken"),
 }  # type: options.Spec
 
 DETECT_OPTIONS = dict(MODEL_OPTIONS)
 DETECT_OPTIONS.update(
     {
-        "source": ("", options.text, kinds.KINDS),
+        "source": (options.REQUIRED, options.text, kinds.KINDS),
         **kinds.SOURCE_OPTIONS,
         "watch": (False, options.flag, "go on with the images that appear in the folder later"),
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
@@ -106,6 +105,7 @@ DETECT_OPTIONS.update(
         "save": (True, options.flag, "write annotated pictures beside the JSON"),
     }
 )
+DETECT_OPTIONS.update(options.PLACE)
 
 
 def require(value: str, key: str, command: str) -> str:
@@ -184,8 +184,12 @@ def _frames(source: Optional[Source], chosen: Any, channels: int, left_out: List
     return itertools.islice(source, chosen.n)
 
 
-def main(args: List[str]) -> int:
-    """Run ``detect model= source=``: annotated pictures and detections.json in the results folder."""
+def main(args: List[str]) -> Result:
+    """Run ``detect model= source=``: annotated pictures and detections.json in the results folder.
+
+    Raises:
+        UserError: A model, images or a runtime that cannot be used, or not one frame came.
+    """
     chosen = options.parse_args(args, DETECT_OPTIONS, "detect")
     require(chosen.source, "source", "detect")
     library.require()
@@ -198,11 +202,36 @@ def main(args: List[str]) -> int:
             source.close()
 
 
-def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> int:
+class Tally:
+    """What was seen so far, of frames that may never end."""
+
+    def __init__(self) -> None:
+        self.frames, self.ms = 0, 0.0
+        self.counts: Dict[str, int] = {}
+
+    def add(self, record: Dict[str, Any]) -> None:
+        """Count a record."""
+        self.frames += 1
+        self.ms += sum(record["ms"].values())
+        for found in record["detections"]:
+            self.counts[found["name"]] = self.counts.get(found["name"], 0) + 1
+
+    def result(self, folder: str, path: str, model: str) -> Result:
+        """Say how many objects there were, on how many images, and how long an image took."""
+        total, ms = sum(self.counts.values()), self.ms / self.frames
+        common = sorted(self.counts.items(), key=lambda item: -item[1])[:3]
+        most = " (most: {})".format(", ".join("{} {}".format(n, name) for name, n in common)) if common else ""
+        said = "{} objects on {} images{}, {:.1f} ms an image".format(total, self.frames, most, ms)
+        figures = {"images": self.frames, "objects": total, "classes": self.counts, "ms_mean": round(ms, 3)}
+        return Result("detect", said, folder, {"detections": path}, figures, "yolo-musgd bench model={}".format(model))
+
+
+def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> Result:
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     detector = Detector(artifact, runtime, chosen.conf, chosen.iou, chosen.max_det)
     left_out: List[str] = getattr(source, "left_out", [])
-    with Folder("detect", chosen.project, chosen.name) as folder:
+    tally = Tally()
+    with Folder("detect", *options.place(chosen)) as folder:
         written = Written(folder, _report(artifact, runtime, chosen))
         try:
             for name, image in _frames(source, chosen, artifact.channels, left_out):
@@ -213,15 +242,14 @@ def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> int:
                     images.write_image(path, draw.draw(images.to_colour(image), found, artifact.names))
                     record["picture"] = os.path.basename(path)
                 written.add(record)
+                tally.add(record)
                 print("{}: {}".format(name, in_words(found, artifact.names)))
         finally:  # Ctrl-C keeps what was detected so far
             runtime.close()
             path = written.close({"left_out": left_out, "source": source.info() if source else None})
-            if path:
-                print("{} images -> {}".format(written.count, path))
     if not path:
         raise UserError("source={}: not one frame came".format(chosen.source))
-    return EXIT_DONE
+    return tally.result(folder.path, path, chosen.model)
 
 
 def _record(name: str, image: np.ndarray, found: np.ndarray, detector: Detector) -> Dict[str, Any]:

@@ -19,10 +19,12 @@ from .files import Folder
 from .labels import label_path, list_images, read_pair
 from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
+from .result import Result
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
 from .stats import rounded
+from .text import one_line
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU, COCO's ten
 SHOWN = 5  # images left out that are named while it runs; the report names all
@@ -70,10 +72,11 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
     return float((sampled[:-1] + sampled[1:]).sum() / 200.0)
 
 
-def mean_ap(
-    right: np.ndarray, scores: np.ndarray, predicted: np.ndarray, actual: np.ndarray
-) -> Tuple[float, float, Dict[int, float]]:
-    """Average precision over classes that occur in the labels.
+def mean_ap(right: np.ndarray, scores: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> List[Dict[str, Any]]:
+    """Average precision, precision and recall of the classes that occur in the labels.
+
+    Precision and recall are at IoU 0.5, at the one score that is best for the mean F1 of the classes (smoothed over a
+    tenth of the scores), as Ultralytics prints them.
 
     Args:
         right: bool (n, 10), see match.
@@ -82,23 +85,41 @@ def mean_ap(
         actual: Class of every label, (m,).
 
     Returns:
-        mAP50-95, mAP50 and the AP50-95 of each class; all in [0, 1].
+        ``class, precision, recall, map50, map50_95`` of each class in rising order; all figures in [0, 1].
     """
     order = np.argsort(-scores, kind="stable")
-    right, predicted = right[order], predicted[order]
-    table: Dict[int, List[float]] = {}
+    right, predicted, scores = right[order], predicted[order], scores[order]
+    rows, curves = [], []
     for index in np.unique(actual):
-        hits = right[predicted == index].astype(np.float64).cumsum(axis=0)
-        total = int((actual == index).sum())
-        if not len(hits):
-            table[int(index)] = [0.0] * len(THRESHOLDS)
-            continue
-        rank = np.arange(1, len(hits) + 1)
-        table[int(index)] = [average_precision(hits[:, k] / total, hits[:, k] / rank) for k in range(len(THRESHOLDS))]
-    if not table:
-        return 0.0, 0.0, {}
-    values = np.array(list(table.values()))
-    return float(values.mean()), float(values[:, 0].mean()), {key: float(np.mean(row)) for key, row in table.items()}
+        mine = predicted == index
+        hits = right[mine].astype(np.float64).cumsum(axis=0)
+        recall = hits / int((actual == index).sum())
+        precision = hits / np.arange(1, len(hits) + 1)[:, None]
+        values = [average_precision(r, p) for r, p in zip(recall.T, precision.T)] if len(hits) else [0.0]
+        rows.append({"class": int(index), "map50": values[0], "map50_95": float(np.mean(values))})
+        curves.append(_by_score(recall[:, 0], precision[:, 0], scores[mine]))
+    if rows:
+        both = np.array(curves)  # class, (recall, precision), score
+        f1 = 2 * both.prod(axis=1) / np.maximum(both.sum(axis=1), 1e-16)
+        best = _smoothed(f1.mean(axis=0)).argmax()
+        for row, (recall_at, precision_at) in zip(rows, both[:, :, best]):
+            row.update(precision=float(precision_at), recall=float(recall_at))
+    return rows
+
+
+def _by_score(recall: np.ndarray, precision: np.ndarray, scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Recall and precision at 1000 lowest scores from 0 to 1; ``scores`` (n,) fall."""
+    lowest = np.linspace(0, 1, 1000)
+    if not len(scores):
+        return np.zeros(1000), np.zeros(1000)
+    return np.interp(-lowest, -scores, recall, left=0), np.interp(-lowest, -scores, precision, left=1)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a tenth of the values, the ends held."""
+    window = round(len(values) * 0.2) // 2 + 1
+    padded = np.pad(values, window // 2, mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid")
 
 
 class Evaluator:
@@ -126,23 +147,37 @@ class Evaluator:
         self._actual.append(targets[:, 0])
 
     def result(self, names: Dict[int, str]) -> Dict[str, Any]:
-        """Return ``map50_95, map50, images, labels, classes`` so far."""
+        """Return the figures so far.
+
+        Returns:
+            ``precision, recall, map50, map50_95`` (means over the classes that have labels), ``images, labels``,
+            ``classes`` (name -> mAP50-95) and ``per_class``, a list of all of these for each class.
+        """
+        empty = dict.fromkeys(("precision", "recall", "map50", "map50_95"))
         if not self.images:
-            return {"map50_95": None, "map50": None, "images": 0, "labels": 0, "classes": {}}
+            return dict(empty, images=0, labels=0, classes={}, per_class=[])
         found = np.concatenate(self._found)
-        whole, half, classes = mean_ap(
-            np.concatenate(self._right), found[:, 0], found[:, 1], np.concatenate(self._actual)
-        )
-        named = {names.get(key, str(key)): value for key, value in classes.items()}
-        out = {"map50_95": whole, "map50": half, "images": self.images, "labels": self.labels, "classes": named}
-        rounded_out: Dict[str, Any] = rounded(out, 5)
+        actual = np.concatenate(self._actual)
+        rows = mean_ap(np.concatenate(self._right), found[:, 0], found[:, 1], actual)
+        for row in rows:
+            key = row["class"]
+            row["name"] = names.get(key, str(key))
+            row["images"] = sum(bool((classes == key).any()) for classes in self._actual)
+            row["labels"] = int((actual == key).sum())
+        out: Dict[str, Any] = {key: float(np.mean([row[key] for row in rows])) if rows else 0.0 for key in empty}
+        out.update(images=self.images, labels=self.labels, classes={row["name"]: row["map50_95"] for row in rows})
+        rounded_out: Dict[str, Any] = rounded(dict(out, per_class=rows), 5)
         return rounded_out
 
 
 VAL_OPTIONS = dict(MODEL_OPTIONS)
 VAL_OPTIONS.update(
     {
-        "source": ("", options.text, "COCO file, or folder of images with YOLO labels (images/val -> labels/val)"),
+        "source": (
+            options.REQUIRED,
+            options.text,
+            "COCO file, or folder of images with YOLO labels (images/val -> labels/val)",
+        ),
         "labels": ("", options.text, "folder of the label files, where they are elsewhere"),
         "images": ("", options.text, "folder of a COCO file's images, where they are elsewhere"),
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
@@ -150,6 +185,7 @@ VAL_OPTIONS.update(
         "n": (None, options.optional(options.number(1, 1e9, int)), "only the first images"),
     }
 )
+VAL_OPTIONS.update(options.PLACE)
 
 
 def judge(
@@ -233,8 +269,8 @@ def _evaluate(
         raise UserError("none of {} images can be judged: {}".format(len(labelled), evaluator.left_out[0]))
 
 
-def main(args: List[str]) -> int:
-    """Run ``val model= source=``: prints mAP and writes val.json; Ctrl-C gives the mAP of the images so far.
+def main(args: List[str]) -> Result:
+    """Run ``val model= source=``: prints a table, writes val.json; Ctrl-C gives the figures of the images so far.
 
     Raises:
         UserError: Bad input; or more than a tenth of the images cannot be used, of which val.json names each.
@@ -246,7 +282,7 @@ def main(args: List[str]) -> int:
     labelled = _list_labelled(chosen, artifact.names)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     evaluator, partial = Evaluator(), False
-    with Folder("val", chosen.project, chosen.name) as folder:
+    with Folder("val", *options.place(chosen)) as folder:
         try:
             _evaluate(labelled, chosen, artifact, runtime, evaluator)
         except KeyboardInterrupt:
@@ -256,16 +292,30 @@ def main(args: List[str]) -> int:
         content = _report(chosen, artifact, runtime, evaluator, partial)
         path = folder.write_text("val.json", json.dumps(content, indent=1))
     result, left_out = content["result"], len(evaluator.left_out)
-    print(
+    print(as_table(result))
+    said = (
         "mAP50-95 {map50_95}  mAP50 {map50}  on {images} images, {labels} labels".format(**result)
         + (", {} images left out".format(left_out) if left_out else "")
         + (", partial" if partial else "")
-        + " -> {}".format(path)
     )
-    if partial:
-        return EXIT_INTERRUPTED
-    images.tolerate(evaluator.left_out, len(labelled))
-    return EXIT_DONE
+    if not partial:
+        images.tolerate(evaluator.left_out, len(labelled))
+    following = "yolo-musgd bench model={}".format(chosen.model)
+    code = EXIT_INTERRUPTED if partial else EXIT_DONE
+    return Result("val", said, folder.path, {"val": path}, result, following, code)
+
+
+def as_table(result: Dict[str, Any]) -> str:
+    """Return precision, recall and mAP as Ultralytics prints them: of all classes, then of each."""
+    width = max([len(one_line(row["name"])) for row in result["per_class"]] + [5])
+    line = "{:>{}}" + "{:>11}" * 6
+    lines = [line.format("Class", width, "Images", "Instances", "P", "R", "mAP50", "mAP50-95")]
+    each = result["per_class"] if len(result["per_class"]) > 1 else []
+    for row in [dict(result, name="all")] + each:
+        figures = [row[key] for key in ("precision", "recall", "map50", "map50_95")]
+        shown = ["-" if value is None else "{:.3g}".format(value) for value in figures]
+        lines.append(line.format(one_line(row["name"]), width, row["images"], row["labels"], *shown))
+    return "\n".join(lines)
 
 
 def _report(chosen: Any, artifact: Artifact, runtime: Runtime, evaluator: Evaluator, partial: bool) -> Dict[str, Any]:

@@ -51,6 +51,35 @@ def numbered_folder(parent: str, name: str) -> str:
         raise UserError("cannot make the results folder {!r}: {}; give project=".format(path, reason))
 
 
+def results_folder(project: str, name: str, save_dir: str = "", exist_ok: bool = False) -> str:
+    """Make the folder for results that ``project``, ``name``, ``save_dir`` and ``exist_ok`` of Ultralytics stand for.
+
+    Args:
+        project: Parent folder.
+        name: Of the folder in it, counted up while it is taken.
+        save_dir: The folder itself, in place of both.
+        exist_ok: Take a folder that is there already.
+
+    Raises:
+        UserError: A bad name, a folder that cannot be made, or ``save_dir`` with something in it and no ``exist_ok``.
+    """
+    if not save_dir and not exist_ok:
+        return numbered_folder(project, name)
+    if not save_dir:
+        check_name(name)
+    path = save_dir or os.path.join(project, name)
+    try:
+        os.makedirs(path, exist_ok=True)
+        if not exist_ok and os.listdir(path):
+            raise UserError("save_dir={}: something is in it; add exist_ok=True to write beside it".format(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError("cannot make the results folder {!r}: {}; give another".format(path, reason))
+    return path
+
+
 class Folder:
     """A new folder ``project/name``, counted up (bench, bench2, ...) while the name is taken.
 
@@ -60,13 +89,17 @@ class Folder:
         command: The default of both: ``runs/<command>/<command>``.
         project: Parent folder, made when absent.
         name: Name of the folder.
+        save_dir: See results_folder.
+        exist_ok: See results_folder.
 
     Raises:
         UserError: It cannot be made or written to; found before anything is measured.
     """
 
-    def __init__(self, command: str, project: str = "", name: str = "") -> None:
-        self.path = numbered_folder(project or os.path.join("runs", command), name or command)
+    def __init__(
+        self, command: str, project: str = "", name: str = "", save_dir: str = "", exist_ok: bool = False
+    ) -> None:
+        self.path = results_folder(project or os.path.join("runs", command), name or command, save_dir, exist_ok)
 
     def __enter__(self) -> "Folder":
         return self

@@ -9,6 +9,7 @@ from .bench import root
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from .files import Folder
 from .power import sampler, system
+from .result import Result
 from .stats import rounded
 
 IDLE_OPTIONS = {
@@ -20,7 +21,7 @@ IDLE_OPTIONS = {
 }  # type: options.Spec
 
 
-def main(args: List[str]) -> int:
+def main(args: List[str]) -> Result:
     """Run ``idle seconds=10 power=auto``: prints watts and temperatures; an error without a sensor."""
     chosen = options.parse_args(args, IDLE_OPTIONS, "idle", None)
     choice = sampler.choose(chosen.power, root())
@@ -54,7 +55,11 @@ def main(args: List[str]) -> int:
         content["lost"] = watts.lost
     text = json.dumps(rounded(content, 5), indent=1)
     print(text)
+    files = {}
     if chosen.project:
         with Folder("idle", chosen.project, chosen.name) as folder:
-            print("-> {}".format(folder.write_text("idle.json", text)))
-    return EXIT_INTERRUPTED if partial else EXIT_DONE
+            files["idle"] = folder.write_text("idle.json", text)
+    mean = result["mean_w"]
+    said = "{} doing nothing, over {:.0f} s".format("not measured" if mean is None else "%.2f W" % mean, end - begin)
+    code = EXIT_INTERRUPTED if partial else EXIT_DONE
+    return Result("idle", said, files=files, figures={"mean_w": mean, "seconds": end - begin}, code=code)

@@ -8,6 +8,13 @@ from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tu
 from .errors import UserError
 from .files import check_name
 
+
+class Required(str):
+    """The default of an option that has none."""
+
+
+REQUIRED = Required()
+
 Parser = Callable[[str], Any]
 Spec = Dict[str, Tuple[Any, Parser, str]]  # key -> (default, parser, one line of help)
 
@@ -123,6 +130,7 @@ def number(low: float, high: float, kind: Callable[[str], Any] = float) -> Parse
             raise ValueError("must be in [{:g}, {:g}]".format(low, high))
         return parsed
 
+    parse.kind = kind.__name__  # type: ignore[attr-defined]
     return parse
 
 
@@ -139,6 +147,20 @@ def integers(value: str) -> List[int]:
     return parsed
 
 
+PLACE = {
+    "project": ("", text, "results go to project/name; by default runs/<command>"),
+    "name": ("", folder_name, "folder name, counted up when taken; by default the command's"),
+    "save_dir": ("", text, "the results' folder itself, instead of project/name"),
+    "exist_ok": (False, flag, "write into a folder that is there already"),
+}  # type: Spec
+"""Where results go; the words are Ultralytics'."""
+
+
+def place(chosen: SimpleNamespace) -> Tuple[str, str, str, bool]:
+    """Return what was chosen of ``PLACE``, in order."""
+    return chosen.project, chosen.name, chosen.save_dir, chosen.exist_ok
+
+
 def one_of(*choices: str) -> Parser:
     """Build a parser that accepts one of the given words."""
 
@@ -150,6 +172,7 @@ def one_of(*choices: str) -> Parser:
             raise ValueError("must be one of {}{}".format(", ".join(choices), hint))
         return lowered
 
+    parse.choices = choices  # type: ignore[attr-defined]
     return parse
 
 
@@ -159,7 +182,26 @@ def optional(parser: Parser) -> Parser:
     def parse(value: str) -> Any:
         return None if value.lower() in ("none", "auto", "") else parser(value)
 
+    parse.choices = choices_of(parser)  # type: ignore[attr-defined]
+    parse.kind = kind_of(parser) + " | None"  # type: ignore[attr-defined]
     return parse
+
+
+def choices_of(parser: Parser) -> Tuple[str, ...]:
+    """Return the words that a parser takes; empty where they cannot be listed."""
+    if parser is flag:
+        return ("True", "False")
+    found: Tuple[str, ...] = getattr(parser, "choices", ())
+    return found
+
+
+def kind_of(parser: Parser) -> str:
+    """Return the type that a parser's values have in Python, as an annotation."""
+    if parser is integers:
+        return "int | Sequence[int]"
+    words = choices_of(parser)
+    literal = "Literal[{}]".format(", ".join('"{}"'.format(word) for word in words))
+    return "bool" if parser is flag else literal if words else getattr(parser, "kind", "Words")
 
 
 def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[str] = "model") -> SimpleNamespace:
@@ -188,10 +230,19 @@ def parse_args(args: List[str], spec: Spec, command: str, positional: Optional[s
 
 
 def describe(spec: Spec) -> str:
-    """Return one aligned line of help per key, with its default."""
-    width = max(len(key) for key in spec) + 1
-    lines = []
-    for key, (default, _, line) in spec.items():
-        shown = "" if default is None or default == "" else "  [{}]".format(default)
-        lines.append("  {:<{}} {}{}".format(key + "=", width, line, shown))
-    return "\n".join(lines)
+    """Return one aligned line of help per key: its default, and what it means."""
+    return help_table([(key, default, line) for key, (default, _, line) in spec.items()])
+
+
+def help_table(rows: List[Tuple[str, Any, str]]) -> str:
+    """Return aligned lines of help.
+
+    Args:
+        rows: Key, default and meaning of each argument; a default of None or ``""`` is explained by the meaning.
+    """
+    shown = [
+        (key + "=", "required" if isinstance(default, Required) else "" if default is None else str(default), line)
+        for key, default, line in rows
+    ]
+    keys, defaults = (max([len(row[k]) for row in shown] or [0]) for k in (0, 1))
+    return "\n".join("  {:<{}}  {:<{}}  {}".format(key, keys, value, defaults, line) for key, value, line in shown)

@@ -38,6 +38,7 @@ from . import __version__
 from .files import Folder
 from .pictures import library
 from .plot import plot_bench
+from .result import Result
 from .runtimes.artifact import Artifact
 from .stats import rounded
 from .text import markdown_table
@@ -242,12 +243,43 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
         UserError: The disk is full; the report is printed all the same, so that it is not lost.
     """
     content = rounded(content, 5)
-    text, drawn = markdown(content), False
+    text = markdown(content)
     try:
         folder.write_text("bench.json", json.dumps(content))
         folder.write_text("bench.md", text)
         if with_picture:
-            drawn = plot_bench(content, folder.join("bench.png"))
+            plot_bench(content, folder.join("bench.png"))
     finally:
         print(text)
-    print("-> {} (bench.json, bench.md{})".format(folder.path, ", bench.png" if drawn else ""))
+
+
+def result(folder: Folder, content: Dict[str, Any], code: int) -> Result:
+    """Say what a benchmark found: the fastest of its settings."""
+    files = {name: folder.join(name) for name in ("bench.json", "bench.md", "bench.png")}
+    files = {name: path for name, path in files.items() if os.path.exists(path)}
+    runs = content["runs"]
+    if not runs:
+        return Result("bench", "cut short before a setting was measured", folder.path, files, code=code)
+    best = max(runs, key=lambda run: run["fps"]["end_to_end"] or run["fps"]["inference_only"] or 0.0)
+    step = best["latency_ms"]["total"] or best["latency_ms"]["infer"]
+    figures = {
+        "runtime": best["runtime"]["name"],
+        "threads": best["runtime"]["threads"],
+        "fps": best["fps"]["end_to_end"] or best["fps"]["inference_only"],
+        "latency_ms_p50": step["p50"],
+        "latency_ms_p99": step["p99"],
+        "power_w": best["power"]["mean_w"],
+        "energy_j_per_frame": best["power"]["gross_j_per_frame"],
+        "throttled": best["throttled"],
+    }
+    said = "{}{:.1f} frames a second on {}, {:.2f} ms at the median and {:.2f} ms at p99, {}{}".format(
+        "cut short: " if content["partial"] else "",
+        figures["fps"] or 0.0,
+        content["board"]["board"] or "this machine",
+        step["p50"],
+        step["p99"],
+        "no power sensor" if figures["power_w"] is None else "{:.2f} W".format(figures["power_w"]),
+        ", throttled" if best["throttled"] else "",
+    )
+    following = "yolo-musgd compare-bench {} <another bench.json>".format(folder.join("bench.json"))
+    return Result("bench", said, folder.path, files, rounded(figures, 5), following, code)

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from yolo_musgd import edge
 from yolo_musgd.edge import options
-from yolo_musgd.edge.errors import EXIT_DONE, UserError
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import check_name
 from yolo_musgd.edge.pictures.images import list_images, synthetic_frame, write_image
+from yolo_musgd.edge.result import Result
 from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
 from yolo_musgd.export.bundle_model import check_target, copy_model, run_once
 from yolo_musgd.export.bundle_val import ANNOTATIONS, check_val, copy_val
@@ -33,13 +34,15 @@ EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, 
 
 
 OPTIONS: options.Spec = {
-    "model": ("", options.text, "artifact folder, exported folder or .onnx file"),
+    "model": (options.REQUIRED, options.text, "artifact folder, exported folder or .onnx file"),
     "target": ("x86", options.one_of(*NAMES), "board: " + ", ".join(NAMES)),
     "samples": ("", options.text, "folder of sample images (at most 16 are taken)"),
     "val": ("", options.text, "COCO file (export's val.json) to judge the model with on the board"),
     "val_images": (64, options.number(1, 1e6, int), "most of its images that are taken along"),
     "project": ("runs/bundle", options.text, "the bundle goes to project/name"),
-    "name": ("", options.text, "its name; default: edge-<target>"),
+    "name": ("", options.text, "its name; by default edge-<target>"),
+    "save_dir": options.PLACE["save_dir"],
+    "exist_ok": (False, options.flag, "replace a bundle that is there already"),
     "archive": (True, options.flag, "make name.tar.gz beside the folder"),
     "probe": (True, options.flag, "run the model once before it is packed"),
     "imgsz": (None, options.optional(options.number(32, 4096, int)), "input side, for a model that does not say"),
@@ -257,19 +260,36 @@ def _place(archive: Path, path: Path) -> None:
     archive.replace(path)
 
 
-def main(args: list[str]) -> int:
-    """Run ``bundle model= target=``; 0 done, 2 bad input."""
+def main(args: list[str]) -> Result:
+    """Run ``bundle model= target=``.
+
+    Raises:
+        UserError: see `make_bundle`.
+    """
     chosen = options.parse_args(args, OPTIONS, "bundle")
     if not chosen.model:
         raise UserError("bundle: model= is required, for example model=best.onnx")
-    check_parent(chosen.project)
     name = chosen.name or f"edge-{chosen.target}"
     check_name(name)
-    folder = Path(chosen.project) / name
+    folder = Path(chosen.save_dir) if chosen.save_dir else Path(chosen.project) / name
+    check_parent(str(folder.parent), word="save_dir" if chosen.save_dir else "project")
+    if chosen.exist_ok and folder.is_dir() and (folder / "edge.pyz").is_file():
+        shutil.rmtree(folder)
+        folder.with_name(f"{folder.name}.tar.gz").unlink(missing_ok=True)
     asked = {key: getattr(chosen, key) for key in ("archive", "probe", "val", "val_images")}
     for warning in make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz, **asked):
         print(f"note: {warning}", file=sys.stderr)
+    made = folder.with_name(f"{folder.name}.tar.gz") if chosen.archive else folder
+    megabytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+    board = load_target(chosen.target)
     print(f"-> {folder}")
     if chosen.archive:
-        print(f"-> {folder}.tar.gz")
-    return EXIT_DONE
+        print(f"-> {made}")
+    return Result(
+        "bundle",
+        f"all that {board.title} needs, {megabytes:.1f} MB unpacked: model, edge.pyz, run.sh, README.md",
+        str(folder),
+        {"bundle": str(made)},
+        {"target": chosen.target, "size_mb": round(megabytes, 3)},
+        f"scp -r {made} <the board>:, and there: sh run.sh (README.md has the set-up)",
+    )

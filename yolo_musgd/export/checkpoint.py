@@ -13,6 +13,7 @@ from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 from yolo_musgd.host import silent_host
+from yolo_musgd.resources import install
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,4 +176,4 @@ def require(modules: tuple[str, ...], extra: str = "export") -> None:
 
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise UserError(f"{', '.join(missing)} is not installed: pip install 'yolo-musgd[{extra}]'")
+        raise UserError(f"{', '.join(missing)} is not installed: {install(extra)}")

@@ -9,10 +9,12 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from yolo_musgd.data.coco import write_coco
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.files import check_name
+from yolo_musgd.edge.result import Result
+from yolo_musgd.export.accuracy import Accuracy
 from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
 from yolo_musgd.export.bundle import make_bundle
 from yolo_musgd.export.float_graph import FloatGraph
@@ -20,7 +22,9 @@ from yolo_musgd.export.settings import ExportSettings, Job, check
 from yolo_musgd.export.staging import clean, place_numbered, staging
 from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
-from yolo_musgd.settings import check_parent, parse
+from yolo_musgd.host import VERBOSE
+from yolo_musgd.resources import install
+from yolo_musgd.settings import check_place, parse
 
 VAL = "val.json"  # COCO file of the images that judged, for `val` here and for `bundle`
 MACHINES = {"x86_64": ("x86_64", "amd64"), "aarch64": ("aarch64", "arm64")}  # as systems call them
@@ -29,7 +33,7 @@ log = logging.getLogger("yolo_musgd")
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Exported:
     """What an export made.
 
     Attributes:
@@ -37,30 +41,31 @@ class Result:
         artifacts: one for each runtime.
         latency_ms: runtime -> p50 here; ``onnxruntime fp32`` is the FP32 graph; without TensorRT.
         fastest: runtime of the fastest artifact, None where this machine is not of the board's kind.
+        expected: accuracy of the FP32 graph, None where it was not measured.
     """
 
     folder: Path
     artifacts: tuple[Built, ...]
     latency_ms: dict[str, float]
     fastest: str | None
+    expected: Accuracy | None
 
 
-def export_model(settings: ExportSettings) -> Result:
+def export_model(settings: ExportSettings) -> Exported:
     """Export a checkpoint for a board; nothing is left behind when it fails or is interrupted.
 
     Raises:
         UserError: bad input, a missing package, or no space left.
     """
-    check_parent(settings.project)
-    check_name(settings.name)
+    check_place(settings)
     job = check(settings)
     runtimes = installed(job.runtimes)
     if not runtimes:
         raise UserError(
-            f"none of {', '.join(job.runtimes)} is installed; pip install 'yolo-musgd[export]' brings ONNX Runtime, "
-            "'yolo-musgd[openvino]' OpenVINO"
+            f"none of {', '.join(job.runtimes)} is installed; {install('export')} brings ONNX Runtime, "
+            f"{install('openvino')} OpenVINO"
         )
-    project = Path(settings.project)
+    project = Path(settings.save_dir).absolute().parent if settings.save_dir else Path(settings.project)
     try:
         for earlier in (p for p in project.glob("*") if p.is_dir() and p.name.startswith(settings.name)):
             clean(earlier, "bundle")  # of a run that was killed while it packed
@@ -72,7 +77,7 @@ def export_model(settings: ExportSettings) -> Result:
         raise
 
 
-def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Result:
+def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Exported:
     work, ready = temporary / "work", temporary / "ready"
     work.mkdir()
     ready.mkdir()
@@ -92,9 +97,20 @@ def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Re
     draw_searches(job, artifacts, ready)
     if graph.val:
         write_coco(ready / VAL, graph.val, job.checkpoint.names)
-    folder = place_numbered(ready, project, job.settings.name)
+    folder = _place(ready, project, job.settings)
     moved = tuple(dataclasses.replace(built, folder=folder / built.folder.name) for built in artifacts)
-    return Result(folder, moved, latency, fastest)
+    return Exported(folder, moved, latency, fastest, graph.expected)
+
+
+def _place(ready: Path, project: Path, settings: ExportSettings) -> Path:
+    """Give the finished folder its name; with ``exist_ok`` in place of what has it."""
+    if not settings.save_dir and not settings.exist_ok:
+        return place_numbered(ready, project, settings.name)
+    folder = Path(settings.save_dir) if settings.save_dir else project / settings.name
+    if settings.exist_ok and folder.is_dir():
+        folder.rename(ready.with_name("replaced"))  # goes with the temporary folder
+    ready.rename(folder)
+    return folder
 
 
 def _build(backends: list[Backend], may_leave_out: bool) -> list[Backend]:
@@ -138,22 +154,59 @@ def _yaml(job: Job) -> str:
     return str(yaml.safe_dump(settled, sort_keys=False))
 
 
-def main(args: Mapping[str, str]) -> int:
-    """Run the command with its ``key=value`` arguments; returns 0.
+def main(args: Mapping[str, str]) -> Result:
+    """Run the command with its ``key=value`` arguments.
 
     Raises:
         UserError: see :func:`export_model`.
     """
     settings = parse(ExportSettings, args)
-    result = export_model(settings)
-    print((result.folder / "report.md").read_text(encoding="utf-8"))
-    for archive in _bundles(settings, result) if settings.bundle else ():
-        print(f"-> {archive}")
-    print(f"results: {result.folder}")
-    return 0
+    VERBOSE.set(settings.verbose)
+    made = export_model(settings)
+    print((made.folder / "report.md").read_text(encoding="utf-8"))
+    archives = list(_bundles(settings, made)) if settings.bundle else []
+    best = next((a for a in made.artifacts if a.runtime == made.fastest), made.artifacts[0])
+    files = {f"{a.runtime} artifact": str(a.folder) for a in made.artifacts} | {
+        "report": str(made.folder / "report.md")
+    }
+    files |= {f"bundle of {archive.name}": str(archive) for archive in archives}
+    copy = f"scp {archives[0]} <the board>:" if archives else f"yolo-musgd bundle model={best.folder}"
+    figures = _figures(made, best)
+    return Result(
+        "export", _said(settings, figures), str(made.folder), files, figures,
+        copy if archives else f"{copy} target={settings.target}",
+    )  # fmt: skip
 
 
-def _bundles(settings: ExportSettings, result: Result) -> Iterator[Path]:
+def _figures(made: Exported, best: Built) -> dict[str, Any]:
+    """Of the artifact that is recommended, and of the FP32 graph that it was compared with."""
+    fp32, ms = made.latency_ms["onnxruntime fp32"], made.latency_ms.get(best.runtime)
+    measured = made.expected and best.accuracy
+    return {
+        "artifact": best.folder.name,
+        "runtime": best.runtime,
+        "size_mb": round(best.size_bytes / 1e6, 3),
+        "latency_ms": ms,
+        "fp32_latency_ms": fp32,
+        "times_fp32": round(fp32 / ms, 3) if ms else None,
+        "map50_95": round(best.accuracy.map50_95, 5) if best.accuracy else None,
+        "fp32_map50_95": round(made.expected.map50_95, 5) if made.expected else None,
+        "drop": round(made.expected.map50_95 - best.accuracy.map50_95, 5) if measured else None,  # type: ignore[union-attr]
+    }
+
+
+def _said(settings: ExportSettings, figures: Mapping[str, Any]) -> str:
+    """The export in a sentence: size, speed, drop."""
+    speed, drop = figures["times_fp32"], figures["drop"]
+    parts = [f"{figures['artifact']}: {figures['size_mb']:.1f} MB"]
+    parts.append(f"{speed:.2f} times the speed of FP32 on this machine" if speed else "not timed on this machine")
+    parts.append("accuracy not measured (no data=)" if drop is None else f"mAP50-95 {-drop:+.4f} against FP32")
+    if settings.target != "x86":
+        parts.append("its speed on the board is yet to be measured there")
+    return ", ".join(parts)
+
+
+def _bundles(settings: ExportSettings, result: Exported) -> Iterator[Path]:
     """Pack each artifact for the board; the archives lie beside the artifacts."""
     for built in result.artifacts:
         folder = result.folder / f"edge-{settings.target}-{built.runtime}"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolo_musgd.edge import options
-from yolo_musgd.edge.errors import EXIT_DONE, UserError
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import Folder, read_text
+from yolo_musgd.edge.result import Result
 from yolo_musgd.tables import markdown_table, plot_text, write_png
 
 BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
@@ -228,14 +229,15 @@ def _draw_front(axis: Any, rows: Sequence[Row], costs: Sequence[float], name: st
     axis.legend(fontsize=7, loc="best", title="green: on the front", title_fontsize=7)
 
 
-OPTIONS: options.Spec = {
-    "project": ("", options.text, "results go to project/name; default runs/compare-bench"),
-    "name": ("", options.text, "folder name, counted up when taken"),
-}
+OPTIONS: options.Spec = options.PLACE
 
 
-def main(args: list[str]) -> int:
-    """Run ``compare-bench a.json b.json ... [val.json ...]``; 0 done, 2 bad input."""
+def main(args: list[str]) -> Result:
+    """Run ``compare-bench a.json b.json ... [val.json ...]``.
+
+    Raises:
+        UserError: a file that is no report, or no finished run in any.
+    """
     paths = [word for word in args if "=" not in word]
     chosen = options.parse_args([word for word in args if "=" in word], OPTIONS, "compare-bench", None)
     reports = [load(path) for path in paths]
@@ -244,11 +246,22 @@ def main(args: list[str]) -> int:
     if not rows:
         raise UserError("compare-bench: give at least one bench.json with a finished run")
     table = markdown(rows)
-    folder = Folder("compare-bench", chosen.project, chosen.name)
+    folder = Folder("compare-bench", *options.place(chosen))
     folder.write_text("compare.md", table)
     content = {"schema": "yolo-musgd/compare-bench/1", "rows": [row._asdict() for row in rows]}
     folder.write_text("compare.json", json.dumps(content, indent=1))
     picture(rows, Path(folder.join("compare.png")))
     print(table)
-    print(f"-> {folder.path} (compare.md, compare.json, compare.png)")
-    return EXIT_DONE
+    files = {name: folder.join(name) for name in ("compare.md", "compare.json", "compare.png")}
+    return Result("compare-bench", _said(rows), folder.path, files, {"rows": [row._asdict() for row in rows]})
+
+
+def _said(rows: Sequence[Row]) -> str:
+    """The comparison in a sentence: the fastest, and the most accurate where that is known."""
+    fastest = min(rows, key=lambda row: row.p50_ms)
+    text = f"fastest of {len(rows)}: {fastest.short}, {fastest.p50_ms:.2f} ms"
+    known = [row for row in rows if row.map50_95 is not None]
+    if not known:
+        return f"{text}; no accuracy is known, give val.json files too"
+    best = max(known, key=lambda row: row.map50_95 or 0.0)
+    return f"{text}; most accurate: {best.short}, mAP50-95 {best.map50_95:.4f}"

@@ -12,7 +12,7 @@ import re
 import shutil
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
     }
 
 
-def main(args: dict[str, str]) -> int:
+def main(args: Mapping[str, str]) -> int:
     """Run ``yolo-musgd quantize-ncnn model= source=``; 0 done.
 
     Raises:

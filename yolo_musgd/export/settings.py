@@ -14,7 +14,7 @@ from yolo_musgd.export.checkpoint import Checkpoint, read_checkpoint
 from yolo_musgd.export.quantize import VARIANTS
 from yolo_musgd.export.splits import Splits, read_splits
 from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
-from yolo_musgd.settings import Settings, setting
+from yolo_musgd.settings import Settings, exist_ok, save_dir, setting
 
 RUNTIMES = (  # those of backends.BACKENDS
     "onnxruntime",
@@ -32,12 +32,16 @@ class ExportSettings(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"flavour": "variant"}
 
-    model: str | None = setting(None, "checkpoint that training wrote: best.pt", kind=str)
+    model: str | None = setting(
+        None, "checkpoint that training wrote: best.pt", kind=str, file="checkpoint",
+        required="runs/detect/train/weights/best.pt",
+    )  # fmt: skip
     target: str = setting("x86", "board: " + ", ".join(NAMES), choices=NAMES)
     precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
     data: str | None = setting(
-        None, "data YAML: train calibrates, val judges; by default the one the model was trained with", kind=str
-    )
+        None, "data YAML: train calibrates, val judges; by default the one the model was trained with", kind=str,
+        file="data",
+    )  # fmt: skip
     imgsz: int | None = setting(None, "side of the input, pixels; by default the one of training", kind=int, low=32)
     head: str | None = setting(
         None, "raw (one-to-many, NMS after it) or nms_free; by default the board's", kind=str,
@@ -64,19 +68,24 @@ class ExportSettings(Settings):
     samples: str | None = setting(None, "folder of images that bundle=True takes along", kind=str)
     project: str = setting("runs/export", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")
+    save_dir: str | None = save_dir()
+    exist_ok: bool = exist_ok("replace")
+    verbose: bool = setting(False, "show the output of the converters, which is quiet otherwise")
 
 
 @dataclasses.dataclass(frozen=True)
 class NcnnSettings(Settings):
     """Arguments of ``yolo-musgd quantize-ncnn``."""
 
-    model: str | None = setting(None, "folder that yolo export format=ncnn made (required)", kind=str)
-    source: str | None = setting(None, "folder of training images to measure the activations on (required)", kind=str)
+    model: str | None = setting(None, "folder that yolo export format=ncnn made", kind=str, required="best_ncnn_model")
+    source: str | None = setting(
+        None, "folder of training images to measure the activations on", kind=str, required="datasets/mine/images/train"
+    )
     images: int = setting(64, "how many of them", low=1)
     percentile: float = setting(
         99.99, "of the absolute activations, the value that 127 stands for; 100 is the largest", low=50.0, high=100.0
     )
-    name: str | None = setting(None, "folder to write; default: the model's with _int8 before _ncnn_model", kind=str)
+    name: str | None = setting(None, "folder to write; by default the model's with _int8 before _ncnn_model", kind=str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +128,7 @@ def check(settings: ExportSettings) -> Job:
     head = settings.head or target.heads[0]
     runtime = None if settings.runtime == "auto" else settings.runtime
     target.check(precision, head, runtime)
-    if settings.model is None:
-        raise UserError("model= is required, for example model=runs/detect/train/weights/best.pt")
-    checkpoint = read_checkpoint(Path(settings.model))
+    checkpoint = read_checkpoint(Path(settings.require("model")))
     if head not in checkpoint.heads:
         raise UserError(f"{checkpoint.path} has no NMS-free head; use head=raw")
     opset = settings.opset or target.opset

@@ -66,8 +66,8 @@ def _group(arms: Sequence[Arm], store: Store, failed: Failed) -> dict[str, Any]:
     runs = {id(a): _runs(a, store, failed) for a in arms if not a.contender.grid}
     baseline = next((a for a in arms if id(a) in runs and a.contender.label == protocol.baseline), None)
     base = runs[id(baseline)] if baseline else {}
-    if protocol.target:
-        targets = dict.fromkeys(protocol.seeds, protocol.target)
+    if protocol.goal:
+        targets = dict.fromkeys(protocol.seeds, protocol.goal)
     else:  # a baseline that learnt nothing sets no target
         targets = {s: final for s, r in base.items() if (final := r.final(protocol.metric)) > 0}
     rows = [_row(a, runs[id(a)], base, targets, _tuning(a, store, failed)) for a in arms if id(a) in runs]
@@ -76,7 +76,7 @@ def _group(arms: Sequence[Arm], store: Store, failed: Failed) -> dict[str, Any]:
         "start": first.start.label,
         "baseline": protocol.baseline,
         "targets": targets,
-        "own_target": protocol.target is None,
+        "own_target": protocol.goal is None,
         "target_mean": float(np.mean(list(targets.values()))) if targets else None,
         "arms": rows,
         "maps": _maps([a for a in arms if a.contender.grid], store, failed),
@@ -111,7 +111,7 @@ def _row(
         "tuning": tuning,
         "curve": [dataclasses.asdict(i) for i in mean_curve(curves)],
         "curves": {s: r.curve(metric) for s, r in runs.items()},
-        "final": {"seeds": finals, **_interval(t_interval(list(finals.values())))},
+        "final": {"seeds": finals, **_share(t_interval(list(finals.values())))},
         "picked": _picked(runs) if arm.contender.optimizer == "auto" else None,
         "best": {"seeds": {s: max(r.curve(metric)) for s, r in runs.items()}},
         "difference": _difference(finals, {s: r.final(metric) for s, r in base.items()}),
@@ -119,7 +119,7 @@ def _row(
         "cost": _cost(runs),
         "traces": {c: t for c in TRACES if (t := _trace(runs, c))},
     }
-    row["best"] |= _interval(t_interval(list(row["best"]["seeds"].values())))
+    row["best"] |= _share(t_interval(list(row["best"]["seeds"].values())))
     return row
 
 
@@ -133,6 +133,12 @@ def _interval(interval: Interval | None) -> dict[str, float | None]:
     if interval is None or math.isnan(interval.value):
         return {"value": None, "low": None, "high": None}
     return dataclasses.asdict(interval)
+
+
+def _share(interval: Interval | None) -> dict[str, float | None]:
+    """As `_interval`, of a figure that lies in [0, 1]: Student's t knows nothing of that."""
+    found = _interval(interval)
+    return {key: None if value is None else min(1.0, max(0.0, value)) for key, value in found.items()}
 
 
 def _tuning(arm: Arm, store: Store, failed: Failed) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab.process import RunError, Task, train_on_node, unpack
 from yolo_musgd.lab.runs import RunSpec, versions
+from yolo_musgd.resources import install
 
 
 class RayExecutor:
@@ -35,7 +36,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise UserError("ray= needs Ray: pip install 'yolo-musgd[ray]'") from None
+            raise UserError(f"ray= needs Ray: {install('ray')}") from None
         self._ray = ray
         _check_reachable(address)
         options = {}

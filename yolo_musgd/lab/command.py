@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
+from yolo_musgd.edge.result import Result
 from yolo_musgd.lab.arms import Arm, arms, none_failed
 from yolo_musgd.lab.cost import core_hours
 from yolo_musgd.lab.parsing import load, numbers, parse_protocol
@@ -26,7 +28,7 @@ from yolo_musgd.settings import check_parent, load_yaml, parse, read_recipe
 PROTOCOL_FILE = "protocol.yaml"
 
 
-_OVERRIDES = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "target", "tune", "train")
+_OVERRIDES = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "goal", "tune", "train")
 _STRUCTURED = ("data", "starts", "optimizers", "seeds", "tune", "train")
 
 
@@ -36,7 +38,7 @@ def read_protocol(settings: CompareSettings) -> tuple[str, Protocol]:
     Raises:
         UserError: something in it cannot be.
     """
-    name, content = load(settings.cfg) if settings.cfg else ("exp", {})
+    name, content = load(settings.protocol) if settings.protocol else ("exp", {})
     for key in _OVERRIDES:
         value: Any = getattr(settings, key)
         if value is None:
@@ -46,6 +48,8 @@ def read_protocol(settings: CompareSettings) -> tuple[str, Protocol]:
         if key == "train" and isinstance(value, dict):
             value = {**(content.get("train") or {}), **value}
         content[key] = value
+    if settings.device is not None:
+        content["train"] = {**(content.get("train") or {}), "device": settings.device}
     return settings.name or name, parse_protocol(content)
 
 
@@ -54,20 +58,20 @@ def _flow(key: str, text: str) -> Any:
     return text if isinstance(value, str) else value
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result:
     """Run the command with its ``key=value`` arguments.
 
     Returns:
-        0; the report and its figures are in project/name.
+        what was found; the report and its figures are in project/name.
 
     Raises:
         UserError: bad arguments or protocol, or a run that failed.
     """
     plugin.register()
     settings = parse(CompareSettings, args)
-    check_parent(settings.project, settings.name)
+    check_parent(settings.save_dir or settings.project, settings.name, "save_dir" if settings.save_dir else "project")
     name, protocol = read_protocol(settings)
-    folder = Path(settings.project) / name
+    folder = Path(settings.save_dir or Path(settings.project) / name)
     _check_folder(folder, protocol)
     imports = items(settings.imports or "")
     plan = arms(protocol)
@@ -82,18 +86,34 @@ def main(args: Mapping[str, str]) -> int:
         except KeyboardInterrupt:
             LOGGER.info("finished runs are kept: the same command goes on from here")
             raise
-    if any(arm.finished(store.find, outcome.failed) for arm in plan):
+    finished = any(arm.finished(store.find, outcome.failed) for arm in plan)
+    files: list[Path] = []
+    if finished:
         from yolo_musgd.lab.comparison_report import write_report
 
         _prepare_folder(folder, protocol, settings)
-        for file in write_report(plan, store, folder, name, outcome.failures):
-            LOGGER.info(f"wrote {file}")
+        files = write_report(plan, store, folder, name, outcome.failures)
     if outcome.failures:
         raise UserError(
             f"{len(outcome.failures)} of {sum(a.total_runs() for a in plan)} runs failed, the report lacks them; "
             f"each has its log in {store.folder}/<run>/log.txt, and the same command tries them again"
         )
-    return 0
+    if not finished:
+        return Result(
+            "compare", "nothing is finished yet, and dry_run=True trains nothing", next="the same command without it"
+        )
+    return _result(folder, files)
+
+
+def _result(folder: Path, files: Sequence[Path]) -> Result:
+    """What the report says, shortened; the figures in full are those of report.json."""
+    from yolo_musgd.lab.comparison_tables import summary, winner
+
+    figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    best = winner(figures)
+    following = f"yolo train {best} data=<yours>" if best else ""
+    named = {file.name: str(file) for file in files}
+    return Result("compare", summary(figures), str(folder / "report.html"), named, figures, following)
 
 
 def _check_folder(folder: Path, protocol: Protocol) -> None:

@@ -53,11 +53,44 @@ def headline(group: Mapping[str, Any]) -> list[str]:
             speed = f"reached {target} with {some}, in {ratio_text(ratio)} times its epochs"
         else:
             speed = f"reached {target} in {ratio_text(ratio)} times its epochs"
-        low, high = difference["t_low"], difference["t_high"]
-        sure = low is not None and (low > 0 or high < 0)
         end = f"ended {abs(difference['value']):.3f} {'higher' if difference['value'] >= 0 else 'lower'}"
-        lines.append(f"{arm['label']} {speed} and {end}" + ("." if sure else ", which may be chance."))
+        lines.append(f"{'' if _sure(arm) else 'May be chance: '}{arm['label']} {speed} and {end}.")
     return lines
+
+
+def _sure(arm: Mapping[str, Any]) -> bool:
+    """Whether the difference to the baseline is more than chance explains: by a paired t interval, of three or more."""
+    low, high = arm["difference"]["t_low"], arm["difference"]["t_high"]
+    return low is not None and len(arm["difference"]["seeds"]) >= 3 and (low > 0 or high < 0)
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    """The comparison in a sentence: who ended how much higher than the baseline, and whether it may be chance."""
+    groups = [g for g in figures["groups"] if g["arms"]]
+    if len(groups) == 1:
+        return (
+            " ".join(headline(groups[0])) or f"{groups[0]['arms'][0]['label']} is measured, and nothing beside it yet"
+        )
+    lines = []
+    base = groups[0]["baseline"] if groups else ""
+    for label in dict.fromkeys(a["label"] for g in groups for a in g["arms"] if a["label"] != g["baseline"]):
+        arms = [a for g in groups for a in g["arms"] if a["label"] == label and a["difference"]["value"] is not None]
+        higher = sum(a["difference"]["value"] > 0 for a in arms)
+        sure = sum(a["difference"]["value"] > 0 and _sure(a) for a in arms)
+        lines.append(
+            f"{label} ended higher than {base} in {higher} of {len(arms)} comparisons, in {sure} by more than chance."
+        )
+    return " ".join(lines) or "nothing can be compared yet"
+
+
+def winner(figures: Mapping[str, Any]) -> str:
+    """The arguments of ``yolo train`` of what ended highest in the first comparison; empty without one."""
+    arms = [a for g in figures["groups"][:1] for a in g["arms"] if a["final"]["value"] is not None]
+    if not arms:
+        return ""
+    best = max(arms, key=lambda a: a["final"]["value"])
+    chosen = {**best["settings"], **((best["tuning"] or {}).get("chosen") or {})}
+    return " ".join([f"optimizer={best['optimizer']}", *(f"{key}={value}" for key, value in chosen.items())])
 
 
 def _table(title: str, note: str, head: list[str], rows: list[list[str]]) -> dict[str, Any]:

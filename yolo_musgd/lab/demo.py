@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.result import Result
 from yolo_musgd.lab.settings import DemoSettings
 from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
-from yolo_musgd.settings import check_parent, new_folder, parse
+from yolo_musgd.resources import FIRST_COMMAND
+from yolo_musgd.settings import check_place, make_place, parse
 from yolo_musgd.tables import markdown_table, plot_style, write_png
 
 
@@ -153,27 +155,34 @@ def draw(table: Sequence[Closeness], curves: Mapping[str, Sequence[float]], fold
     return [folder / "newton_schulz.png", folder / "loss.png"]
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result:
     """Run the command with its ``key=value`` arguments.
 
     Returns:
-        0. The tables are printed and written to ``demo.json`` and ``demo.md``, the pictures beside them.
+        what was found. The tables are printed and written to ``demo.json`` and ``demo.md``, the pictures beside them.
 
     Raises:
         SettingsError: unknown argument, or a value out of range.
     """
     settings = parse(DemoSettings, args)
-    check_parent(settings.project, settings.name)
+    check_place(settings)
     table = newton_schulz_table(settings.seed)
     curves = loss_curves(settings.seed, settings.steps)
     text = to_markdown(table, curves)
     print(text)
-    folder = new_folder(settings.project, settings.name)
+    folder = make_place(settings)
     record = {"settings": settings.to_dict(), "table": [dataclasses.asdict(r) for r in table], "loss": curves}
     write_whole(str(folder / "demo.json"), json.dumps(record, indent=2) + "\n")
     write_whole(str(folder / "demo.md"), text)
     if settings.pictures:
         with plot_style():
             draw(table, curves, folder)
-    print(f"results: {folder}")
-    return 0
+    five = next(r for r in table if (r.method, r.steps, r.precision) == ("quintic", 5, "float32"))
+    last = {name: curve[-1] for name, curve in curves.items()}
+    lower = min(last, key=lambda name: last[name])
+    said = (
+        f"five quintic steps bring every singular value into {five.lowest:.2f} to {five.highest:.2f} (exact: 1); "
+        f"{lower} ends at the lower loss, {last[lower]:.2g}"
+    )
+    files = {file.name: str(file) for file in sorted(folder.iterdir())}
+    return Result("demo", said, str(folder), files, {"loss": last, "cosine": five.cosine}, FIRST_COMMAND)

@@ -22,7 +22,7 @@ RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "r
 MOST_POINTS = 10_000
 """Combinations of settings that a search or a grid may have; each is checked before the first run."""
 
-_PROTOCOL = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "train", "target", "metric", "tune", "grid")
+_PROTOCOL = ("data", "starts", "optimizers", "seeds", "epochs", "baseline", "train", "goal", "metric", "tune", "grid")
 _OPTIMIZER = ("label", "optimizer", "cfg", "epochs", "epochs_share", "tune", "grid", "starts")
 
 
@@ -35,7 +35,7 @@ def load(name: str) -> tuple[str, dict[str, Any]]:
     path = resources.find_recipe("lab", name)
     if path is None:
         names = ", ".join(file.removesuffix(".yaml") for file in resources.recipe_names("lab"))
-        raise UserError(f"cfg={name} is no protocol; give a YAML file or one of {names}")
+        raise UserError(f"protocol={name} is no protocol; give a YAML file or one of {names}")
     return path.stem, read_recipe(path)
 
 
@@ -45,20 +45,20 @@ def parse_protocol(given: Mapping[str, Any]) -> Protocol:
     Raises:
         UserError: an unknown key, or a value that cannot be.
     """
+    if "target" in given:
+        raise UserError("the protocol: target is now goal")
     _check_keys("the protocol", given, _PROTOCOL)
     given = numbers(given)
     if not given.get("data"):
-        raise UserError("a comparison needs data=, for example data=shapes.yaml, or cfg=quick")
+        raise UserError("a comparison needs data=, for example data=shapes.yaml, or protocol=quick")
     contenders = tuple(
         _contender(x, given.get("tune"), given.get("grid")) for x in listed(given.get("optimizers", ["SGD", "MuSGD"]))
     )
-    target = given.get("target")
-    if target is not None:
-        target = _number("target", target)
-        if not 0 < target < 1:
-            raise UserError(
-                f"target must be a mAP in (0, 1), got {target:g}; leave it out for the baseline's own final"
-            )
+    goal = given.get("goal")
+    if goal is not None:
+        goal = _number("goal", goal)
+        if not 0 < goal < 1:
+            raise UserError(f"goal must be a mAP in (0, 1), got {goal:g}; leave it out for the baseline's own final")
     return Protocol(
         data=tuple(_data(x) for x in listed(given["data"])),
         starts=tuple(_start(x) for x in listed(given.get("starts", "yolo26n.yaml"))),
@@ -67,7 +67,7 @@ def parse_protocol(given: Mapping[str, Any]) -> Protocol:
         epochs=_count("epochs", given.get("epochs", 30)),
         baseline=str(given.get("baseline") or contenders[0].label),
         train=train_arguments("train", given.get("train") or {}),
-        target=target,
+        goal=goal,
         metric=str(given.get("metric") or METRIC),
     )
 

@@ -79,7 +79,7 @@ class Protocol:
         epochs: budget of a run unless the start or the optimizer has its own.
         baseline: label of the optimizer that the others are measured against.
         train: arguments of ``yolo train`` for every run.
-        target: mAP whose first epoch counts; None takes the baseline's own final figure of the same seed.
+        goal: mAP whose first epoch counts; None takes the baseline's own final figure of the same seed.
         metric: column of results.csv.
 
     Raises:
@@ -93,7 +93,7 @@ class Protocol:
     epochs: int
     baseline: str
     train: Mapping[str, Any] = field(default_factory=dict)
-    target: float | None = None
+    goal: float | None = None
     metric: str = METRIC
 
     def __post_init__(self) -> None:

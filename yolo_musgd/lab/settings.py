@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
-from yolo_musgd.settings import Settings, setting
+from yolo_musgd.settings import Settings, exist_ok, save_dir, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareSettings(Settings):
     """Arguments of ``yolo-musgd compare``."""
 
-    cfg: str | None = setting(None, "protocol: a YAML file, or quick, bccd, claims, sensitivity, finetune", kind=str)
-    data: str | None = setting(None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]", kind=str)
-    starts: str | None = setting(
-        None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str
+    renamed: ClassVar[Mapping[str, str]] = {"cfg": "protocol", "target": "goal"}
+
+    protocol: str | None = setting(
+        None, "what is compared: a YAML file, or quick, bccd, claims, sensitivity, finetune", kind=str
     )
+    data: str | None = setting(
+        None, "data sets, e.g. shapes.yaml or [bccd.yaml,raccoon.yaml]; required without protocol=", kind=str,
+        file="datasets",
+    )  # fmt: skip
+    starts: str | None = setting(
+        None, "initial models, .yaml for scratch, .pt for pretrained; yolo26n.yaml unless given", kind=str,
+        file="models",
+    )  # fmt: skip
     optimizers: str | None = setting(
         None, "names, or YAML as '[SGD,{optimizer: MuSGD,lr0: 0.02}]'; [SGD,MuSGD] unless given", kind=str
     )
@@ -24,11 +34,14 @@ class CompareSettings(Settings):
     baseline: str | None = setting(
         None, "what the others are measured against; the first optimizer unless given", kind=str
     )
-    target: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
+    goal: float | None = setting(None, "mAP to reach; the baseline's own final unless given", kind=float)
     tune: str | None = setting(None, "settings to tune, e.g. '{lr0: [0.005,0.01,0.02]}'", kind=str)
     train: str | None = setting(None, "arguments of yolo train for every run, e.g. '{imgsz: 192}'", kind=str)
-    jobs: int | None = setting(None, "runs at a time; None: 1, or with ray as many as fit", kind=int, low=1)
-    threads: int | None = setting(None, "CPU threads of each run; None shares the cores", kind=int, low=1, high=1024)
+    device: str | None = setting(None, "where to train: cpu, 0, as Ultralytics has it", kind=str)
+    jobs: int | None = setting(None, "runs at a time; 1 unless given, or with ray as many as fit", kind=int, low=1)
+    threads: int | None = setting(
+        None, "CPU threads of each run; the cores are shared unless given", kind=int, low=1, high=1024
+    )
     ray: str | None = setting(None, "train on a Ray cluster: auto, local, or an address", kind=str)
     keep_weights: bool = setting(False, "keep last.pt and best.pt of every run")
     imports: str | None = setting(None, "folders with finished runs of yolo train or another store", kind=str)
@@ -36,8 +49,11 @@ class CompareSettings(Settings):
         False, "train nothing: show what is finished and what is missing, and report on what is finished"
     )
     project: str = setting("runs/compare", "parent folder of comparisons")
-    name: str | None = setting(None, "folder of this comparison; None takes the protocol's name", kind=str)
-    store: str | None = setting(None, "folder of the runs, shared by comparisons; None: project/store", kind=str)
+    name: str | None = setting(
+        None, "folder of this comparison, taken up again if it is there; by default the protocol's name", kind=str
+    )
+    save_dir: str | None = save_dir()
+    store: str | None = setting(None, "folder of the runs, shared by comparisons; by default project/store", kind=str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +65,8 @@ class DemoSettings(Settings):
     pictures: bool = setting(True, "draw the pictures too (needs matplotlib)")
     project: str = setting("runs/demo", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")
+    save_dir: str | None = save_dir()
+    exist_ok: bool = exist_ok()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +83,5 @@ class StepTimeSettings(Settings):
     plan: bool = setting(False, "show which kernel orthogonalises which shapes instead of timing")
     project: str = setting("runs/steptime", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")
+    save_dir: str | None = save_dir()
+    exist_ok: bool = exist_ok()

@@ -14,7 +14,7 @@ import json
 import platform
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,10 +25,11 @@ from torch.optim import Optimizer
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.options import items
+from yolo_musgd.edge.result import Result
 from yolo_musgd.lab.clock import device_name, launches, median_seconds, timed, transient_bytes, warm_up
 from yolo_musgd.lab.settings import StepTimeSettings
 from yolo_musgd.optim.state import state_bytes
-from yolo_musgd.settings import check_parent, new_folder, parse
+from yolo_musgd.settings import check_place, make_place, parse
 from yolo_musgd.tables import markdown_table
 
 
@@ -317,11 +318,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result | int:
     """Run the command with its ``key=value`` arguments.
 
     Returns:
-        0. The table is printed and written to ``steptime.json`` and ``steptime.md``.
+        what was found. The table is printed and written to ``steptime.json`` and ``steptime.md``.
 
     Raises:
         UserError: unknown argument or optimizer, or a value out of range.
@@ -339,18 +340,29 @@ def main(args: Mapping[str, str]) -> int:
     for name in names:
         if name not in known:
             raise UserError(f"optimizers must be among {', '.join(known)}, got {name!r}")
-    check_parent(settings.project, settings.name)
+    check_place(settings)
     rows: list[StepTime] = []
     for model in models:
         rows += measure(model, names, settings.steps, settings.imgsz, settings.device, settings.batch)
     text = to_markdown(rows)
     print(text)
-    folder = new_folder(settings.project, settings.name)
+    folder = make_place(settings)
     record = {"machine": machine(), "settings": settings.to_dict(), "rows": [dataclasses.asdict(r) for r in rows]}
     write_whole(str(folder / "steptime.json"), json.dumps(record, indent=2) + "\n")
     write_whole(str(folder / "steptime.md"), text)
-    print(f"results: {folder}")
-    return 0
+    files = {name: str(folder / name) for name in ("steptime.md", "steptime.json")}
+    return Result("steptime", _said(rows), str(folder), files, {"rows": record["rows"]})
+
+
+def _said(rows: Sequence[StepTime]) -> str:
+    """The table in a sentence: MuSGD's step against SGD's."""
+    ours = next((r for r in rows if r.optimizer == "MuSGD"), None)
+    if ours is None or ours.vs_sgd is None:
+        return f"{len(rows)} steps timed"
+    return (
+        f"{ours.model}: a step of MuSGD takes {ours.vs_sgd:.1f} times as long as SGD's, {ours.median_ms:.1f} ms on "
+        "this machine"
+    )
 
 
 def _check_device(device: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.resources import install
 
 Point = dict[str, Any]
 TUNING_SEED = 100
@@ -91,7 +92,7 @@ class Search:
         try:
             import optuna
         except ImportError:
-            raise UserError("a range in tune needs Optuna: pip install 'yolo-musgd[lab]', or give a list") from None
+            raise UserError(f"a range in tune needs Optuna: {install('lab')}, or give a list") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(2, self.trials // 2))
         study = optuna.create_study(direction="maximize", sampler=sampler)

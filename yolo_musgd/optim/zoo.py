@@ -23,6 +23,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim.checks import TensorError, foreign_state, label, saved_entries
 from yolo_musgd.optim.kernels import all_finite
 from yolo_musgd.optim.state import protect, unprotect
+from yolo_musgd.resources import install
 from yolo_musgd.settings import Settings
 
 
@@ -146,7 +147,7 @@ def zoo_class(name: str) -> type[Optimizer]:
         cls: type[Optimizer] = getattr(importlib.import_module(recipe.library), recipe.cls)
     except ImportError as error:
         raise MissingExtraError(
-            f"optimizer={name} needs {recipe.library}, which is not installed: pip install 'yolo-musgd[zoo]'"
+            f"optimizer={name} needs {recipe.library}, which is not installed: {install('zoo')}"
         ) from error
     if recipe.prepare is not None:
         cls = recipe.prepare(cls)

@@ -14,6 +14,7 @@ import yaml
 from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.result import Result
 from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results
@@ -32,17 +33,17 @@ OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
 CACHE = ".files.json"
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result:
     """Run the command with its ``key=value`` arguments.
 
     Returns:
-        0. The results are in ``project/name``: report.html, report.json, steps/ and the bundle in steps/bundle.
+        what was found. In the folder are report.html, report.json, steps/ and the bundle in steps/bundle.
 
     Raises:
         UserError: bad arguments, or a step failed; what is finished is kept, and the same command goes on.
     """
     settings, recipe = read_settings(args)
-    check_parent(settings.project, settings.name)
+    check_parent(settings.save_dir or settings.project, settings.name, "save_dir" if settings.save_dir else "project")
     plugin.register()  # the data YAMLs and training recipes that ship with us are found by name
     load_target(settings.target).check(_precision(settings), load_target(settings.target).heads[0])
     inputs.require_packages(settings, _precision(settings))
@@ -63,7 +64,7 @@ def main(args: Mapping[str, str]) -> int:
         print(_overview(runner, _plan(settings, data, choice, runner), settings, recipe, choice))
         if file is None and inputs.published(model):
             print(f"model={model} is not here yet; it is downloaded when the steps are done")
-        return 0
+        return Result("pipeline", "this is the plan; no step was done", next="the same command without dry_run=True")
     with _alone(folder):
         things = inputs.collect(settings, data, known, folder / CACHE)
         runner = Runner(folder, things, settings.resume_after, settings.verbose)
@@ -83,8 +84,24 @@ def main(args: Mapping[str, str]) -> int:
             raise
         finished = FinishedPipeline(settings, recipe, plan, data, choice, runner)
         print("\n" + write_report(finished))
-    print(f"results: {folder / 'report.html'}, bundle: {runner.place(dag.Names(plan).bundle)}")
-    return 0
+    return _result(finished)
+
+
+def _result(finished: FinishedPipeline) -> Result:
+    """The final model against the base, in a sentence."""
+    folder, bundle = finished.runner.folder, finished.runner.place(dag.Names(finished.plan).bundle)
+    figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    base, final = figures["rows"][0], figures["rows"][-1]
+    said = (
+        f"{figures['labels']['final']}: mAP50-95 {final['map50_95']:.3f} on {figures['split']} (base "
+        f"{base['map50_95']:.3f}), {final['size_bytes'] / 1e6:.1f} MB (base {base['size_bytes'] / 1e6:.1f})"
+    )
+    archive = next(bundle.glob("edge-*.tar.gz"), bundle)
+    files = {"report": str(folder / "report.html"), "figures": str(folder / "report.json"), "bundle": str(archive)}
+    return Result(
+        "pipeline", said, str(folder / "report.html"), files, figures,
+        f"scp {archive} <the board>:, unpack it there and type: sh run.sh",
+    )  # fmt: skip
 
 
 @contextmanager

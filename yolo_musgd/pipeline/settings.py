@@ -9,7 +9,7 @@ from pathlib import Path
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.targets import NAMES, PRECISIONS
-from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, setting
+from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 
@@ -17,13 +17,17 @@ from yolo_musgd.train.settings import ACTIVATIONS
 class PipelineSettings(Settings):
     """Arguments of ``yolo-musgd pipeline``."""
 
-    data: str | None = setting(None, "data set: shapes.yaml, or a data YAML of yours", kind=str)
+    data: str | None = setting(
+        None, "data set: shapes.yaml, or a data YAML of yours", kind=str, file="data", required="shapes.yaml"
+    )
     target: str = setting("x86", "board: " + ", ".join(NAMES), choices=NAMES)
     recipe: str | None = setting(
         None, "YAML with some of these arguments; by default the shipped one named as the data set, if there is one; "
         "arguments on the command line win", kind=str,
     )  # fmt: skip
-    model: str = setting("yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none")
+    model: str = setting(
+        "yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none", file="model"
+    )
     imgsz: int | None = setting(
         None, "side of the input, pixels; by default 640, or what target_fps= allows", kind=int, low=32
     )
@@ -73,6 +77,12 @@ class PipelineSettings(Settings):
     name: str | None = setting(
         None, "folder of the results, by default <data>-<target>; it is taken up again, not counted up", kind=str
     )
+    save_dir: str | None = save_dir()
+
+    @classmethod
+    def read(cls, args: Mapping[str, str]) -> PipelineSettings:
+        """See `read_settings`."""
+        return read_settings(args)[0]
 
     @property
     def prunes(self) -> bool:
@@ -82,7 +92,7 @@ class PipelineSettings(Settings):
     @property
     def folder(self) -> Path:
         """Of the results."""
-        return Path(self.project) / (self.name or f"{self.data_name}-{self.target}")
+        return Path(self.save_dir or Path(self.project) / (self.name or f"{self.data_name}-{self.target}"))
 
     @property
     def data_name(self) -> str:
@@ -124,8 +134,7 @@ def read_settings(args: Mapping[str, str]) -> tuple[PipelineSettings, str | None
         UserError: unknown or impossible arguments, or no such recipe.
     """
     given = parse(PipelineSettings, args)
-    if given.data is None:
-        raise SettingsError("data= is required, for example data=shapes.yaml, which is drawn on your machine")
+    given.require("data", ", which is drawn on your machine")
     file = _find(given)
     content = read_recipe(file) if file else {}
     settings = PipelineSettings.from_mapping({**content, **{k: getattr(given, k) for k in args}})

@@ -4,50 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.result import Result
 from yolo_musgd.prune.settings import PruneSettings, read_settings
-from yolo_musgd.settings import check_parent, new_folder, read_recipe
+from yolo_musgd.resources import install
+from yolo_musgd.settings import check_place, make_place, read_recipe
+
+if TYPE_CHECKING:
+    from yolo_musgd.prune.run import Run
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result:
     """Run the command with its ``key=value`` arguments.
 
     Returns:
-        0. The results are in ``project/name``: best.pt (or pruned.pt without fine-tuning), report.md, prune.json.
+        what was found; in the folder are best.pt (or pruned.pt without fine-tuning), report.md, prune.json.
 
     Raises:
         UserError: bad arguments, model, data or target; nothing has been written then.
     """
     if find_spec("torch_pruning") is None:
-        raise UserError("torch-pruning is not installed: pip install 'yolo-musgd[prune]'")
-    from yolo_musgd.prune.pruning_report import LAYERS
-    from yolo_musgd.prune.run import Run
-
+        raise UserError(f"torch-pruning is not installed: {install('prune')}")
     settings, folder = _resumed(args) if "resume" in args else (read_settings(args), None)
     if folder is None:
-        check_parent(settings.project, settings.name)
-    run = Run(settings)
-    if settings.ladder:
-        from yolo_musgd.prune.ladder import write_ladder
+        check_place(settings)
+    from yolo_musgd.host import quiet_host
+    from yolo_musgd.prune.run import Run
 
-        folder = new_folder(settings.project, settings.name)
-        with _removed_on_failure(folder):
-            print(f"results: {write_ladder(run, folder)}")
-        return 0
+    with contextlib.nullcontext() if settings.verbose else quiet_host():
+        return _prune(Run(settings), folder)
+
+
+def _prune(run: Run, folder: Path | None) -> Result:
+    """Do what the settings ask for; ``folder`` is the one to go on with."""
+    from yolo_musgd.prune.pruning_report import LAYERS
+
+    settings = run.settings
+    if settings.ladder:
+        from yolo_musgd.prune.ladder import CUTS, write_ladder
+
+        with _new_place(settings) as folder:
+            write_ladder(run, folder)
+        said = f"{len(CUTS)} models, from none to {CUTS[-1]:.0%} fewer FLOPs, to measure on the board"
+        files = {file.name: str(file) for file in sorted(folder.iterdir())}
+        return Result("prune", said, str(folder), files, {}, f"yolo-musgd bundle model={folder}/<one of them>.onnx")
     if folder is None:
         plan = run.choose()  # may fail on a target that cannot be met: before anything is written
-        folder = new_folder(settings.project, settings.name)
         content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
         content |= {"model": _absolute(str(settings.model)), "data": _absolute(str(run.data_name))}
-        with _removed_on_failure(folder):
+        with _new_place(settings) as folder:
             write_whole(str(folder / "args.yaml"), yaml.safe_dump(content, sort_keys=False))
             run.cut(plan, folder)
     try:
@@ -57,18 +73,55 @@ def main(args: Mapping[str, str]) -> int:
         raise
     text, _, _ = (folder / "report.md").read_text(encoding="utf-8").partition(LAYERS)  # a hundred lines, in the file
     print(text)
-    print(f"results: {folder}; report.md has every layer too, layers.png shows them")
-    return 0
+    return _result(settings, folder)
+
+
+def _result(settings: PruneSettings, folder: Path) -> Result:
+    record = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
+    before, after, accuracy = record["cost"]["before"], record["cost"]["after"], record["accuracy"]
+    model = folder / ("best.pt" if settings.epochs else "pruned.pt")
+    final = accuracy.get("finetune") or accuracy.get("recalibrated") or accuracy["cut"]
+    figures = {
+        "flops": round(after["flops"] / before["flops"] - 1, 4),
+        "params": round(after["params"] / before["params"] - 1, 4),
+        "map50_95": round(final["map50_95"], 5),
+        "base_map50_95": round(accuracy["base"]["map50_95"], 5),
+        "size_mb": record["size_mb"]["after"],
+        "split": record["split"],
+        "latency_ms": record["latency_ms"],
+    }
+    metric = "top-1" if record["task"] == "classify" else "mAP50-95"
+    said = (
+        f"{figures['flops']:+.0%} FLOPs, {figures['params']:+.0%} parameters, {metric} "
+        f"{accuracy['base']['map50_95']:.4f} -> {final['map50_95']:.4f} on {record['split']}"
+        + ("" if settings.epochs else " before any fine-tuning")
+    )
+    files = {"model": str(model), "report": str(folder / "report.md"), "layers": str(folder / "layers.png")}
+    following = f"yolo-musgd export model={model} target=raspberry-pi-5"
+    if not settings.epochs:
+        following = f"yolo train cfg={settings.cfg or 'default.yaml'} model={model} data={record['data']}"
+    return Result("prune", said, str(folder), files, figures, following)
 
 
 @contextlib.contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    """What fails or is interrupted here leaves nothing to go on with: leave no half of a run."""
+def _new_place(settings: PruneSettings) -> Iterator[Path]:
+    """The folder for results; what fails or is interrupted here leaves nothing to go on with: no half of a run.
+
+    With ``exist_ok`` the results that had the name are kept aside until the new ones are there.
+    """
+    earlier = Path(settings.save_dir or Path(settings.project) / settings.name)
+    aside = earlier.with_name(f".replaced-{os.urandom(4).hex()}")
+    if settings.exist_ok and earlier.is_dir():
+        earlier.rename(aside)
+    folder = make_place(settings)
     try:
-        yield
+        yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        if aside.is_dir():
+            aside.rename(earlier)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _absolute(name: str) -> str:

@@ -23,6 +23,7 @@ from yolo_musgd.export.quantize import make_plan, quantize
 from yolo_musgd.export.splits import calibration_set, read_splits
 from yolo_musgd.export.timing import race
 from yolo_musgd.prune import stock_checkpoint
+from yolo_musgd.resources import install
 
 NEEDS = {
     "onnx-fp32": ("onnx", "onnxslim", "onnxruntime"),
@@ -49,7 +50,7 @@ def require(runtime: str) -> None:
         UserError: with the line to type.
     """
     if absent := missing(runtime):
-        raise UserError(f"runtime={runtime} needs {', '.join(absent)}: pip install 'yolo-musgd[export]'")
+        raise UserError(f"runtime={runtime} needs {', '.join(absent)}: {install('export')}")
 
 
 class Exported:

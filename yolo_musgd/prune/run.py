@@ -58,9 +58,7 @@ class Run:
 
     def __init__(self, settings: PruneSettings) -> None:
         self.settings = settings
-        if settings.model is None:
-            raise UserError("model= is required, for example model=runs/detect/train/weights/best.pt")
-        self.model, self.saved = stock_checkpoint.load(settings.model)
+        self.model, self.saved = stock_checkpoint.load(settings.require("model"))
         trained = self.saved.get("train_args") or {}
         size = settings.imgsz or trained.get("imgsz") or 640
         self.imgsz = int(max(size) if isinstance(size, (list, tuple)) else size)

@@ -9,7 +9,7 @@ from pathlib import Path
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
-from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, setting
+from yolo_musgd.settings import Settings, SettingsError, exist_ok, parse, read_recipe, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 KINDS = ("taylor", "magnitude", "bn", "random")
@@ -22,8 +22,13 @@ SPARSITIES = ("none", "2:4", "unstructured")
 class PruneSettings(Settings):
     """Arguments of ``yolo-musgd prune``."""
 
-    model: str | None = setting(None, "checkpoint to prune, the best.pt of a training run", kind=str)
-    data: str | None = setting(None, "data set it was trained on; by default what the checkpoint says", kind=str)
+    model: str | None = setting(
+        None, "checkpoint to prune, the best.pt of a training run", kind=str, file="model",
+        required="runs/detect/train/weights/best.pt",
+    )  # fmt: skip
+    data: str | None = setting(
+        None, "data set it was trained on; by default what the checkpoint says", kind=str, file="data"
+    )
     recipe: str | None = setting(
         None, "YAML with some of these arguments: prune-20.yaml, prune-40.yaml, prune-60.yaml, a latency recipe or "
         "your own; arguments on the command line win", kind=str,
@@ -86,6 +91,9 @@ class PruneSettings(Settings):
     resume: str | None = setting(None, "folder of an interrupted run to go on with", kind=str)
     project: str = setting("runs/prune", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")
+    save_dir: str | None = save_dir()
+    exist_ok: bool = exist_ok("replace")
+    verbose: bool = setting(True, "show the log of the training, as Ultralytics has it")
 
     @property
     def layers_to_keep(self) -> list[str]:
@@ -96,6 +104,11 @@ class PruneSettings(Settings):
     def chosen_allocation(self) -> str:
         """``allocation``, or what suits the importance: only Taylor's scores compare across layers."""
         return self.allocation or ("global" if self.importance == "taylor" else "uniform")
+
+    @classmethod
+    def read(cls, args: Mapping[str, str]) -> PruneSettings:
+        """See `read_settings`."""
+        return read_settings(args)
 
 
 def read_settings(args: Mapping[str, str]) -> PruneSettings:

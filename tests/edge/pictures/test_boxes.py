@@ -121,8 +121,11 @@ def test_map_is_ultralytics(seed: int, torch: Any) -> None:
         actual.append(target[:, 0])
         np.testing.assert_array_equal(evaluate.match(found, target), right[-1])
     every = np.concatenate(found_all)
-    ap = ap_per_class(np.concatenate(right), every[:, 4], every[:, 5], np.concatenate(actual))[5]
-    result = evaluator.result({})
+    theirs = ap_per_class(np.concatenate(right), every[:, 4], every[:, 5], np.concatenate(actual))
+    ap, result = theirs[5], evaluator.result({})
+    for key, expected in (("precision", theirs[2]), ("recall", theirs[3]), ("map50", ap[:, 0])):
+        assert [row[key] for row in result["per_class"]] == pytest.approx(list(expected), abs=1e-4)
+        assert result[key] == pytest.approx(expected.mean(), abs=1e-4)
     assert result["map50_95"] == pytest.approx(ap.mean(), abs=1e-4)
     assert result["map50"] == pytest.approx(ap[:, 0].mean(), abs=1e-4)
 

@@ -1,0 +1,7 @@
+"""``python -m yolo_musgd`` is ``yolo-musgd``."""
+
+import sys
+
+from yolo_musgd.cli import main
+
+sys.exit(main())

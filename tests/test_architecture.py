@@ -17,7 +17,7 @@ PACKAGE = Path(yolo_musgd.__file__).parent
 BASE = {"settings", "resources", "tables", "edge"}
 TRAINING = BASE | {"host", "optim", "train", "data"}
 ALLOWED = {
-    "__init__": {"optim", "plugin", "train", "trainers"},
+    "__init__": {"api", "edge", "optim", "plugin", "train", "trainers"},
     "_autoload": {"plugin"},
     "edge": set(),
     "host": set(),
@@ -35,7 +35,7 @@ ALLOWED = {
     "prune": TRAINING | {"plugin", "trainers", "export", "__init__"},
     "pipeline": TRAINING | {"plugin", "export", "lab", "prune", "__init__"},
     "commands": BASE | {"__init__"},
-    "completion": {"commands"},
+    "completion": BASE | {"commands"},
     "cli": BASE | {"__init__", "commands", "completion"},
     "__main__": {"cli"},
     "api": BASE | {"commands"},

@@ -121,7 +121,7 @@ def test_a_run_that_never_gets_there_is_censored_not_dropped(bench, make):
 
 
 def test_a_target_of_the_protocol(bench, make):
-    sgd, musgd = arms = make.arms(target=0.3)
+    sgd, musgd = arms = make.arms(goal=0.3)
     bench.add(sgd, 0, BASE)
     bench.add(musgd, 0, GOOD)
     base, mine = figures(bench, arms)["groups"][0]["arms"]

@@ -38,7 +38,7 @@ optimizers:
   - {label: recipe, cfg: muon.yaml, muon_steps: 3}
 seeds: [3, 5]
 tune: {lr0: [0.02], seed: 9, epochs: 4}
-target: 0.4
+goal: 0.4
 """
 
 
@@ -84,7 +84,8 @@ BAD = [
     ("{data: a, seeds: [1, 1]}", "different whole numbers"),
     ("{data: a, seeds: [-1]}", "seed must be a whole number >= 0, got -1"),
     ("{data: a, epochs: 2.5}", "epochs must be a whole number >= 1, got 2.5"),
-    ("{data: a, target: 40}", r"target must be a mAP in \(0, 1\), got 40"),
+    ("{data: a, goal: 40}", r"goal must be a mAP in \(0, 1\), got 40"),
+    ("{data: a, target: 0.4}", "target is now goal"),
     ("{data: a, optimizers: [MuSDG]}", "MuSDG.*MuSGD"),
     ("{data: a, optimizers: [{optimizer: auto, lr0: 0.1}]}", "auto picks lr0 by itself"),
     ("{data: a, optimizers: [{optimizer: auto, tune: {momentum: [0.8]}}]}", "auto picks momentum by itself"),

@@ -33,7 +33,7 @@ log = logging.getLogger("yolo_musgd")
 
 
 @dataclasses.dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What an export made.
 
     Attributes:
@@ -51,7 +51,7 @@ class Exported:
     expected: Accuracy | None
 
 
-def export_model(settings: ExportSettings) -> Exported:
+def export_model(settings: ExportSettings) -> ExportResult:
     """Export a checkpoint for a board; nothing is left behind when it fails or is interrupted.
 
     Raises:
@@ -77,7 +77,7 @@ def export_model(settings: ExportSettings) -> Exported:
         raise
 
 
-def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Exported:
+def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> ExportResult:
     work, ready = temporary / "work", temporary / "ready"
     work.mkdir()
     ready.mkdir()
@@ -99,7 +99,7 @@ def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Ex
         write_coco(ready / VAL, graph.val, job.checkpoint.names)
     folder = _place(ready, project, job.settings)
     moved = tuple(dataclasses.replace(built, folder=folder / built.folder.name) for built in artifacts)
-    return Exported(folder, moved, latency, fastest, graph.expected)
+    return ExportResult(folder, moved, latency, fastest, graph.expected)
 
 
 def _place(ready: Path, project: Path, settings: ExportSettings) -> Path:
@@ -178,7 +178,7 @@ def main(args: Mapping[str, str]) -> Result:
     )  # fmt: skip
 
 
-def _figures(made: Exported, best: Built) -> dict[str, Any]:
+def _figures(made: ExportResult, best: Built) -> dict[str, Any]:
     """Of the artifact that is recommended, and of the FP32 graph that it was compared with."""
     fp32, ms = made.latency_ms["onnxruntime fp32"], made.latency_ms.get(best.runtime)
     measured = made.expected and best.accuracy
@@ -206,7 +206,7 @@ def _said(settings: ExportSettings, figures: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _bundles(settings: ExportSettings, result: Exported) -> Iterator[Path]:
+def _bundles(settings: ExportSettings, result: ExportResult) -> Iterator[Path]:
     """Pack each artifact for the board; the archives lie beside the artifacts."""
     for built in result.artifacts:
         folder = result.folder / f"edge-{settings.target}-{built.runtime}"

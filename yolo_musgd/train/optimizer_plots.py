@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.tables import plot_text, write_png
+from yolo_musgd.tables import BLUE, GREEN, GREY, LIGHT, ORANGE, PALETTE, plot_style, plot_text, write_png
 from yolo_musgd.train.records import ENTROPY_FILE, LAYERS_FILE, STEPS_FILE, read_steps, read_values
 
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#8a8f98"
+PICTURE = "optimizer.png"
 MAX_POINTS = 1500  # more than a picture of this width can show
 
 
@@ -26,7 +26,7 @@ def medians(values: Any, bins: Any) -> Any:
 
 
 def plot_steps(folder: Path, optimizer: str) -> Path | None:
-    """Draw optimizer.png: gradient norms on a log axis and beta_t, over steps, with the epochs marked.
+    """Draw optimizer.png over steps: gradient norms, and where the optimizer has them beta_t and Muon's update RMS.
 
     Args:
         folder: run folder with the step file.
@@ -40,49 +40,78 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
         return None
     from matplotlib.figure import Figure
 
+    panels = [_draw_norms]
+    panels += [_draw_beta] * bool(np.isfinite(steps["beta_t"]).any())
+    panels += [_draw_update] * bool(np.isfinite(steps["update_rms"]).any())
     n = len(steps["step"])
     bins = np.linspace(0, n, min(n, MAX_POINTS) + 1).astype(int)
-    x = steps["step"][bins[:-1]]
-    has_beta = bool(np.isfinite(steps["beta_t"]).any())
-    figure = Figure(figsize=(10, 6.5 if has_beta else 3.8), layout="constrained")
-    axes = figure.subplots(2 if has_beta else 1, 1, sharex=True, squeeze=False)[:, 0]
+    with plot_style():
+        heights = [1.3, 1.0, 0.7][: len(panels)]
+        figure = Figure(figsize=(10, 1.2 + 2.1 * sum(heights)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axis, draw in zip(axes, panels, strict=True):
+            draw(axis, steps, bins)
+            axis.margins(x=0)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, borderaxespad=0.2)
+        title = f"{optimizer}: {n} steps, {int(steps['epoch'].max())} epochs"
+        figure.suptitle("\n".join(map(plot_text, [title, *findings(steps)])), x=0.01, ha="left", fontsize=11)
+        _mark_epochs(axes, steps)
+        axes[-1].set_xlabel("optimizer step (thin lines: epochs)")
+        return write_png(figure, folder / PICTURE, dpi=150)
 
-    top = axes[0]
+
+def _draw_norms(axis: Any, steps: dict[str, Any], bins: Any) -> None:
+    x = steps["step"][bins[:-1]]
     norms = [medians(steps[c], bins) for c in ("grad_norm", "grad_norm_clipped")]
     raw, clipped = (np.where(n > 0, n, np.nan) for n in norms)  # a log axis has no zero
     if not np.isfinite(raw).any():
-        top.text(0.5, 0.5, "no step had a finite gradient", transform=top.transAxes, ha="center", color=_GREY)
-    top.plot(x, raw, color=_BLUE, lw=1.2, label="raw")
-    top.plot(x, clipped, color=_ORANGE, lw=1.2, ls="--", label="after clipping (what the optimizer sees)")
-    top.set_yscale("log")
-    top.set_ylabel("gradient norm, all parameters")
-    top.legend(loc="upper right", frameon=False)
-    skipped = int(np.nanmax(steps["skipped_steps"]))
-    title = f"{plot_text(optimizer)}: {n} steps, {int(steps['epoch'].max())} epochs"
-    top.set_title(title + (f", {skipped} steps skipped (non-finite gradient)" if skipped else ""), loc="left", pad=18)
+        axis.text(0.5, 0.5, "no step had a finite gradient", transform=axis.transAxes, ha="center", color=GREY)
+    axis.plot(x, raw, color=BLUE, lw=1.2, label="before clipping")
+    axis.plot(x, clipped, color=ORANGE, lw=1.2, ls="--", label="after clipping: what the optimizer sees")
+    axis.set_yscale("log")
+    axis.set_ylabel("gradient norm,\nall parameters")
 
-    if has_beta:
-        low = axes[1]
-        low.fill_between(
-            x, medians(steps["beta_t_min"], bins), medians(steps["beta_t_max"], bins), color=_BLUE, alpha=0.12, lw=0,
-            label="min to max over tensors",
-        )  # fmt: skip
-        low.fill_between(
-            x, medians(steps["beta_t_p10"], bins), medians(steps["beta_t_p90"], bins), color=_BLUE, alpha=0.3, lw=0,
-            label="10th to 90th percentile",
-        )  # fmt: skip
-        low.plot(x, medians(steps["beta_t"], bins), color=_BLUE, lw=1.4, label="mean")
-        low.set_ylim(0, 1)
-        low.set_ylabel(r"momentum $\beta_t$")
-        low.legend(loc="lower right", frameon=False, ncols=3)
-    _mark_epochs(axes, steps)
-    axes[-1].set_xlabel("optimizer step")
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0)
-    file = folder / "optimizer.png"
-    write_png(figure, file, dpi=150)
-    return file
+
+def _draw_beta(axis: Any, steps: dict[str, Any], bins: Any) -> None:
+    x = steps["step"][bins[:-1]]
+    for low, high, alpha, label in (
+        ("beta_t_min", "beta_t_max", 0.12, "lowest to highest tensor"),
+        ("beta_t_p10", "beta_t_p90", 0.35, "10th to 90th percentile of the tensors"),
+    ):
+        band = medians(steps[low], bins), medians(steps[high], bins)
+        axis.fill_between(x, *band, color=BLUE, alpha=alpha, lw=0, label=label)
+    axis.plot(x, medians(steps["beta_t"], bins), color=BLUE, lw=1.4, label="mean")
+    axis.set_ylim(0, 1)
+    axis.set_ylabel(r"momentum $\beta_t$")
+
+
+def _draw_update(axis: Any, steps: dict[str, Any], bins: Any) -> None:
+    axis.plot(steps["step"][bins[:-1]], medians(steps["update_rms"], bins), color=GREEN, lw=1.2)
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("RMS of the filters'\nstep, times lr")
+
+
+def findings(steps: dict[str, Any]) -> list[str]:
+    """What the curves say, a clause each: how the gradient fell, how much was clipped, what beta_t did."""
+    lines = []
+    norm, clipped = steps["grad_norm"], steps["grad_norm_clipped"]
+    seen = norm[np.isfinite(norm)]
+    if seen.size:
+        part = max(1, len(seen) // 20)  # a twentieth at either end
+        share = float(np.mean(clipped[np.isfinite(norm)] < 0.999 * seen))
+        lines.append(
+            f"gradient norm {np.median(seen[:part]):.3g} at the start, {np.median(seen[-part:]):.3g} at the end, "
+            f"clipped in {share:.0%} of the steps"
+        )
+    if np.isfinite(steps["beta_t"]).any():
+        lines.append(
+            f"momentum {np.nanmean(steps['beta_t']):.3f} in the mean, {np.nanmin(steps['beta_t_min']):.2f} at the least"
+        )
+    skipped = int(np.nanmax(steps["skipped_steps"]))
+    if skipped:
+        lines.append(f"{skipped} steps skipped (non-finite gradient)")
+    return lines
 
 
 def _mark_epochs(axes: Any, steps: dict[str, Any]) -> None:
@@ -92,11 +121,11 @@ def _mark_epochs(axes: Any, steps: dict[str, Any]) -> None:
     chosen = [(int(e), float(steps["step"][i])) for e, i in zip(epochs, first, strict=True) if (e - 1) % every == 0]
     for axis in axes:
         for _, step in chosen:
-            axis.axvline(step, color=_GREY, lw=0.6, alpha=0.5, zorder=0)
+            axis.axvline(step, color=GREY, lw=0.6, alpha=0.5, zorder=0)
     for epoch, step in chosen:
-        axes[0].annotate(
+        axes[-1].annotate(
             f"epoch {epoch}" if epoch == chosen[0][0] else str(epoch), (step, 1.0), xycoords=("data", "axes fraction"),
-            fontsize=8, color=_GREY, xytext=(0, 3), textcoords="offset points",
+            fontsize=7, color=GREY, xytext=(2, -8), textcoords="offset points",
         )  # fmt: skip
 
 
@@ -113,13 +142,12 @@ def plot_layers(folder: Path, count: int = 25) -> Path | None:
     axis = figure.subplots()
     y = np.arange(len(lowest))[::-1]
     means = [float(np.mean(values[k])) for k in lowest]
-    axis.hlines(y, [min(values[k]) for k in lowest], [max(values[k]) for k in lowest], color=_BLUE, alpha=0.35, lw=5)
-    axis.plot(means, y, "o", color=_BLUE, ms=5)
+    axis.hlines(y, [min(values[k]) for k in lowest], [max(values[k]) for k in lowest], color=BLUE, alpha=0.35, lw=5)
+    axis.plot(means, y, "o", color=BLUE, ms=5)
     axis.set_yticks(y, [plot_text(name) for name in lowest], fontsize=8)
     axis.set_xlim(0, 1)
     axis.set_xlabel(r"$\beta_t$: mean over the run (dot), lowest to highest epoch (bar)")
-    axis.set_title(f"The {len(lowest)} parameter tensors with the lowest momentum", loc="left")
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(f"The {len(lowest)} parameter tensors with the lowest momentum")
     axis.grid(axis="x", alpha=0.3)
     file = folder / "optimizer_layers.png"
     write_png(figure, file, dpi=150)
@@ -147,16 +175,21 @@ def plot_entropy(folder: Path, count: int = 8) -> Path | None:
         marker = "." if len(order) < 3 else None
         if name in named:
             axis.plot(
-                order, values, color=f"C{named.index(name)}", lw=1.8, zorder=2, label=plot_text(name), marker=marker
+                order,
+                values,
+                color=PALETTE[named.index(name) % len(PALETTE)],
+                lw=1.8,
+                zorder=2,
+                label=plot_text(name),
+                marker=marker,
             )
         else:
-            axis.plot(order, values, color="#c9ccd1", lw=0.8, zorder=1, marker=marker)
+            axis.plot(order, values, color=LIGHT, lw=0.8, zorder=1, marker=marker)
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylabel("singular-value entropy of the weights\n1: all directions alike, 0: rank one")
-    axis.set_title(f"{len(layers)} layers; named: those that changed most", loc="left")
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(f"{len(layers)} layers; named: those that changed most")
+    figure.legend(loc="outside right center", fontsize=8)
     file = folder / "optimizer_entropy.png"
     write_png(figure, file, dpi=150)
     return file

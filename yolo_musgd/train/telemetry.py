@@ -21,6 +21,7 @@ from ultralytics.utils import LOGGER
 from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.orthogonalize import singular_value_entropy
 from yolo_musgd.settings import SettingsError
+from yolo_musgd.tables import plot_style
 from yolo_musgd.train.records import (
     COLUMNS,
     ENTROPY_FILE,
@@ -30,6 +31,7 @@ from yolo_musgd.train.records import (
     append_values,
     forget_steps,
     forget_values,
+    read_steps,
 )
 
 _QUANTILES = (0.1, 0.9)
@@ -189,15 +191,26 @@ class Monitor:
             values = torch.stack([singular_value_entropy(p) for p in self._watched.values()]).tolist()
             append_values(entropy, "entropy", epoch, dict(zip(self._watched, values, strict=True)))
 
+    def findings(self) -> list[str]:
+        """What the record says, and where it can be seen; nothing without a recorded step."""
+        from yolo_musgd.train.optimizer_plots import PICTURE, findings
+
+        steps = read_steps(self.folder / STEPS_FILE)
+        if not steps:
+            return []
+        said = f"{self.name}: {'; '.join(findings(steps))}"
+        return [said, f"results: {self.folder}, with {PICTURE} and the optim/ columns of results.csv"]
+
     def plot(self) -> list[Path]:
         """Draw optimizer.png, and optimizer_layers.png if layers were recorded; returns what was drawn."""
         from yolo_musgd.train.optimizer_plots import plot_entropy, plot_layers, plot_steps
 
-        pictures = [plot_steps(self.folder, self.name)]
-        if self.layers and (self.folder / LAYERS_FILE).exists():
-            pictures.append(plot_layers(self.folder))
-        if self._watched and (self.folder / ENTROPY_FILE).exists():
-            pictures.append(plot_entropy(self.folder))
+        with plot_style():
+            pictures = [plot_steps(self.folder, self.name)]
+            if self.layers and (self.folder / LAYERS_FILE).exists():
+                pictures.append(plot_layers(self.folder))
+            if self._watched and (self.folder / ENTROPY_FILE).exists():
+                pictures.append(plot_entropy(self.folder))
         return [p for p in pictures if p is not None]
 
 

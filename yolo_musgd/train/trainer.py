@@ -151,7 +151,9 @@ class MuSGDTrainerMixin:
     def train(self) -> Any:
         """Train as the host does; bad data leaves no run folder behind."""
         try:
-            return super().train()  # type: ignore[misc]
+            found = super().train()  # type: ignore[misc]
+            self._say_findings()
+            return found
         except Exception as error:
             told = _explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
             if not isinstance(told, UserError):
@@ -159,6 +161,19 @@ class MuSGDTrainerMixin:
             if not self.args.exist_ok:  # type: ignore[attr-defined]
                 _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
             raise told from (None if told is error else error)
+
+    def _say_findings(self) -> None:
+        """The last lines of a training: what the optimizer did, where it can be seen, what to type next."""
+        if self._monitor is None:
+            return
+        try:
+            lines = self._monitor.findings()
+        except (OSError, UserError) as error:  # the model is trained all the same
+            LOGGER.warning(f"the optimizer's record cannot be read: {error}")
+            return
+        best = self.best if self.best.is_file() else self.last  # type: ignore[attr-defined]
+        for line in [*lines, f"next: yolo-musgd export model={best} target=raspberry-pi-5"] if lines else []:
+            LOGGER.info(line)
 
     def _require_labels(self) -> None:
         """Refuse a training set without a single object, which Ultralytics would train on for hours.

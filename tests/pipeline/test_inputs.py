@@ -175,9 +175,7 @@ def test_a_missing_package_is_named_before_anything_is_done(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     arguments = [f"data={tiny_data}", "model=yolo26n.yaml", "dry_run=True", *words]
     assert cli.main(["pipeline", *arguments]) == 2
-    said = re.search(
-        r"yolo-musgd: (.*) (?:is|are) not installed: pip install .*'.*\[(.*)\]'", capsys.readouterr().err
-    )
+    said = re.search(r"yolo-musgd: (.*) (?:is|are) not installed: pip install .*'.*\[(.*)\]'", capsys.readouterr().err)
     assert missing in said[1].split(", "), "others may be missing here too"
     assert said[2] == extra
 

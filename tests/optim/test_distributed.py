@@ -21,7 +21,7 @@ def free_port():
 CASES = {"recipe": {}, "normuon": {"muon_rows": 0.9, "muon_every": 2}}
 
 
-def train(rank, settings, shard):
+def train(rank, settings, shard, device):
     """Three steps of a DDP-wrapped yolo26n, each rank on its own image."""
     from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +31,8 @@ def train(rank, settings, shard):
     from yolo_musgd.optim.settings import MuonSettings
 
     model = real_gradients(imgsz=64, batch=1)
+    model.criterion = None  # made anew on the device
+    model.to(device)
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     muon = MuonSettings(**settings, muon_shard=shard)
     optimizer = MuonSGD(ultralytics_groups(model), muon=muon, exclude=muon_exclusions(wrapped))
@@ -43,33 +45,39 @@ def train(rank, settings, shard):
             "cls": torch.zeros(2, 1),
             "bboxes": torch.tensor([[0.4, 0.4, 0.3, 0.3], [0.6, 0.6, 0.2, 0.2]]),
         }
-        loss, _ = wrapped(batch)
+        loss, _ = wrapped({k: v.to(device) for k, v in batch.items()})
         loss.sum().backward()
         optimizer.step()
+    momenta = [optimizer.state[p].get("exp_avg") for p in model.parameters()]
     chunks = next(iter(optimizer.matrices._plans.values()))
     return {
-        "params": [p.detach() for p in model.parameters()],
-        "momenta": [optimizer.state[p].get("exp_avg") for p in model.parameters()],
+        "params": [p.detach().cpu() for p in model.parameters()],
+        "momenta": [m if m is None else m.cpu() for m in momenta],
         "flops": sum(c.flops for c in chunks if c.owner == rank),
     }
 
 
-def work(rank, port, folder):
-    """One of the two processes."""
+def work(rank, port, folder, kind):
+    """One of the two processes: on the CPU, or each on its own GPU."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    device = f"cuda:{rank}" if kind == "cuda" else "cpu"
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", rank=rank, world_size=2)
     try:
         for case, settings in CASES.items():
             for shard in (True, False):
-                torch.save(train(rank, settings, shard), f"{folder}/{case}-{shard}-{rank}.pt")
+                torch.save(train(rank, settings, shard, device), f"{folder}/{case}-{shard}-{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Results of all cases from two processes over gloo."""
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def folder(request, tmp_path_factory):
+    """Results of all cases from two processes, over gloo or over NCCL."""
+    if request.param == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("two ranks on GPUs need two of them")
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
     folder, port = tmp_path_factory.mktemp("gloo"), free_port()
@@ -77,7 +85,7 @@ def folder(tmp_path_factory):
     script.write_text(
         "import runpy, sys\n"
         f"work = runpy.run_path({__file__!r})['work']\n"
-        f"work(int(sys.argv[1]), {port}, {str(folder)!r})\n"
+        f"work(int(sys.argv[1]), {port}, {str(folder)!r}, {request.param!r})\n"
     )
     workers = [subprocess.Popen([sys.executable, str(script), str(rank)]) for rank in range(2)]
     assert [w.wait(timeout=240) for w in workers] == [0, 0]

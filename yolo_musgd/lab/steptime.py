@@ -16,6 +16,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class StepTime:
     share_of_iteration: float | None = None
 
 
-Builder = Callable[[nn.Module], list[Optimizer]]
+Builder = Callable[[nn.Module], list[Any]]
 
 
 def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed: int = 0) -> nn.Module:
@@ -146,6 +147,7 @@ def contenders() -> dict[str, Builder]:
         "torch AdamW foreach": torch_optimizer(torch.optim.AdamW, lr=1e-3, foreach=True),
         "torch AdamW fused": torch_optimizer(torch.optim.AdamW, lr=1e-3, fused=True),
         "MuSGD": lambda m: [as_trained("MuSGD", m)],
+        "MuSGD recorded": lambda m: [_Recorded(as_trained("MuSGD", m), m)],
         "MuSGD article": lambda m: [MuSGD(ultralytics_groups(m), orthogonalize=False)],
         "MuSGD article global": lambda m: [MuSGD(ultralytics_groups(m), orthogonalize=False, norm_scope="global")],
         "MuonSGD": lambda m: [MuonSGD(ultralytics_groups(m), exclude=muon_exclusions(m))],
@@ -159,6 +161,21 @@ def contenders() -> dict[str, Builder]:
     if importlib.util.find_spec("pytorch_optimizer"):
         table["pytorch_optimizer Muon"] = _pytorch_optimizer_muon
     return table
+
+
+class _Recorded:
+    """An optimizer whose steps telemetry records, as a trainer has it."""
+
+    def __init__(self, optimizer: Optimizer, model: nn.Module):
+        from yolo_musgd.train.telemetry import Monitor
+
+        self._optimizer, self.state = optimizer, optimizer.state
+        self._monitor = Monitor(Path(), model, optimizer)
+
+    def step(self) -> None:
+        """One step and its record."""
+        with self._monitor.step():
+            self._optimizer.step()
 
 
 def _by_dimension(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -256,7 +273,7 @@ def measure(
     return rows
 
 
-def _step(optimizers: list[Optimizer]) -> None:
+def _step(optimizers: list[Any]) -> None:
     for optimizer in optimizers:
         optimizer.step()
 

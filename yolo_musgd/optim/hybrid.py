@@ -26,7 +26,7 @@ from yolo_musgd.optim.checks import (
     saved_entries,
 )
 from yolo_musgd.optim.kernel_plan import Plan
-from yolo_musgd.optim.kernels import scaled_squared_norms, squared_norms
+from yolo_musgd.optim.kernels import runs_ahead, scaled_squared_norms, squared_norms
 from yolo_musgd.optim.matrix_steps import MOMENTUM, ROWS, MatrixSteps, muon_settings
 from yolo_musgd.optim.muon_update import describe
 from yolo_musgd.optim.second_moment import SECOND_MOMENT
@@ -208,13 +208,14 @@ class Hybrid(Optimizer):
         measured = [self._measured(b) for b in batches]
         norms = [squared_norms(tensors) for tensors in measured]
         total = torch.cat(norms).sum()
-        if total.device.type == "cpu" and not math.isfinite(total):  # or it is only the squares that are too large
+        ahead = runs_ahead(total.device)
+        if not ahead and not math.isfinite(total):  # or it is only the squares that are too large
             norms = [scaled_squared_norms(tensors) for tensors in measured]
             total = torch.cat(norms).sum()
         raw = [n if m is b.grads else squared_norms(b.grads) for n, m, b in zip(norms, measured, batches, strict=True)]
         self._grad_norm = torch.cat(raw).sum().sqrt()
         finite = None  # "go ahead", or on a device the 0/1 flag that nobody waits for
-        if total.device.type != "cpu":
+        if ahead:
             finite = total.isfinite().to(total.dtype)
             self._skipped = self._skipped + (1 - finite)
         elif not math.isfinite(total):

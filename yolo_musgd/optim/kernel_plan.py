@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from yolo_musgd.optim.kernels import runs_ahead
 from yolo_musgd.optim.orthogonalize import QUINTIC, Kernel, Step
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -150,7 +151,7 @@ def _candidates(device: torch.device, coefficients: tuple[Step, ...], precision:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     bf16 = precision == "bfloat16" or (precision == "auto" and has_fast_bf16(device))
-    if device.type != "cpu":  # few launches matter more than few operations
+    if runs_ahead(device):  # few launches matter more than few operations
         return [Kernel(torch.bfloat16 if bf16 else torch.float32)]
     steps = len(coefficients)
     found = []

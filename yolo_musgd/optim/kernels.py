@@ -35,6 +35,11 @@ class Hyper:
     decoupled_decay: bool = False
 
 
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the host goes on while the device computes, so that asking for a value would mean waiting."""
+    return device.type != "cpu"
+
+
 def squared_norms(tensors: list[Tensor]) -> Tensor:
     """Squared L2 norm of each tensor, shape (len(tensors),), in fp64 (fp32 on MPS), without a host sync.
 

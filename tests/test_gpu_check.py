@@ -1,0 +1,69 @@
+"""scripts/gpu_check on the CPU at toy size: every part runs, and the report says that no GPU was there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOY = ("device=cpu", "imgsz=64", "batch=2", "epochs=1", "models=yolo26n", "jobs=2")
+
+
+def check(*words):
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_every_part_runs_and_is_reported(tiny_data, tmp_path):
+    out = tmp_path / "report"
+    done = check(
+        *TOY, f"data={tiny_data}", f"out={out}", "minutes=8", "steps=torch SGD foreach,MuSGD,MuSGD recorded",
+        "optimizers=SGD,MuSGD", "tests=tests/cuda/test_steps.py -k memory",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (out / "report.md").read_text()
+    assert report in done.stdout
+    assert "| GPU | none: CUDA not run |" in report
+    assert "All passed. 4 passed, 0 failed, 4 skipped." in report
+    rows = json.loads((out / "steptime" / "yolo26n" / "steptime.json").read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["torch SGD foreach", "MuSGD", "MuSGD recorded"]
+    assert "| yolo26n | step / native's | 0.5 | not measured |  |" in report
+    assert "| yolo26n | step of an iteration | 0.05 | 0." in report
+    for optimizer in ("SGD", "MuSGD"):
+        assert f"| scratch | {optimizer} | 0 | 1 | 1 | 0." in report
+
+
+def test_a_limit_that_is_over_leaves_a_report(tmp_path):
+    done = check(*TOY, f"out={tmp_path}", "minutes=0.1", "parts=tests,train", "tests=tests/cuda")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (tmp_path / "report.md").read_text()
+    assert "## Machine" in report
+    assert "Out of time" in report or "The time was up." in report
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("devise=0", "'devise=0' is none of the words: wheels="),
+        ("minutes=soon", "minutes must be a number, got 'soon'"),
+        ("parts=test", "parts must be among tests, steptime, train, got 'test'"),
+        ("wheels=nowhere", "nowhere does not exist"),
+    ],
+)
+def test_wrong_words_end_it_at_once(word, message, tmp_path):
+    done = check(word, f"out={tmp_path / 'report'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"gpu_check: {message}"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_is_not_overwritten(tmp_path):
+    (tmp_path / "report.md").write_text("precious")
+    assert check(f"out={tmp_path}").returncode == 2
+    assert (tmp_path / "report.md").read_text() == "precious"

@@ -13,7 +13,7 @@ import torch
 from musgd_reference import musgd_reference_step
 
 from yolo_musgd.optim import musgd
-from yolo_musgd.optim.kernels import fused_available, squared_norms
+from yolo_musgd.optim.kernels import fused_available, squared_norms, wide_squared_norms
 from yolo_musgd.settings import SettingsError
 
 MuSGD = functools.partial(musgd.MuSGD, orthogonalize=False)
@@ -520,3 +520,14 @@ def test_squared_norms(dtype, shapes):
     tensors = [p.detach() * 10.0**i for i, p in enumerate(make_params(dtype=dtype, shapes=shapes))]
     want = [float(t.double().square().sum()) for t in tensors]
     assert squared_norms(tensors).tolist() == pytest.approx(want, rel=1e-5)
+    assert wide_squared_norms(tensors).tolist() == pytest.approx(want, rel=1e-5)
+
+
+def test_norms_of_a_device_do_not_overflow():
+    """What a GPU computes, here on the CPU: finite gradients have a finite norm, and no other have."""
+    tensors = [torch.full((4,), 1e30), torch.full((2, 2), 3e38), torch.full((3,), 1e-30)]
+    assert wide_squared_norms(tensors).tolist() == pytest.approx([4e60, 36e76, 3e-60])
+    assert not wide_squared_norms([torch.tensor([1.0, torch.inf])]).isfinite().any()
+    assert not wide_squared_norms([torch.tensor([1.0, torch.nan])]).isfinite().any()
+    half = [torch.full((4,), 6e4, dtype=torch.float16), torch.full((4,), 1e38, dtype=torch.bfloat16)]
+    assert wide_squared_norms(half).tolist() == pytest.approx([4 * 59999.9**2, 4e76], rel=1e-2)

@@ -22,6 +22,7 @@ from yolo_musgd.optim.orthogonalize import (
     ns_coefficients,
     orthogonalize,
     singular_value_entropy,
+    tame,
 )
 
 BF16 = torch.bfloat16
@@ -253,3 +254,19 @@ def test_plan_takes_only_safe_kernels_and_is_readable():
     assert {b.kernel.dtype for b in plan.buckets} == {torch.float32}
     assert "512 x 4608" in str(plan)
     assert plan.floor_seconds(1e9, 2e9) == pytest.approx(plan.flops / 1e9)
+
+
+def test_matrices_are_scaled_before_they_are_squared():
+    """What a device does ahead of the Gram matrices, here on the CPU: norms above 1.8e19 square to infinity."""
+    torch.manual_seed(0)
+    plain = torch.randn(3, 4, 6)
+    batch = plain * torch.tensor([1e-3, 1.0, 1e30])[:, None, None]
+    kept = batch.clone()
+    assert torch.bmm(batch, batch.mT)[2].isinf().any()
+    tame([batch])
+    assert torch.equal(batch[:2], kept[:2])
+    assert torch.bmm(batch, batch.mT).isfinite().all()
+    torch.testing.assert_close(batch[2] / batch[2].norm(), plain[2] / plain[2].norm())
+    kept[0, 0, 0] = torch.inf
+    tame([kept])
+    assert kept[0, 0, 0].isinf()

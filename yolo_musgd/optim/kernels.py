@@ -48,7 +48,7 @@ def squared_norms(tensors: list[Tensor]) -> Tensor:
     """
     device = tensors[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
-    flat = [t.ndim == 1 and device.type == "cpu" for t in tensors]
+    flat = [n == 1 for n in map(Tensor.dim, tensors)] if device.type == "cpu" else [False]
     if all(flat):
         values = torch.cat(tensors).to(wide).square_()
         lengths = torch.tensor([t.numel() for t in tensors])
@@ -59,7 +59,17 @@ def squared_norms(tensors: list[Tensor]) -> Tensor:
             places = [i for i, f in enumerate(flat) if f is kind]
             out[places] = squared_norms([tensors[i] for i in places])
         return out
+    if device.type not in ("cpu", "mps"):
+        return wide_squared_norms(tensors)
     return torch.stack(torch._foreach_norm([_at_least_fp32(t) for t in tensors])).to(wide).square_()
+
+
+def wide_squared_norms(tensors: list[Tensor]) -> Tensor:
+    """As :func:`squared_norms`, summed in fp64: no square of an fp32 number leaves its range, and nothing waits.
+
+    For devices: a GPU reads the gradients just as fast, a CPU would take four times as long.
+    """
+    return torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).square_()
 
 
 def in_layout_of(like: Tensor, t: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import chain
-from operator import methodcaller
 from typing import Any, ClassVar, cast
 
 import torch
@@ -28,7 +27,7 @@ from yolo_musgd.optim.second_moment import SECOND_MOMENT, normalized
 from yolo_musgd.optim.settings import MuSGDSettings
 from yolo_musgd.settings import Settings, SettingsError, setting
 
-_contiguous = methodcaller("is_contiguous")
+_contiguous = Tensor.is_contiguous  # of the class: half the time of a bound method each
 
 
 @dataclass(frozen=True)

@@ -177,13 +177,17 @@ def newton_schulz(
     work = [torch.empty_like(R) for _ in range(1 if max(restarts) == 1 else 3)]
     scale = None
     done = 0
+    if R.device.type != "cpu":
+        tame(X)
     for length in restarts:
         for x, slot in zip(X, slots, strict=True):
             gram_matrix(x, slot)
         if not done:
             scale = _inverse_norm(R, spectral)
             if R.device.type == "cpu" and not bool((scale > 0).all()):  # zero, or squares above the largest number
-                _tame(X, slots)
+                tame(X)
+                for x, slot in zip(X, slots, strict=True):
+                    gram_matrix(x, slot)
                 scale = _inverse_norm(R, spectral)
             R.mul_(scale.square().to(R.dtype))
             if len(restarts) > 1:  # else the scale rides on the one polynomial that multiplies X
@@ -199,17 +203,14 @@ def newton_schulz(
     return X
 
 
-def _tame(X: Sequence[Tensor], slots: Sequence[Tensor]) -> None:
-    """Divide matrices whose squares may leave fp32's range (norms above 1e19) by their largest element; on a CPU.
+def tame(X: Sequence[Tensor]) -> None:
+    """Divide matrices (b, rows, columns) whose squares may leave fp32's range by their largest element, in place.
 
-    A device would have to be waited for; there the squared norm of all gradients overflows first and skips the step.
+    Those are norms above 1e19. Nothing waits for a device: there it is done ahead, on a CPU only where it is needed.
     """
-    for x, slot in zip(X, slots, strict=True):
-        peak = x.abs().amax((1, 2), keepdim=True)
-        large = peak.isfinite() & (peak > 1e15)
-        if bool(large.any()):
-            x.div_(torch.where(large, peak, 1.0))
-            gram_matrix(x, slot)
+    for x in X:
+        peak = torch.linalg.vector_norm(x, torch.inf, (1, 2), keepdim=True)
+        x.div_(torch.where(peak.isfinite() & (peak > 1e15), peak, 1.0))
 
 
 def gram_matrix(X: Tensor, out: Tensor) -> Tensor:

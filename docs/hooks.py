@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,33 @@ ROOT_FILE = re.compile(r"<!-- (\w+\.md) -->")
 
 
 def commands() -> str:
-    """`yolo-musgd help COMMAND` of every command."""
-    from yolo_musgd.cli import COMMANDS, help_of
+    """What `yolo-musgd help COMMAND` says of every command, as tables."""
+    from yolo_musgd.commands import COMMANDS, REQUIRED, arguments
 
-    return "\n\n".join(f"## {name}\n\n```text\n{help_of(name)}\n```" for name in COMMANDS)
+    parts = []
+    for group in dict.fromkeys(c.group for c in COMMANDS.values()):
+        for name, command in COMMANDS.items():
+            if command.group != group:
+                continue
+            summary, examples = command.summary, "\n".join(f"yolo-musgd {x}" for x in command.examples)
+            parts.append(f"## {name}\n\n*{group}.* {summary[0].upper()}{summary[1:]}.\n\n```bash\n{examples}\n```")
+            rows = [
+                f"| `{a.name}` | {'required' if a.default is REQUIRED else _default(a.default)} | {_cell(a.help)} |"
+                for a in arguments(name)
+            ]
+            parts += ["\n".join(["| argument | default | meaning |", "|---|---|---|", *rows])] if rows else []
+            page = os.path.relpath(command.page, "reference")
+            parts.append(f"More: [{command.page}]({page}).")
+    return "\n\n".join(parts)
+
+
+def _default(value: Any) -> str:
+    return "" if value in (None, "") else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a table, where Markdown would take some letters for its own."""
+    return re.sub(r"([*_|<\[\]])", r"\\\1", text)
 
 
 def arguments() -> str:

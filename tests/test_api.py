@@ -1,4 +1,7 @@
-"""The commands as Python functions: the same arguments, the same answers, nothing loaded before it is needed."""
+"""The commands as Python functions: the same arguments, the same answers, nothing loaded before it is needed.
+
+Covers edge/result.py.
+"""
 
 import importlib.util
 import inspect

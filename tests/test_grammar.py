@@ -1,4 +1,7 @@
-"""One grammar for every command: a word means one thing; help and completion from one table; quick answers."""
+"""One grammar for every command: a word means one thing; help and completion from one table; quick answers.
+
+Covers commands.py and completion.py.
+"""
 
 import shutil
 import subprocess

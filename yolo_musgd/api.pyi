@@ -147,6 +147,8 @@ def export(
     threads: int = 1,
     bundle: bool = False,
     samples: Words | None = None,
+    push: Words | None = None,
+    push_dry_run: bool = False,
     project: Words = "runs/export",
     name: Words = "exp",
     save_dir: Words | None = None,

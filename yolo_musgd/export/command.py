@@ -17,6 +17,7 @@ from yolo_musgd.edge.result import Result
 from yolo_musgd.export.accuracy import Accuracy
 from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
 from yolo_musgd.export.bundle import make_bundle
+from yolo_musgd.export.card import CARD, card, check_push, push
 from yolo_musgd.export.float_graph import FloatGraph
 from yolo_musgd.export.settings import ExportSettings, Job, check
 from yolo_musgd.export.staging import clean, place_numbered, staging
@@ -58,6 +59,8 @@ def export_model(settings: ExportSettings) -> ExportResult:
         UserError: bad input, a missing package, or no space left.
     """
     check_place(settings)
+    if settings.push:
+        check_push(settings.push, settings.push_dry_run)
     job = check(settings)
     runtimes = installed(job.runtimes)
     if not runtimes:
@@ -93,7 +96,9 @@ def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Ex
             backend.close()
     fastest = _fastest(job, artifacts, latency)
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
-    (ready / "report.md").write_text(to_markdown(job, artifacts, graph.expected, latency, fastest), encoding="utf-8")
+    report = to_markdown(job, artifacts, graph.expected, latency, fastest)
+    (ready / "report.md").write_text(report, encoding="utf-8")
+    (ready / CARD).write_text(card(job, artifacts, graph.expected, report), encoding="utf-8")
     draw_searches(job, artifacts, ready)
     if graph.val:
         write_coco(ready / VAL, graph.val, job.checkpoint.names)
@@ -165,6 +170,9 @@ def main(args: Mapping[str, str]) -> Result:
     made = export_model(settings)
     print((made.folder / "report.md").read_text(encoding="utf-8"))
     archives = list(_bundles(settings, made)) if settings.bundle else []
+    if settings.push:
+        files_there = push(made.folder, settings.push, settings.push_dry_run)
+        print(f"{'would be ' * settings.push_dry_run}uploaded to {settings.push}: {', '.join(files_there)}")
     best = next((a for a in made.artifacts if a.runtime == made.fastest), made.artifacts[0])
     files = {f"{a.runtime} artifact": str(a.folder) for a in made.artifacts} | {
         "report": str(made.folder / "report.md")

@@ -66,6 +66,10 @@ class ExportSettings(Settings):
     threads: int = setting(1, "CPU threads of the timings and of the judging", low=1)
     bundle: bool = setting(False, "also pack each artifact with all the board needs, see yolo-musgd help bundle")
     samples: str | None = setting(None, "folder of images that bundle=True takes along", kind=str)
+    push: str | None = setting(
+        None, "upload the results to this private model of Hugging Face's hub, user/name; needs the extra hub", kind=str
+    )
+    push_dry_run: bool = setting(False, "list what push= would upload, and upload nothing")
     project: str = setting("runs/export", "parent folder of the results")
     name: str = setting("exp", "folder of the results, counted up")
     save_dir: str | None = save_dir()

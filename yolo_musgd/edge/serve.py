@@ -97,20 +97,24 @@ class Watch:
         now = time.perf_counter()
         if now - self._slow_at < 0.5:
             return self._slow
-        self._slow_at = now
         recent = [end for end in self._ends if now - end < 5]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
         board = self.watcher.samples[-1] if self.watcher.samples else None
         since = self.watts.times[-1] if self.watts.times else -math.inf
         self._slow = {
             "fps": rate,
-            "latency_ms": summarize(np.array(self._totals) * 1e3),
+            "latency_ms": self.latency_ms(),
             "power_w": self.watts.watts[-1] if now - since < 5 else None,
             "power_sensor": self.watts.sensor.name if self.watts.sensor else None,
             "temperatures_c": board["temperatures_c"] if board else {},
             "throttled": board["throttled"] if board and board["throttling_known"] else None,
         }
+        self._slow_at = now
         return self._slow
+
+    def latency_ms(self) -> Optional[Dict[str, Any]]:
+        """Return the summary of the last thousand frames."""
+        return summarize(np.array(self._totals) * 1e3)
 
     def status(self, found: List[Dict[str, Any]], shape: Tuple[int, ...], conf: float) -> Dict[str, Any]:
         """Return all that ``/api/status`` says; what was not measured is None."""
@@ -251,7 +255,7 @@ def _serve(chosen: Any, artifact: Artifact, runtime: Runtime, source: Source, sh
         watts.stop()
         watcher.stop()
         runtime.close()
-    latency = watch.status([], (), 0.0)["latency_ms"]
+    latency = watch.latency_ms()
     words = "p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**latency) if latency else "none timed"
     print("{} frames, {}".format(watch.frames, words))
     return EXIT_DONE

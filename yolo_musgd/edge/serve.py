@@ -230,6 +230,8 @@ def main(args: List[str]) -> int:
             return _serve(chosen, artifact, runtime, source, shared, web)
         finally:
             source.close()
+    except KeyboardInterrupt:  # before the first frame
+        return EXIT_DONE
     finally:
         os.close(shared.wake[1])
         _await(web)

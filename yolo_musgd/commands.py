@@ -156,12 +156,23 @@ COMMANDS: dict[str, Command] = {
         examples=("detect model=best.onnx source=photos", "detect model=best.onnx source=0 n=100"),
         page="tutorials/bench.md",
     ),
+    "serve": Command(
+        "yolo_musgd.edge.serve:main",
+        "a page with the camera's picture, boxes, rates, watts and heat; JSON and Prometheus too (no torch)",
+        options="yolo_musgd.edge.serve:SERVE_OPTIONS",
+        group=BOARD,
+        examples=("serve model=best.onnx source=0", "serve model=best.onnx source=rtsp://camera/stream host=0.0.0.0"),
+        page="tutorials/bench.md",
+    ),
     "val": Command(
         "yolo_musgd.edge.evaluate:main",
         "mAP50-95 of an exported model against YOLO labels on this machine (no torch)",
         options="yolo_musgd.edge.evaluate:VAL_OPTIONS",
         group=BOARD,
-        examples=("val model=best.onnx source=runs/export/exp/val.json", "val model=best.onnx source=images/val"),
+        examples=(
+            "val model=best.onnx source=runs/export/exp/val.json",
+            "val predictions=hailo.json label=Hailo-8L latency_ms=11.6 source=runs/export/exp/val.json",
+        ),
         page="tutorials/bench.md",
     ),
     "idle": Command(

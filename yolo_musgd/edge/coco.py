@@ -1,7 +1,7 @@
 """Reads images and boxes from a COCO file, such as ``export`` and ``bundle`` write, or anybody else's."""
 
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -12,8 +12,36 @@ Labelled = Tuple[str, np.ndarray]
 FARTHEST = 1e6  # sides of its image; a box farther out, or larger, is no box
 
 
+class Coco(NamedTuple):
+    """A COCO file of boxes.
+
+    Attributes:
+        ids: Of the images, in the file's order.
+        labelled: Path and boxes of each, see read_coco.
+        sizes: Width and height of each, in pixels.
+        classes: Category's id -> class.
+        names: Class -> name.
+    """
+
+    ids: List[Any]
+    labelled: List[Labelled]
+    sizes: List[Tuple[float, float]]
+    classes: Dict[Any, int]
+    names: Dict[int, str]
+
+
 def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labelled]:
-    """Read what a COCO file says of each image.
+    """Read what a COCO file says of each image; see open_coco.
+
+    Returns:
+        The image's path and float32 (n, 5) of class, centre x, centre y, width and height in fractions of the image, in
+        the file's order.
+    """
+    return open_coco(path, names, images).labelled
+
+
+def open_coco(path: str, names: Dict[int, str], images: str = "") -> Coco:
+    """Read a COCO file.
 
     A category is the model's class of the same name. Where not one name is the same, the categories are the classes in
     the order of their ids, as many as the model has. Crowds (``iscrowd``) are left out, as Ultralytics leaves them out.
@@ -22,10 +50,6 @@ def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labell
         path: The JSON file.
         names: The model's class names by index; empty when it does not say.
         images: Folder that ``file_name`` is relative to; by default the file's own.
-
-    Returns:
-        The image's path and float32 (n, 5) of class, centre x, centre y, width and height in fractions of the image, in
-        the file's order.
 
     Raises:
         UserError: Not a COCO file, or of classes that the model does not have.
@@ -50,7 +74,14 @@ def read_coco(path: str, names: Dict[int, str], images: str = "") -> List[Labell
     if strange:
         raise UserError("{}: a box of {!r} is no number, or far outside of it".format(path, strange[0]))
     root = images or os.path.dirname(path)
-    return [(os.path.join(root, sizes[key][2]), np.array(rows[key], np.float32).reshape(-1, 5)) for key in sizes]
+    named = {classes[entry["id"]]: str(entry["name"]) for entry in content["categories"]}
+    return Coco(
+        list(sizes),
+        [(os.path.join(root, sizes[key][2]), np.array(rows[key], np.float32).reshape(-1, 5)) for key in sizes],
+        [sizes[key][:2] for key in sizes],
+        classes,
+        named,
+    )
 
 
 def _load(path: str) -> Dict[str, Any]:

@@ -12,15 +12,16 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import options
-from .coco import read_coco
+from .coco import open_coco, read_coco
 from .detect import MODEL_OPTIONS, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from .files import Folder
 from .labels import label_path, list_images, read_pair
 from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
+from .predictions import read_predictions
 from .result import Result
-from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.artifact import Artifact, open_artifact, sha256_of
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
 from .stats import rounded
@@ -183,6 +184,9 @@ VAL_OPTIONS.update(
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
         "conf": (VAL_CONF, options.number(0.0, 1.0), "lowest score that counts"),
         "n": (None, options.optional(options.number(1, 1e9, int)), "only the first images"),
+        "predictions": ("", options.text, "COCO results that something else detected on them, instead of model="),
+        "label": ("", options.text, "what detected the predictions, for the table: Hailo-8L"),
+        "latency_ms": (None, options.optional(options.number(1e-6, 1e9)), "and how long it took for an image there"),
     }
 )
 VAL_OPTIONS.update(options.PLACE)
@@ -277,6 +281,8 @@ def main(args: List[str]) -> Result:
     """
     chosen = options.parse_args(args, VAL_OPTIONS, "val")
     require(chosen.source, "source", "val")
+    if chosen.predictions:
+        return _judge_predictions(chosen)
     library.require()
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
     labelled = _list_labelled(chosen, artifact.names)
@@ -291,18 +297,62 @@ def main(args: List[str]) -> Result:
             runtime.close()
         content = _report(chosen, artifact, runtime, evaluator, partial)
         path = folder.write_text("val.json", json.dumps(content, indent=1))
-    result, left_out = content["result"], len(evaluator.left_out)
-    print(as_table(result))
-    said = (
-        "mAP50-95 {map50_95}  mAP50 {map50}  on {images} images, {labels} labels".format(**result)
-        + (", {} images left out".format(left_out) if left_out else "")
-        + (", partial" if partial else "")
-    )
     if not partial:
+        said = _say(content["result"], evaluator.left_out, "")
         images.tolerate(evaluator.left_out, len(labelled))
+    else:
+        said = _say(content["result"], evaluator.left_out, ", partial")
     following = "yolo-musgd bench model={}".format(chosen.model)
     code = EXIT_INTERRUPTED if partial else EXIT_DONE
-    return Result("val", said, folder.path, {"val": path}, result, following, code)
+    return Result("val", said, folder.path, {"val": path}, content["result"], following, code)
+
+
+def _say(result: Dict[str, Any], left_out: List[str], rest: str) -> str:
+    """Print the table; returns the sentence below it."""
+    print(as_table(result))
+    words = "mAP50-95 {map50_95}  mAP50 {map50}  on {images} images, {labels} labels".format(**result)
+    return words + (", {} images left out".format(len(left_out)) if left_out else "") + rest
+
+
+def _judge_predictions(chosen: Any) -> Result:
+    """Score what something else detected; the report is val's, so that compare-bench shows it beside our artifacts.
+
+    Raises:
+        UserError: A model is given too, the labels are no COCO file, or the predictions are none.
+    """
+    if chosen.model:
+        raise UserError("val: give model= or predictions=, not both")
+    if not chosen.source.lower().endswith(".json"):
+        raise UserError("val predictions=: source= must be a COCO file, such as the val.json that export writes")
+    coco = open_coco(chosen.source, {})
+    found, strangers = read_predictions(chosen.predictions, coco, chosen.conf, chosen.max_det)
+    evaluator = Evaluator()
+    for rows, (_, labels), size in list(zip(found, coco.labelled, coco.sizes))[: chosen.n]:
+        centre, half = labels[:, 1:3] * size, labels[:, 3:5] * np.array(size) / 2
+        evaluator.add(rows, np.concatenate((labels[:, :1], centre - half, centre + half), axis=1))
+    content = {
+        "schema": "yolo-musgd/val/1",
+        "partial": False,
+        "model": {
+            "file": os.path.basename(chosen.predictions),
+            "sha256": sha256_of(chosen.predictions),
+            "precision": None,
+            "imgsz": None,
+        },
+        "runtime": {"name": chosen.label or "predictions", "version": "", "threads": None, "detail": {}},
+        "stated": {"latency_ms": chosen.latency_ms},
+        "source": chosen.source,
+        "conf": chosen.conf,
+        "iou": None,
+        "left_out": [],
+        "result": evaluator.result(coco.names),
+    }
+    with Folder("val", *options.place(chosen)) as folder:
+        path = folder.write_text("val.json", json.dumps(content, indent=1))
+    rest = "; {} detections are of other images".format(strangers) if strangers else ""
+    said = _say(content["result"], [], rest)
+    following = "yolo-musgd compare-bench bench.json {}".format(path)
+    return Result("val", said, folder.path, {"val": path}, content["result"], following)
 
 
 def as_table(result: Dict[str, Any]) -> str:

@@ -18,9 +18,10 @@ import numpy as np
 from . import options
 from .bench import on_terminate, root
 from .detect import MODEL_OPTIONS, Detector, as_records, require
-from .errors import EXIT_DONE, UserError
+from .errors import UserError
 from .pictures import images, library
 from .power import sampler, system
+from .result import Result
 from .runtimes.artifact import Artifact, open_artifact
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
@@ -36,10 +37,10 @@ STATUS_SECONDS = 0.05  # between two publications, at least
 TOKEN_LENGTH = 12  # letters of a token that the user chooses, at least
 NICE = 10  # how far the web process stands back for the detector
 
-SERVE_OPTIONS = {key: row for key, row in MODEL_OPTIONS.items() if key not in ("project", "name")}
+SERVE_OPTIONS = dict(MODEL_OPTIONS)
 SERVE_OPTIONS.update(
     {
-        "source": ("", options.text, kinds.KINDS),
+        "source": (options.REQUIRED, options.text, kinds.KINDS),
         **kinds.SOURCE_OPTIONS,
         "patience": (
             None,
@@ -206,7 +207,7 @@ def start_web(listener: socket.socket, shared: Shared, artifact: Artifact, token
         os._exit(code)
 
 
-def main(args: List[str]) -> int:
+def main(args: List[str]) -> Result:
     """Run ``serve model= source=`` until Ctrl-C."""
     chosen = options.parse_args(args, SERVE_OPTIONS, "serve")
     require(chosen.source, "source", "serve")
@@ -231,13 +232,13 @@ def main(args: List[str]) -> int:
         finally:
             source.close()
     except KeyboardInterrupt:  # before the first frame
-        return EXIT_DONE
+        return Result("serve", "ended before the first frame")
     finally:
         os.close(shared.wake[1])
         _await(web)
 
 
-def _serve(chosen: Any, artifact: Artifact, runtime: Runtime, source: Source, shared: Shared, web: int) -> int:
+def _serve(chosen: Any, artifact: Artifact, runtime: Runtime, source: Source, shared: Shared, web: int) -> Result:
     sensor = sampler.choose(chosen.power, root()).sensor
     watts, watcher = sampler.Sampler(sensor, SAMPLES).start(), system.Watcher(root(), keep=SAMPLES).start()
     facts = {
@@ -259,8 +260,8 @@ def _serve(chosen: Any, artifact: Artifact, runtime: Runtime, source: Source, sh
         runtime.close()
     latency = watch.latency_ms()
     words = "p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**latency) if latency else "none timed"
-    print("{} frames, {}".format(watch.frames, words))
-    return EXIT_DONE
+    figures = {"frames": watch.frames, "latency_ms": latency}
+    return Result("serve", "{} frames, {}".format(watch.frames, words), figures=figures)
 
 
 def _loop(chosen: Any, detector: Detector, watch: Watch, shared: Shared, web: int) -> None:

@@ -7,6 +7,7 @@ that was measured with the same runtime is preferred; else the artifact's own fi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +31,8 @@ class Row(NamedTuple):
     runtime: str
     threads: int | None
     int8_convolutions: str  # "96 of 102" after the runtime's optimizer, or "" where it does not tell
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
     fps: float | None
     watts: float | None
     joules: float | None
@@ -43,6 +44,8 @@ class Row(NamedTuple):
     @property
     def short(self) -> str:
         """A name for the picture."""
+        if self.precision == "?" and self.imgsz == "?":  # predictions
+            return self.board
         threads = f" x{self.threads}" if self.threads else ""
         return f"{self.board}: {self.runtime.split()[0]}{threads} {self.precision} {self.imgsz}"
 
@@ -84,9 +87,31 @@ def rows_of(benches: Sequence[dict[str, Any]], vals: Sequence[dict[str, Any]]) -
     """
     try:
         rows = [_row(bench, run, vals) for bench in benches for run in bench["runs"]]
+        rows += [_row_of_predictions(val) for val in vals if "stated" in val]
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"a report lacks a field: {error}; was it edited or cut short?") from error
-    return sorted(rows, key=lambda row: row.p50_ms)
+    return sorted(rows, key=lambda row: math.inf if row.p50_ms is None else row.p50_ms)
+
+
+def _row_of_predictions(val: dict[str, Any]) -> Row:
+    return Row(
+        board=val["runtime"]["name"],
+        model=val["model"]["file"],
+        precision="?",
+        imgsz="?",
+        runtime=val["runtime"]["name"],
+        threads=None,
+        int8_convolutions="",
+        p50_ms=val["stated"]["latency_ms"],
+        p99_ms=None,
+        fps=None,
+        watts=None,
+        joules=None,
+        joules_kind="",
+        map50_95=val["result"]["map50_95"],
+        map_from=f"predictions, {val['result']['images']} images",
+        marks="latency as stated" if val["stated"]["latency_ms"] else "",
+    )
 
 
 def _row(bench: dict[str, Any], run: dict[str, Any], vals: Sequence[dict[str, Any]]) -> Row:
@@ -138,8 +163,8 @@ def _cell(value: float | None, digits: int) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table; bold rows are on the front of mAP against latency."""
-    known = [k for k, row in enumerate(rows) if row.map50_95 is not None]
-    front = {known[k] for k in pareto([(rows[k].p50_ms, rows[k].map50_95 or 0.0) for k in known])}
+    known = [k for k, row in enumerate(rows) if row.map50_95 is not None and row.p50_ms is not None]
+    front = {known[k] for k in pareto([(rows[k].p50_ms or 0.0, rows[k].map50_95 or 0.0) for k in known])}
     head = [
         "board",
         "model",
@@ -178,6 +203,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    rows = [row for row in rows if row.p50_ms is not None]
     with_map = [row for row in rows if row.map50_95 is not None]
     with_energy = [row for row in with_map if row.joules is not None]
     if not with_map:
@@ -187,7 +213,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
         figure, axes = pyplot.subplots(
             1, 2 if with_energy else 1, figsize=(14 if with_energy else 9, 6), squeeze=False, sharey=True
         )
-        _draw_front(axes[0][0], with_map, [row.p50_ms for row in with_map], "median latency, ms (log)")
+        _draw_front(axes[0][0], with_map, [row.p50_ms or 0.0 for row in with_map], "median latency, ms (log)")
         if with_energy:
             kinds = "/".join(sorted({row.joules_kind for row in with_energy}))
             _draw_front(
@@ -201,8 +227,8 @@ def picture(rows: Sequence[Row], path: Path) -> None:
 
 def _draw_bars(axis: Any, rows: Sequence[Row]) -> None:
     places = range(len(rows))
-    axis.barh(places, [row.p50_ms for row in rows], color="tab:blue", height=0.6)
-    axis.plot([row.p99_ms for row in rows], places, "|", color="black", markersize=14, label="p99")
+    axis.barh(places, [row.p50_ms or 0.0 for row in rows], color="tab:blue", height=0.6)
+    axis.plot([row.p99_ms or math.nan for row in rows], places, "|", color="black", markersize=14, label="p99")
     axis.set_yticks(list(places), [plot_text(row.short) for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("median latency, ms (no mAP known: give val.json files too)")
@@ -243,7 +269,7 @@ def main(args: list[str]) -> Result:
     reports = [load(path) for path in paths]
     benches = [report for report in reports if report["schema"] in BENCH]
     rows = rows_of(benches, [report for report in reports if report["schema"] == VAL])
-    if not rows:
+    if all(row.p50_ms is None for row in rows):
         raise UserError("compare-bench: give at least one bench.json with a finished run")
     table = markdown(rows)
     folder = Folder("compare-bench", *options.place(chosen))
@@ -258,7 +284,7 @@ def main(args: list[str]) -> Result:
 
 def _said(rows: Sequence[Row]) -> str:
     """The comparison in a sentence: the fastest, and the most accurate where that is known."""
-    fastest = min(rows, key=lambda row: row.p50_ms)
+    fastest = rows[0]
     text = f"fastest of {len(rows)}: {fastest.short}, {fastest.p50_ms:.2f} ms"
     known = [row for row in rows if row.map50_95 is not None]
     if not known:

@@ -32,6 +32,7 @@ ALLOWED = {
     "doctor": {"__init__", "_autoload", "edge", "optim", "plugin", "resources", "train"},
     "export": BASE | {"__init__", "data", "host"},
     "lab": TRAINING | {"plugin", "trainers", "__init__"},
+    "federated": TRAINING | {"plugin", "trainers", "__init__"},
     "prune": TRAINING | {"plugin", "trainers", "export", "__init__"},
     "pipeline": TRAINING | {"plugin", "export", "lab", "prune", "__init__"},
     "commands": BASE | {"__init__"},

@@ -1,0 +1,258 @@
+"""``yolo-musgd federate``: many clients, one model, simulated on this machine by Flower's simulation engine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_musgd import plugin
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import write_whole
+from yolo_musgd.federated.partition import Images, divide, own_folders, parse_split, write_client
+from yolo_musgd.federated.settings import FederateSettings, read
+from yolo_musgd.settings import check_parent, read_recipe
+
+FREE = ("rounds", "jobs", "threads", "timeout", "project", "baselines")
+"""Settings that may change when a federation goes on."""
+
+
+def require_flower() -> None:
+    """Refuse to begin without Flower and Ray, and keep Flower from reporting to its makers.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr is imported
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if missing := [name for name in ("flwr", "ray") if find_spec(name) is None]:
+        raise UserError(f"{missing[0]} is not installed: pip install 'yolo-musgd[federated]' (Python 3.11 or newer)")
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Run the command with its ``key=value`` arguments.
+
+    Returns:
+        0; results.csv, weights/ and the report are in project/name.
+
+    Raises:
+        UserError: bad arguments or data, or a round in which no client answered.
+    """
+    settings, arguments = read(args)
+    require_flower()
+    plugin.register()
+    check_parent(settings.project, settings.name)
+    from yolo_musgd.federated.report import write_report
+
+    folder = Path(settings.project) / settings.name
+    plan, data = prepare(settings, arguments, folder)
+    simulate(plan, data)
+    for file in write_report(folder, settings, arguments):
+        logging.getLogger("ultralytics").info(f"wrote {file}")
+    return 0
+
+
+def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[Path]]:
+    """Check everything, divide the data and write down what the federation begins with.
+
+    Args:
+        settings: of the command.
+        arguments: of ``yolo train``.
+        folder: of the results.
+
+    Returns:
+        The server's plan, and each client's data YAML.
+
+    Raises:
+        UserError: something in it cannot be.
+    """
+    from yolo_musgd.federated.arrays import float_names, shared_names, take
+    from yolo_musgd.federated.compression import Compression
+    from yolo_musgd.federated.local import Work, initial_model, task_of
+    from yolo_musgd.federated.progress import Progress
+    from yolo_musgd.federated.server import Plan
+    from yolo_musgd.train.trainer import check_arguments
+
+    arguments = {**arguments, "optimizer": settings.optimizer}
+    check_arguments(arguments)
+    parse_split(settings.split)
+    Compression.parse(settings.compress)
+    task = task_of(settings.model)
+    _check_folder(folder, settings, arguments)
+    content, parts = _divided(settings, arguments, task)
+    if settings.baselines != "none" and content is None and settings.val is None:
+        raise UserError(f"baselines={settings.baselines} with split=folders needs val=, a data YAML to judge on")
+    val = settings.val or (settings.data if content is not None else None)
+    _record(folder, settings, arguments)
+    data = [_client(folder, number, part, content, task) for number, part in enumerate(parts)]
+    with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as scratch:
+        seed = int(arguments.get("seed", 0))
+        work = Work(settings.model, str(data[0]), Path(scratch) / "run", arguments, 0, 1, 1, seed)
+        model, fine_tunes, new_classes = initial_model(work)
+    shared_names(model, settings.share)
+    Progress(folder).begin(take(model, float_names(model)))
+    waves = math.ceil(len(data) / settings.jobs)
+    names = dict(model.names)  # type: ignore[arg-type]
+    plan = Plan(settings, arguments, model, fine_tunes, new_classes, names, len(data), val, folder, waves)
+    return plan, data
+
+
+def _divided(
+    settings: FederateSettings, arguments: Mapping[str, Any], task: str
+) -> tuple[dict[str, Any] | None, Sequence[Images | str]]:
+    """The description of the data set and the images of each client; None and their own YAMLs with split=folders."""
+    from yolo_musgd.data.reader import Rules, check, read_split
+
+    if settings.data is None:
+        raise UserError("data= is missing, for example data=shapes.yaml")
+    if settings.val is not None:
+        read_split(check(settings.val, task=task), "val", Rules(task))
+    if settings.split == "folders":
+        if settings.baselines in ("central", "all"):
+            raise UserError(f"baselines={settings.baselines} with split=folders: only alone can be trained beside it")
+        return None, own_folders(settings.data, task)
+    content = check(settings.data, task=task)
+    seed = int(arguments.get("seed", 0))
+    images = read_split(content, "train", Rules(task)).images
+    read_split(content, "val", Rules(task))
+    return content, divide(images, settings.clients, settings.split, seed)
+
+
+def _client(folder: Path, number: int, part: Images | str, content: Mapping[str, Any] | None, task: str) -> Path:
+    """A client's data YAML; its folder is made unless it brings its own data."""
+    from yolo_musgd.data.reader import Rules
+
+    place = folder / "clients" / str(number)
+    place.mkdir(parents=True, exist_ok=True)
+    for mark in place.glob("training-*"):  # of a federation that was killed: its clients did not die by themselves
+        mark.unlink()
+    return Path(part) if isinstance(part, str) else write_client(place / "data", part, content or {}, Rules(task))
+
+
+def _identity(settings: FederateSettings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings.to_dict(), "train": dict(arguments)}
+
+
+def _check_folder(folder: Path, settings: FederateSettings, arguments: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds something else than this federation.
+
+    Raises:
+        UserError: another one, or no federation at all.
+    """
+    file = folder / "args.yaml"
+    if not file.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} holds something else than a federation; choose another name=")
+        return
+    before, now = read_recipe(file), _identity(settings, arguments)
+    fixed = set(FREE) - ({"rounds"} if before.get("rounds", 0) > settings.rounds else set())
+    changed = [k for k in now if before.get(k) != now[k] and k not in fixed]
+    if changed:
+        raise UserError(f"{folder} holds another federation ({', '.join(changed)} differ); choose another name=")
+
+
+def _record(folder: Path, settings: FederateSettings, arguments: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(str(folder / "args.yaml"), yaml.safe_dump(_identity(settings, arguments), sort_keys=False))
+
+
+def home_of(data: Sequence[Path], folder: Path, model: str, central: str | None, context: Any) -> Any:
+    """A simulated client's things, by the number that Flower gives it."""
+    from yolo_musgd.federated.client import Home
+
+    number = int(context.node_config["partition-id"])
+    name = f"client {number:0{len(str(len(data) - 1))}d}"
+    whole = None if central is None else Path(central)
+    return Home(name, data[number], folder / "clients" / str(number), model, central=whole)
+
+
+def simulate(plan: Any, data: Sequence[Path]) -> None:
+    """Run server and clients on this machine.
+
+    Args:
+        plan: the server's.
+        data: each client's data YAML.
+
+    Raises:
+        UserError: no client answered in a round.
+        KeyboardInterrupt: it was interrupted; the same command goes on.
+    """
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    from yolo_musgd.federated.client import client_app
+    from yolo_musgd.federated.server import Federation, Stopped
+
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    folder, settings = plan.folder.resolve(), plan.settings
+    central = None if settings.split == "folders" else settings.data
+    places = [path.resolve() for path in data]
+    model = str(Path(settings.model).resolve()) if Path(settings.model).exists() else settings.model
+    clients = client_app(functools.partial(home_of, places, folder, model, central))
+    server, failed = ServerApp(), []
+
+    @server.main()  # type: ignore[untyped-decorator]
+    def serve(grid: Any, context: Any) -> None:
+        try:
+            Federation(grid, plan).run()
+        except BaseException as error:  # Flower would print it and go on with another
+            failed.append(error)
+
+    try:
+        with _threads(settings):
+            run_simulation(server, clients, len(data), backend_config=_backend(settings, plan.arguments))
+    except (KeyboardInterrupt, SystemExit):  # Ray answers SIGTERM with the latter
+        plan.stop.set()
+        logging.getLogger("ultralytics").info("finished rounds are kept: the same command goes on from here")
+        raise KeyboardInterrupt from None
+    if failed and not isinstance(failed[0], Stopped):
+        raise failed[0]
+
+
+def _backend(settings: FederateSettings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Ray, small and quiet; a client that dies is started again, and what the others were doing is not lost with it."""
+    gpus = 0.0
+    if str(arguments.get("device", "")) != "cpu":
+        import torch
+
+        gpus = torch.cuda.device_count() / settings.jobs
+    start = {
+        "num_cpus": settings.jobs, "include_dashboard": False, "object_store_memory": 2**28,
+        "logging_level": "ERROR", "log_to_driver": False,
+    }  # fmt: skip
+    return {
+        "init_args": start,
+        "client_resources": {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": 1},
+    }
+
+
+@contextlib.contextmanager
+def _threads(settings: FederateSettings) -> Any:
+    """The environment of the clients' processes: their share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = str(settings.threads or max(1, cores // settings.jobs))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, count))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            _restore(name, value, os.environ.__setitem__)
+
+
+def _restore(name: str, value: str | None, put: Callable[[str, str], None]) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        put(name, value)

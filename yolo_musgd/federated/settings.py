@@ -1,0 +1,109 @@
+"""Arguments of ``yolo-musgd federate``: its own, and every argument of ``yolo train``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.settings import Settings, parse, setting
+
+STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmuon")
+FIXED = {
+    "epochs": "rounds= times local_epochs= are the epochs",
+    "resume": "the same command goes on where it stopped",
+    "mode": "it trains",
+    "save_dir": "give project= and name=",
+    "exist_ok": "give another name=",
+    "time": "give rounds=",
+    "pretrained": "give model=weights.pt",
+}
+"""Arguments of ``yolo train`` that a federation decides by itself, and what to give instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FederateSettings(Settings):
+    """Arguments of ``yolo-musgd federate``."""
+
+    data: str | None = setting(
+        None, "data set to divide; with split=folders one YAML a client: [a.yaml,b.yaml]", kind=str
+    )
+    model: str = setting("yolo26n.yaml", "model YAML for random weights, or .pt")
+    clients: int = setting(4, "number of clients; with split=folders they are counted", low=1, high=1000)
+    rounds: int = setting(10, "rounds: each client trains, the server averages", low=1, high=100000)
+    local_epochs: int = setting(1, "epochs that a client trains in a round", low=1, high=1000)
+    optimizer: str = setting("MuSGD", "optimizer of the clients, as for yolo train")
+    split: str = setting("iid", "how images are divided: iid, dirichlet:ALPHA (small ALPHA: uneven classes), folders")
+    share: str = setting("all", "what is averaged: all, or of backbone, neck and head, as in backbone+neck")
+    strategy: str = setting(
+        "fedavg", "what the server makes of it: fedavg, fedprox, fedadam, fedmuon", choices=STRATEGIES
+    )
+    average: str = setting(
+        "ema", "what a client returns: ema, or weights (the last step's)", choices=("ema", "weights")
+    )
+    optimizer_state: str = setting(
+        "restart", "a client's momentum from round to round: restart, or keep", choices=("restart", "keep")
+    )
+    compress: str = setting("none", "what is sent: none (float32), half, topk:SHARE (of the weights), both ways")
+    proximal_mu: float = setting(0.01, "weight of fedprox's pull towards the global model", low=0.0, high=1000.0)
+    server_lr: float | None = setting(
+        None,
+        "server's step: 0.001 a weight for fedadam, 1 (times the averaged difference) for fedmuon",
+        kind=float,
+        low=0.0,
+    )
+    server_momentum: float = setting(0.0, "momentum of fedmuon", low=0.0, below=1.0)
+    val: str | None = setting(
+        None, "data YAML whose val split judges the global model; that of data= unless given", kind=str
+    )
+    baselines: str = setting(
+        "none",
+        "train beside it for comparison: none, central, alone (each client), all",
+        choices=("none", "central", "alone", "all"),
+    )
+    timeout: float = setting(3600.0, "seconds after which a client is left out of a round", low=1.0, high=1e7)
+    jobs: int = setting(1, "clients that train at a time on this machine", low=1, high=1024)
+    threads: int | None = setting(None, "CPU threads of each; None shares the cores", kind=int, low=1, high=1024)
+    project: str = setting("runs/federate", "parent folder of the results")
+    name: str = setting("exp", "folder of the results; the same command goes on where it stopped")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The command's own arguments and those of ``yolo train``."""
+        from ultralytics.cfg import DEFAULT_CFG_DICT
+
+        from yolo_musgd import plugin
+
+        plugin.register()
+        return tuple(dict.fromkeys((*super().names(), *DEFAULT_CFG_DICT)))
+
+
+def read(args: Mapping[str, str]) -> tuple[FederateSettings, dict[str, Any]]:
+    """The command's settings, and the arguments for ``yolo train`` that were given beside them.
+
+    Raises:
+        UserError: one that cannot be, or that a federation decides by itself.
+    """
+    own = {f.name for f in dataclasses.fields(FederateSettings)}
+    settings = parse(FederateSettings, {k: v for k, v in args.items() if k in own})
+    return settings, training_arguments({k: v for k, v in args.items() if k not in own})
+
+
+def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of ``yolo train`` from their text, checked by Ultralytics itself.
+
+    Raises:
+        UserError: one that Ultralytics does not take, or that a federation decides by itself.
+    """
+    from ultralytics.cfg import check_cfg, smart_value
+
+    for key, instead in FIXED.items():
+        if key in given:
+            raise UserError(f"{key}= is not for a federation: {instead}")
+    values = {key: smart_value(text) for key, text in given.items()}
+    try:
+        check_cfg(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(first_line(error)) from None
+    return values

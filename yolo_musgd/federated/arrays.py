@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,10 +32,10 @@ def parse_share(text: str) -> tuple[str, ...]:
 
 def part_of(name: str, model: nn.Module) -> str:
     """Which part a tensor ``model.<layer>.…`` belongs to: the YAML says how many layers the backbone has."""
-    layer = int(name.split(".")[1])
-    if layer < len(model.yaml["backbone"]):  # type: ignore[arg-type,index]
+    layer, described, layers = int(name.split(".")[1]), cast(Any, model.yaml), cast(Any, model.model)
+    if layer < len(described["backbone"]):
         return "backbone"
-    return "head" if layer == len(model.model) - 1 else "neck"
+    return "head" if layer == len(layers) - 1 else "neck"
 
 
 def float_names(model: nn.Module) -> list[str]:

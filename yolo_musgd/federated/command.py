@@ -76,35 +76,65 @@ def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path)
     Raises:
         UserError: something in it cannot be.
     """
-    from yolo_musgd.federated.arrays import float_names, shared_names, take
-    from yolo_musgd.federated.compression import Compression
-    from yolo_musgd.federated.local import Work, initial_model, task_of
-    from yolo_musgd.federated.progress import Progress
-    from yolo_musgd.federated.server import Plan
-    from yolo_musgd.train.trainer import check_arguments
+    from yolo_musgd.federated.local import task_of
 
-    arguments = {**arguments, "optimizer": settings.optimizer}
-    check_arguments(arguments)
-    parse_split(settings.split)
-    Compression.parse(settings.compress)
+    arguments = _checked(settings, arguments, folder)
     task = task_of(settings.model)
-    _check_folder(folder, settings, arguments)
     content, parts = _divided(settings, arguments, task)
     if settings.baselines != "none" and content is None and settings.val is None:
         raise UserError(f"baselines={settings.baselines} with split=folders needs val=, a data YAML to judge on")
     val = settings.val or (settings.data if content is not None else None)
     _record(folder, settings, arguments)
     data = [_client(folder, number, part, content, task) for number, part in enumerate(parts)]
+    plan = _plan(settings, arguments, folder, data[0], len(data), val)
+    plan.waves = math.ceil(len(data) / settings.jobs)
+    return plan, data
+
+
+def prepare_server(settings: FederateSettings, arguments: dict[str, Any]) -> Any:
+    """The plan of a server whose clients are other machines: it has only ``val``, whose classes are everybody's.
+
+    Raises:
+        UserError: something in it cannot be.
+    """
+    folder = Path(settings.project).expanduser() / settings.name
+    arguments = _checked(settings, arguments, folder)
+    _record(folder, settings, arguments)
+    val = str(Path(settings.val or "").expanduser())
+    return _plan(settings, arguments, folder, Path(val), settings.clients, val)
+
+
+def _checked(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The training arguments with the optimizer, when all that can be known without the data is in order."""
+    from yolo_musgd.federated.arrays import parse_share
+    from yolo_musgd.federated.compression import Compression
+    from yolo_musgd.train.trainer import check_arguments
+
+    arguments = {**arguments, "optimizer": settings.optimizer}
+    check_arguments(arguments)
+    parse_split(settings.split)
+    parse_share(settings.share)
+    Compression.parse(settings.compress)
+    _check_folder(folder, settings, arguments)
+    return arguments
+
+
+def _plan(
+    settings: FederateSettings, arguments: dict[str, Any], folder: Path, data: Path, clients: int, val: str | None
+) -> Any:
+    """The server's plan, with the model that the federation begins with; its arrays are written down once."""
+    from yolo_musgd.federated.arrays import float_names, take
+    from yolo_musgd.federated.local import Work, initial_model
+    from yolo_musgd.federated.progress import Progress
+    from yolo_musgd.federated.server import Plan
+
     with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as scratch:
         seed = int(arguments.get("seed", 0))
-        work = Work(settings.model, str(data[0]), Path(scratch) / "run", arguments, 0, 1, 1, seed)
+        work = Work(settings.model, str(data), Path(scratch) / "run", arguments, 0, 1, 1, seed)
         model, fine_tunes, new_classes = initial_model(work)
-    shared_names(model, settings.share)
     Progress(folder).begin(take(model, float_names(model)))
-    waves = math.ceil(len(data) / settings.jobs)
-    names = dict(model.names)  # type: ignore[arg-type]
-    plan = Plan(settings, arguments, model, fine_tunes, new_classes, names, len(data), val, folder, waves)
-    return plan, data
+    names: Any = model.names
+    return Plan(settings, arguments, model, fine_tunes, new_classes, dict(names), clients, val, folder)
 
 
 def _divided(

@@ -79,6 +79,22 @@ class FederateSettings(Settings):
         return tuple(dict.fromkeys((*super().names(), *DEFAULT_CFG_DICT)))
 
 
+@dataclasses.dataclass(frozen=True)
+class BundleSettings(Settings):
+    """Arguments of ``yolo-musgd federate-bundle`` beside those of ``federate``."""
+
+    host: str = setting("127.0.0.1", "the server's address, as the boards reach it; the default is for trying it out")
+    port: int = setting(9443, "port that the server listens on", low=1, high=65535)
+    boards: int = setting(2, "number of boards", low=1, high=100)
+    project: str = setting("runs/federate-bundle", "parent folder of the bundle")
+    folder: str = setting("bundle", "folder of the bundle, counted up")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The command's own arguments, those of ``federate`` and those of ``yolo train``."""
+        return tuple(dict.fromkeys((*super().names(), *FederateSettings.names())))
+
+
 def read(args: Mapping[str, str]) -> tuple[FederateSettings, dict[str, Any]]:
     """The command's settings, and the arguments for ``yolo train`` that were given beside them.
 

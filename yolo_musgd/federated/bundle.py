@@ -1,0 +1,96 @@
+"""``yolo-musgd federate-bundle``: a folder for a server and its boards, with every command on one page."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolo_musgd import __version__
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.federated.settings import BundleSettings, FederateSettings, training_arguments
+from yolo_musgd.settings import check_parent, new_folder, parse
+from yolo_musgd.tables import render
+
+_HERE = Path(__file__).parent / "folder"
+_PLAIN = ("data", "split", "clients", "baselines", "jobs", "threads", "project", "name")
+
+
+def main(args: Mapping[str, str]) -> int:
+    """Write the folder.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: bad arguments.
+    """
+    own = set(BundleSettings.defaults())
+    settings = parse(BundleSettings, {k: v for k, v in args.items() if k in own})
+    rest = {k: v for k, v in args.items() if k not in own}
+    federate = {k: v for k, v in rest.items() if k in FederateSettings.defaults()}
+    train = training_arguments({k: v for k, v in rest.items() if k not in federate})
+    if unfit := [k for k in federate if k in ("data", "split", "baselines", "jobs", "threads")]:
+        raise UserError(f"{unfit[0]}= is for a simulation; a board brings its own data, the server has val=")
+    chosen = parse(FederateSettings, federate)
+    if chosen.val is None:
+        raise UserError("val= is missing: a data YAML on the server, whose classes count and whose val split judges")
+    check_host(settings.host)
+    check_parent(settings.project, settings.folder)
+    folder = Path(new_folder(settings.project, settings.folder))
+    write(folder, settings, chosen, train)
+    print(f"{folder}: read README.md there")
+    return 0
+
+
+def check_host(host: str) -> None:
+    """Refuse what is no address of a machine: it goes into commands and a certificate.
+
+    Raises:
+        UserError: neither an IP address nor a name.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host):
+            raise UserError(f"host={host[:80]}: must be the server's IP address or name") from None
+
+
+def write(folder: Path, settings: BundleSettings, chosen: FederateSettings, train: Mapping[str, Any]) -> None:
+    """Fill the folder from the templates beside this file.
+
+    Args:
+        folder: new and empty.
+        settings: of the bundle.
+        chosen: of the federation.
+        train: arguments of ``yolo train``.
+    """
+    defaults = FederateSettings.defaults()
+    config = {k: v for k, v in chosen.to_dict().items() if v != defaults[k] and k not in _PLAIN}
+    config |= {"clients": settings.boards, "split": "folders", "train": json.dumps(dict(train))}
+    config["project"], config["name"] = "~/federation", "server"
+    names = [f"board-{number}" for number in range(1, settings.boards + 1)]
+    try:
+        ipaddress.ip_address(settings.host)
+        subject = f"IP:{settings.host}"
+    except ValueError:
+        subject = f"DNS:{settings.host}"
+    values = {
+        "host": settings.host, "port": settings.port, "names": names, "version": __version__, "subject": subject,
+        "config": {k: json.dumps(v) for k, v in config.items()}, "model": chosen.model, "timeout": chosen.timeout,
+    }  # fmt: skip
+    for template in sorted(_HERE.rglob("*.j2")):
+        target = folder / template.relative_to(_HERE).with_suffix("")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(render(template, values), encoding="utf-8")
+        if target.suffix == ".sh":
+            target.chmod(target.stat().st_mode | stat.S_IXUSR)
+    for app in ("server_app", "client_app"):
+        (folder / "federation").mkdir(exist_ok=True)
+        shutil.copy(_HERE / "federation" / f"{app}.txt", folder / "federation" / f"{app}.py")
+    (folder / "federation" / "__init__.py").touch()

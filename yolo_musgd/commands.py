@@ -96,6 +96,25 @@ COMMANDS: dict[str, Command] = {
         examples=("demo", "demo seed=1 steps=400"),
         page="research.md",
     ),
+    "federate": Command(
+        "yolo_musgd.federated.command:main",
+        "many clients, one model: federated training on Flower, simulated here; goes on where it stopped",
+        "yolo_musgd.federated.settings:FederateSettings",
+        group=OPTIMIZERS,
+        examples=(
+            "federate data=shapes.yaml clients=4 rounds=10",
+            "federate data=bccd.yaml split=dirichlet:0.3 compress=topk:0.1 baselines=central",
+        ),
+        page="federated.md",
+    ),
+    "federate-bundle": Command(
+        "yolo_musgd.federated.bundle:main",
+        "the same federation for a server and its boards: keys, scripts and one page of commands, encrypted",
+        "yolo_musgd.federated.settings:BundleSettings",
+        group=OPTIMIZERS,
+        examples=("federate-bundle", "federate-bundle host=192.168.1.10 boards=2"),
+        page="federated.md",
+    ),
     "prune": Command(
         "yolo_musgd.prune.command:main",
         "fewer channels, then fine-tuning: a smaller, faster checkpoint that loads anywhere",

@@ -194,7 +194,7 @@ def test_heads_may_stay_at_home(tiny_data, tmp_path):
         (("data=tiny", "strategy=fedsgd"), "strategy must be one of fedavg, fedprox, fedadam, fedmuon"),
         (("data=tiny", "model=absent.yaml"), "model=absent.yaml cannot be loaded"),
         (("data=absent.yaml",), "data=absent.yaml cannot be read"),
-        (("clients=2",), "data= is missing"),
+        (("clients=2",), "data= is required, for example data=shapes.yaml"),
         (("data=tiny", "roundz=3"), "did you mean rounds"),
     ],
 )

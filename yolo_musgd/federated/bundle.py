@@ -13,39 +13,37 @@ from typing import Any
 
 from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.federated.settings import BundleSettings, FederateSettings, training_arguments
-from yolo_musgd.settings import check_parent, new_folder, parse
+from yolo_musgd.edge.result import Result
+from yolo_musgd.federated.settings import BundleSettings, FederateSettings, others, training_arguments
+from yolo_musgd.settings import check_parent, new_folder
 from yolo_musgd.tables import render
 
 _HERE = Path(__file__).parent / "folder"
 _PLAIN = ("data", "split", "clients", "baselines", "jobs", "threads", "project", "name")
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result:
     """Write the folder.
-
-    Returns:
-        0.
 
     Raises:
         UserError: bad arguments.
     """
-    own = set(BundleSettings.defaults())
-    settings = parse(BundleSettings, {k: v for k, v in args.items() if k in own})
-    rest = {k: v for k, v in args.items() if k not in own}
-    federate = {k: v for k, v in rest.items() if k in FederateSettings.defaults()}
-    train = training_arguments({k: v for k, v in rest.items() if k not in federate})
-    if unfit := [k for k in federate if k in ("data", "split", "baselines", "jobs", "threads")]:
+    settings = BundleSettings.read(args)
+    rest = others(args, BundleSettings)
+    if unfit := [k for k in rest if k in ("data", "split", "baselines", "jobs", "threads", "clients", "name")]:
         raise UserError(f"{unfit[0]}= is for a simulation; a board brings its own data, the server has val=")
-    chosen = parse(FederateSettings, federate)
+    train = training_arguments(others(rest, FederateSettings))
+    chosen = FederateSettings.read(rest)
     if chosen.val is None:
         raise UserError("val= is missing: a data YAML on the server, whose classes count and whose val split judges")
     check_host(settings.host)
     check_parent(settings.project, settings.folder)
     folder = Path(new_folder(settings.project, settings.folder))
     write(folder, settings, chosen, train)
-    print(f"{folder}: read README.md there")
-    return 0
+    said = f"a federation of {settings.boards} boards around {settings.host}:{settings.port}"
+    return Result(
+        "federate-bundle", said, str(folder), {"page": str(folder / "README.md")}, next=f"read {folder}/README.md"
+    )
 
 
 def check_host(host: str) -> None:

@@ -18,8 +18,9 @@ import yaml
 from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.edge.result import Result
 from yolo_musgd.federated.partition import Images, divide, own_folders, parse_split, write_client
-from yolo_musgd.federated.settings import FederateSettings, read
+from yolo_musgd.federated.settings import FederateSettings, others, training_arguments
 from yolo_musgd.settings import check_parent, read_recipe
 
 FREE = ("rounds", "jobs", "threads", "timeout", "project", "baselines")
@@ -39,27 +40,31 @@ def require_flower() -> None:
         raise UserError(f"{missing[0]} is not installed: pip install 'yolo-musgd[federated]' (Python 3.11 or newer)")
 
 
-def main(args: Mapping[str, str]) -> int:
+def main(args: Mapping[str, str]) -> Result:
     """Run the command with its ``key=value`` arguments.
 
     Returns:
-        0; results.csv, weights/ and the report are in project/name.
+        The last round's figures; results.csv, weights/ and the report are in project/name.
 
     Raises:
         UserError: bad arguments or data, or a round in which no client answered.
     """
-    settings, arguments = read(args)
+    settings = FederateSettings.read(args)
+    settings.require("data")
+    arguments = training_arguments(others(args, FederateSettings))
     require_flower()
     plugin.register()
     check_parent(settings.project, settings.name)
+    from yolo_musgd.federated.judge import MAIN
     from yolo_musgd.federated.report import write_report
 
     folder = Path(settings.project) / settings.name
     plan, data = prepare(settings, arguments, folder)
     simulate(plan, data)
-    for file in write_report(folder, settings, arguments):
-        logging.getLogger("ultralytics").info(f"wrote {file}")
-    return 0
+    files, figures = write_report(folder, settings, arguments)
+    last = figures["rounds"][-1]
+    said = f"mAP50-95 {last[MAIN]:.4f} after {last['round']} rounds of {len(data)} clients"
+    return Result("federate", said, str(folder), files, figures, f"yolo val model={files['weights']} data={plan.val}")
 
 
 def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[Path]]:
@@ -143,15 +148,14 @@ def _divided(
     """The description of the data set and the images of each client; None and their own YAMLs with split=folders."""
     from yolo_musgd.data.reader import Rules, check, read_split
 
-    if settings.data is None:
-        raise UserError("data= is missing, for example data=shapes.yaml")
+    data = settings.require("data")
     if settings.val is not None:
         read_split(check(settings.val, task=task), "val", Rules(task))
     if settings.split == "folders":
         if settings.baselines in ("central", "all"):
             raise UserError(f"baselines={settings.baselines} with split=folders: only alone can be trained beside it")
-        return None, own_folders(settings.data, task)
-    content = check(settings.data, task=task)
+        return None, own_folders(data, task)
+    content = check(data, task=task)
     seed = int(arguments.get("seed", 0))
     images = read_split(content, "train", Rules(task)).images
     read_split(content, "val", Rules(task))

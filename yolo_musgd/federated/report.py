@@ -17,8 +17,14 @@ from yolo_musgd.tables import markdown_table, one_line, plot_style
 _M50 = "metrics/mAP50(B)"
 
 
-def write_report(folder: Path, settings: FederateSettings, arguments: Mapping[str, Any]) -> list[Path]:
-    """Write report.md, report.json and rounds.png; returns their paths."""
+def write_report(
+    folder: Path, settings: FederateSettings, arguments: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write report.md, report.json and rounds.png.
+
+    Returns:
+        What -> path, and what report.json holds.
+    """
     progress = Progress(folder)
     picture = folder / "rounds.png"
     draw(progress, picture)
@@ -28,7 +34,9 @@ def write_report(folder: Path, settings: FederateSettings, arguments: Mapping[st
     }  # fmt: skip
     write_whole(str(folder / "report.json"), json.dumps(facts, indent=1, default=str) + "\n")
     write_whole(str(folder / "report.md"), text(progress, settings, arguments))
-    return [folder / "report.md", folder / "report.json", picture]
+    names = {"report": "report.md", "figures": "report.json", "picture": picture.name, "table": "results.csv"}
+    files = {what: str(folder / name) for what, name in names.items()}
+    return {**files, "weights": str(folder / "weights" / "best.pt")}, facts
 
 
 def text(progress: Progress, settings: FederateSettings, arguments: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError, first_line
-from yolo_musgd.settings import Settings, parse, setting
+from yolo_musgd.settings import Settings, parse, read_recipe, setting
 
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmuon")
 FIXED = {
@@ -27,9 +28,10 @@ class FederateSettings(Settings):
     """Arguments of ``yolo-musgd federate``."""
 
     data: str | None = setting(
-        None, "data set to divide; with split=folders one YAML a client: [a.yaml,b.yaml]", kind=str
-    )
-    model: str = setting("yolo26n.yaml", "model YAML for random weights, or .pt")
+        None, "data set to divide; with split=folders one YAML a client: [a.yaml,b.yaml]", kind=str,
+        required="shapes.yaml", file="datasets",
+    )  # fmt: skip
+    model: str = setting("yolo26n.yaml", "model YAML for random weights, or .pt", file="model")
     clients: int = setting(4, "number of clients; with split=folders they are counted", low=1, high=1000)
     rounds: int = setting(10, "rounds: each client trains, the server averages", low=1, high=100000)
     local_epochs: int = setting(1, "epochs that a client trains in a round", low=1, high=1000)
@@ -64,9 +66,16 @@ class FederateSettings(Settings):
     )
     timeout: float = setting(3600.0, "seconds after which a client is left out of a round", low=1.0, high=1e7)
     jobs: int = setting(1, "clients that train at a time on this machine", low=1, high=1024)
-    threads: int | None = setting(None, "CPU threads of each; None shares the cores", kind=int, low=1, high=1024)
+    threads: int | None = setting(
+        None, "CPU threads of each; the cores are shared unless given", kind=int, low=1, high=1024
+    )
     project: str = setting("runs/federate", "parent folder of the results")
     name: str = setting("exp", "folder of the results; the same command goes on where it stopped")
+
+    @classmethod
+    def read(cls, args: Mapping[str, str]) -> FederateSettings:
+        """The command's own arguments among its words."""
+        return parse(cls, {k: v for k, v in args.items() if k in cls.defaults()})
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -90,20 +99,20 @@ class BundleSettings(Settings):
     folder: str = setting("bundle", "folder of the bundle, counted up")
 
     @classmethod
+    def read(cls, args: Mapping[str, str]) -> BundleSettings:
+        """The command's own arguments among its words."""
+        return parse(cls, {k: v for k, v in args.items() if k in cls.defaults()})
+
+    @classmethod
     def names(cls) -> tuple[str, ...]:
         """The command's own arguments, those of ``federate`` and those of ``yolo train``."""
         return tuple(dict.fromkeys((*super().names(), *FederateSettings.names())))
 
 
-def read(args: Mapping[str, str]) -> tuple[FederateSettings, dict[str, Any]]:
-    """The command's settings, and the arguments for ``yolo train`` that were given beside them.
-
-    Raises:
-        UserError: one that cannot be, or that a federation decides by itself.
-    """
-    own = {f.name for f in dataclasses.fields(FederateSettings)}
-    settings = parse(FederateSettings, {k: v for k, v in args.items() if k in own})
-    return settings, training_arguments({k: v for k, v in args.items() if k not in own})
+def others(args: Mapping[str, str], *known: type[Settings]) -> dict[str, str]:
+    """The words that are of none of these settings: they are for ``yolo train``."""
+    own = {name for cls in known for name in cls.defaults()}
+    return {k: v for k, v in args.items() if k not in own}
 
 
 def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
@@ -117,7 +126,12 @@ def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
     for key, instead in FIXED.items():
         if key in given:
             raise UserError(f"{key}= is not for a federation: {instead}")
-    values = {key: smart_value(text) for key, text in given.items()}
+    values = {key: smart_value(text) for key, text in given.items() if key != "cfg"}
+    if "cfg" in given:
+        file = resources.find_recipe("train", given["cfg"])
+        if file is None:
+            raise UserError(f"cfg={given['cfg']} is no training recipe: {', '.join(resources.recipe_names('train'))}")
+        values = {**{k: v for k, v in read_recipe(file).items() if k not in FIXED}, **values}
     try:
         check_cfg(values)
     except (TypeError, ValueError) as error:

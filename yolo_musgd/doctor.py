@@ -25,6 +25,7 @@ OPTIONAL = {
     "torch_pruning": "prune",
     "pytorch_optimizer": "zoo",
     "ray": "ray",
+    "flwr": "federated",
     "tensorboard": "dev",
 }
 """Package that some command uses -> the extra that brings it."""

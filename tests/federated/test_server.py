@@ -114,7 +114,7 @@ def plan(folder, count=2, **settings):
     folder.mkdir(exist_ok=True)
     model = Tiny()
     Progress(folder).begin(take(model, float_names(model)))
-    return server.Plan(
+    return server.ServerPlan(
         chosen, {"optimizer": "SGD"}, model, False, False, CLASSES, count, "val.yaml", folder, poll=0.001
     )
 

@@ -131,7 +131,7 @@ def _plan(
     from yolo_musgd.federated.arrays import float_names, take
     from yolo_musgd.federated.local import Work, initial_model
     from yolo_musgd.federated.progress import Progress
-    from yolo_musgd.federated.server import Plan
+    from yolo_musgd.federated.server import ServerPlan
 
     with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as scratch:
         seed = int(arguments.get("seed", 0))
@@ -139,7 +139,7 @@ def _plan(
         model, fine_tunes, new_classes = initial_model(work)
     Progress(folder).begin(take(model, float_names(model)))
     names: Any = model.names
-    return Plan(settings, arguments, model, fine_tunes, new_classes, dict(names), clients, val, folder)
+    return ServerPlan(settings, arguments, model, fine_tunes, new_classes, dict(names), clients, val, folder)
 
 
 def _divided(

@@ -34,7 +34,7 @@ class Stopped(Exception):  # noqa: N818 - it reads as what happened
 
 
 @dataclasses.dataclass
-class Plan:
+class ServerPlan:
     """What a server needs to know.
 
     Attributes:
@@ -84,7 +84,7 @@ class Federation:
         plan: what to do.
     """
 
-    def __init__(self, grid: Grid, plan: Plan):
+    def __init__(self, grid: Grid, plan: ServerPlan):
         self.grid, self.plan, s = grid, plan, plan.settings
         self.names: dict[int, str] = {}
         self.refused: dict[int, str] = {}

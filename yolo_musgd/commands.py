@@ -108,7 +108,7 @@ COMMANDS: dict[str, Command] = {
         page="federated.md",
     ),
     "federate-bundle": Command(
-        "yolo_musgd.federated.bundle:main",
+        "yolo_musgd.federated.boards:main",
         "the same federation for a server and its boards: keys, scripts and one page of commands, encrypted",
         "yolo_musgd.federated.settings:BundleSettings",
         group=OPTIMIZERS,

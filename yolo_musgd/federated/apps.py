@@ -56,8 +56,8 @@ def serve(grid: Grid, context: Context) -> None:
         UserError: a setting that cannot be, or no client answered in a round.
     """
     from yolo_musgd.federated.command import prepare_server
-    from yolo_musgd.federated.report import write_report
-    from yolo_musgd.federated.server import Federation
+    from yolo_musgd.federated.federation_report import write_report
+    from yolo_musgd.federated.rounds import Federation
 
     plugin.register()
     settings, arguments = run_settings(context.run_config)

@@ -55,8 +55,8 @@ def main(args: Mapping[str, str]) -> Result:
     require_flower()
     plugin.register()
     check_parent(settings.project, settings.name)
+    from yolo_musgd.federated.federation_report import write_report
     from yolo_musgd.federated.judge import MAIN
-    from yolo_musgd.federated.report import write_report
 
     folder = Path(settings.project) / settings.name
     plan, data = prepare(settings, arguments, folder)
@@ -129,9 +129,9 @@ def _plan(
 ) -> Any:
     """The server's plan, with the model that the federation begins with; its arrays are written down once."""
     from yolo_musgd.federated.arrays import float_names, take
+    from yolo_musgd.federated.history import Progress
     from yolo_musgd.federated.local import Work, initial_model
-    from yolo_musgd.federated.progress import Progress
-    from yolo_musgd.federated.server import ServerPlan
+    from yolo_musgd.federated.rounds import ServerPlan
 
     with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as scratch:
         seed = int(arguments.get("seed", 0))
@@ -225,7 +225,7 @@ def simulate(plan: Any, data: Sequence[Path]) -> None:
     from flwr.simulation import run_simulation
 
     from yolo_musgd.federated.client import client_app
-    from yolo_musgd.federated.server import Federation, Stopped
+    from yolo_musgd.federated.rounds import Federation, Stopped
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     folder, settings = plan.folder.resolve(), plan.settings

@@ -21,8 +21,8 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.federated.arrays import Arrays, put, shared_names, take, under, with_prefix
 from yolo_musgd.federated.client import record
 from yolo_musgd.federated.compression import Compression
+from yolo_musgd.federated.history import Progress
 from yolo_musgd.federated.judge import MAIN, METRICS, judge, save_checkpoint
-from yolo_musgd.federated.progress import Progress
 from yolo_musgd.federated.settings import FederateSettings
 from yolo_musgd.federated.strategies import Receiver, build
 

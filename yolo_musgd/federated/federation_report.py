@@ -9,8 +9,8 @@ from typing import Any
 
 from yolo_musgd import __version__
 from yolo_musgd.edge.files import write_whole
+from yolo_musgd.federated.history import Progress
 from yolo_musgd.federated.judge import MAIN
-from yolo_musgd.federated.progress import Progress
 from yolo_musgd.federated.settings import FederateSettings
 from yolo_musgd.tables import markdown_table, one_line, plot_style
 

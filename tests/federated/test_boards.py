@@ -20,14 +20,14 @@ try:
 except ImportError:  # Python 3.10, which Flower does not run on
     tomllib = None
 
-from yolo_musgd.federated import bundle
+from yolo_musgd.federated import boards
 from yolo_musgd.federated.settings import FederateSettings
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="keys.sh calls openssl")
 
 
 def make(folder, **words):
-    return Path(bundle.main({"project": str(folder), "val": "val.yaml", **words}).folder)
+    return Path(boards.main({"project": str(folder), "val": "val.yaml", **words}).folder)
 
 
 @pytest.mark.skipif(tomllib is None, reason="Flower needs Python 3.11")
@@ -91,7 +91,7 @@ def test_keys_are_for_their_owner_only_and_never_made_over_others(tmp_path):
 def test_bad_input_makes_no_folder(tmp_path, words, line):
     given = {k: v for k, v in {"project": str(tmp_path / "p"), "val": "v.yaml", **words}.items() if v is not None}
     with pytest.raises(ValueError, match=line.replace("(", r"\(")):
-        bundle.main(given)
+        boards.main(given)
     assert not (tmp_path / "p").exists()
 
 

@@ -17,11 +17,11 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.federated import client, judge, local, server
+from yolo_musgd.federated import client, judge, local, rounds
 from yolo_musgd.federated.arrays import float_names, read_arrays, take
 from yolo_musgd.federated.client import Home, client_app
+from yolo_musgd.federated.history import Progress
 from yolo_musgd.federated.local import Trained
-from yolo_musgd.federated.progress import Progress
 from yolo_musgd.federated.settings import FederateSettings
 
 CLASSES = {0: "a", 1: "b"}
@@ -88,8 +88,8 @@ def quick(monkeypatch):
         return {key: float(next(model.parameters()).detach().abs().sum()) for key in judge.METRICS}
 
     monkeypatch.setattr(local, "train", train)
-    monkeypatch.setattr(server, "judge", judged)
-    monkeypatch.setattr(server, "save_checkpoint", lambda file, *_: file.parent.mkdir(exist_ok=True))
+    monkeypatch.setattr(rounds, "judge", judged)
+    monkeypatch.setattr(rounds, "save_checkpoint", lambda file, *_: file.parent.mkdir(exist_ok=True))
     monkeypatch.setattr(client, "describe", lambda home, content: RecordDict({"config": ConfigRecord(facts(home))}))
 
 
@@ -114,14 +114,14 @@ def plan(folder, count=2, **settings):
     folder.mkdir(exist_ok=True)
     model = Tiny()
     Progress(folder).begin(take(model, float_names(model)))
-    return server.ServerPlan(
+    return rounds.ServerPlan(
         chosen, {"optimizer": "SGD"}, model, False, False, CLASSES, count, "val.yaml", folder, poll=0.001
     )
 
 
 def federate(folder, count=2, grid=None, **settings):
     grid = grid or Grid(homes(folder, count))
-    server.Federation(grid, plan(folder, count, **settings)).run()
+    rounds.Federation(grid, plan(folder, count, **settings)).run()
     return grid
 
 
@@ -169,7 +169,7 @@ def test_seeds_and_schedule_differ_by_round_and_client(tmp_path):
 def test_a_federation_that_was_stopped_goes_on_to_the_same_bits(tmp_path, settings):
     federate(tmp_path / "whole", rounds=4, **settings)
     first = plan(tmp_path / "parts", rounds=4, **settings)
-    started = server.Federation(Grid(homes(tmp_path / "parts", 2)), first)
+    started = rounds.Federation(Grid(homes(tmp_path / "parts", 2)), first)
     started._meet(2)
     started._round(1)
     started._round(2)
@@ -225,7 +225,7 @@ def test_clients_that_cannot_take_part_are_named_and_the_others_go_on(tmp_path, 
     tell = lambda home, content: RecordDict({"config": ConfigRecord(facts(home, **wrong.get(home.name, {})))})  # noqa: E731
     monkeypatch.setattr(client, "describe", tell)
     said = []
-    monkeypatch.setattr(server.LOGGER, "warning", said.append)
+    monkeypatch.setattr(rounds.LOGGER, "warning", said.append)
     federate(tmp_path, 5, rounds=1)
     assert [r["clients"] for r in table(tmp_path)] == ["1"]
     text = "\n".join(said)
@@ -239,7 +239,7 @@ def test_clients_that_cannot_take_part_are_named_and_the_others_go_on(tmp_path, 
 
 
 def test_a_client_that_does_not_answer_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "PATIENCE", 0.2)
+    monkeypatch.setattr(rounds, "PATIENCE", 0.2)
     grid = Grid(homes(tmp_path, 2))
     grid.silent.add(("train", 2))
     federate(tmp_path, 2, grid=grid, rounds=1, timeout=1.0)

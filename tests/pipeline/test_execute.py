@@ -68,6 +68,18 @@ def test_a_change_redoes_what_depends_on_it(runner, capsys):
     assert (runner.place("two") / "it.json").read_text().index("a") < 10
 
 
+@pytest.mark.parametrize(("words", "factor"), [(("epochs=100",), 50), (("epochs=2", "imgsz=128"), 4), ((), 1)])
+def test_the_estimate_follows_changed_epochs(runner, words, factor):
+    """A training that took a minute for two epochs takes fifty for a hundred."""
+    place = runner.place("train")
+    place.mkdir(parents=True)
+    command = ["yolo", "train", "epochs=2", "imgsz=64", "data=x.yaml"]
+    record = {"seconds": 60.0, "command": command, "outputs": {}, "inputs": {}}
+    (place / "step.json").write_text(json.dumps(record))
+    now = Step("train", "train", ("yolo", "train", *words, "data=y.yaml"), (), (), (), 1.0, epochs=3)
+    assert runner.states([now])[0].seconds == pytest.approx(60 * factor)
+
+
 def test_a_failing_step_says_why_and_keeps_the_rest(runner):
     broken = copy("two", "{one}/missing.json", ("one",))
     with pytest.raises(UserError, match=r"step two failed: .*missing\.json.*logs/two\.txt.*goes on from here"):

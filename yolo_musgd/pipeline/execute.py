@@ -47,6 +47,18 @@ class State:
     seconds: float
 
 
+def _expected(step: Step, record: Mapping[str, Any] | None) -> float:
+    """Seconds that a step will take: those that it took, in proportion to the epochs and the pixels of a training."""
+    if record is None:
+        return step.seconds
+    seconds = float(record["seconds"])
+    before, now = (dict(w.split("=", 1) for w in words if "=" in w) for words in (record["command"], step.words))
+    for word, power in (("epochs", 1), ("imgsz", 2)):
+        with contextlib.suppress(KeyError, ValueError, ZeroDivisionError):  # a step that has no such word
+            seconds *= (float(now[word]) / float(before[word])) ** power if step.epochs else 1.0
+    return seconds
+
+
 @dataclass
 class Runner:
     """The folder of a pipeline, and what the pipeline is given.
@@ -86,7 +98,7 @@ class Runner:
                 reason = why_not_done(self._inputs(step), self.place(step.name))
             if reason:
                 open_steps[step.name] = reason
-            found.append(State(step, reason, float(record["seconds"]) if record else step.seconds))
+            found.append(State(step, reason, _expected(step, record)))
         return found
 
     def run(self, steps: Sequence[Step], offset: int = 0, total: int | None = None) -> None:

@@ -33,6 +33,8 @@ __all__ = [
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#332288")
 BLUE, ORANGE, GREEN = PALETTE[:3]
 GREY, LIGHT = "#6b7280", "#d3d8df"
+INK = "#1f2430"
+"""Of text and axes; `to_svg` leaves it to the page, which may be dark."""
 STYLE: dict[str, Any] = {
     "font.size": 10,
     "font.family": ["DejaVu Sans", "sans-serif"],
@@ -42,6 +44,8 @@ STYLE: dict[str, Any] = {
     "axes.titlesize": 11,
     "axes.prop_cycle": f"cycler('color', {list(PALETTE)})",
     "legend.frameon": False,
+    "legend.fontsize": 9,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "yolo-musgd",
 }
@@ -77,8 +81,15 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["md"] = escape_markdown
-    environment.globals.update(html_table=html_table, markdown_table=markdown_table)
+    environment.globals.update(html_table=html_table, markdown_table=markdown_table, style=_style)
     return environment.get_template(template.name).render(values)
+
+
+def _style() -> Markup:
+    """The one style sheet of every page."""
+    from markupsafe import Markup
+
+    return Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8"))
 
 
 def plot_style(**more: Any) -> AbstractContextManager[None]:
@@ -100,9 +111,9 @@ def write_png(figure: Figure, file: Path, dpi: int) -> Path:
 
 
 def to_svg(figure: Figure) -> str:
-    """A figure as SVG for the inside of an HTML page."""
+    """A figure as SVG for the inside of an HTML page: without a ground of its own, in the page's colour of text."""
     out = io.StringIO()
     with plot_style():
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(INK, "currentColor")

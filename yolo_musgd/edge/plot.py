@@ -6,6 +6,11 @@ from typing import Any, Dict, List, Tuple
 from .files import write_whole
 from .text import plot_text
 
+# The style of yolo_musgd.tables, which a board does not have.
+BLUE, ORANGE, GREEN, PURPLE, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2430"
+STYLE = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+STYLE.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+
 
 def plot_bench(content: Dict[str, Any], path: str) -> bool:
     """Draw latency over time with its percentiles, power and temperature under it; False without matplotlib or runs.
@@ -23,14 +28,25 @@ def plot_bench(content: Dict[str, Any], path: str) -> bool:
     except Exception:  # absent or broken: the report does without
         return False
     run = min(content["runs"], key=lambda item: (item["latency_ms"]["total"] or item["latency_ms"]["infer"])["p50"])
+    with pyplot.rc_context(STYLE):
+        encoded = _drawn(pyplot, content, run)
+    write_whole(path, encoded.getvalue())
+    return True
+
+
+def _drawn(pyplot: Any, content: Dict[str, Any], run: Dict[str, Any]) -> io.BytesIO:
+    """The picture as PNG: each frame over time and how often each latency was, what else was measured under it."""
     panels, absent = _panels(run)
     heights = [3.2] + [1.0] * len(panels)
-    figure, axes = pyplot.subplots(
-        len(heights), 1, sharex=True, squeeze=False, figsize=(10, 1.6 * sum(heights) + 0.9),
-        gridspec_kw={"height_ratios": heights},
+    figure, grid = pyplot.subplots(
+        len(heights), 2, sharex="col", squeeze=False, figsize=(10, 1.6 * sum(heights) + 0.9),
+        gridspec_kw={"height_ratios": heights, "width_ratios": [4, 1]},
     )  # fmt: skip
-    axes = axes[:, 0]
+    axes = grid[:, 0]
+    for empty in grid[1:, 1]:
+        empty.remove()
     _draw_latency(axes[0], run)
+    _draw_distribution(grid[0, 1], axes[0], run)
     for axis, (name, points, colour) in zip(axes[1:], panels):
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
@@ -39,13 +55,12 @@ def plot_bench(content: Dict[str, Any], path: str) -> bool:
         axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
     note = " ({} on this machine)".format(", ".join(absent)) if absent else ""
     axes[-1].set_xlabel("seconds since the first timed frame" + note)
-    figure.suptitle(plot_text(_title(content, run)), fontsize=11)
+    figure.suptitle(plot_text(_title(content, run)), fontsize=11, x=0.01, ha="left")
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     encoded = io.BytesIO()
     figure.savefig(encoded, dpi=110, format="png")
     pyplot.close(figure)
-    write_whole(path, encoded.getvalue())
-    return True
+    return encoded
 
 
 def _panels(run: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
@@ -53,9 +68,9 @@ def _panels(run: Dict[str, Any]) -> Tuple[List[Any], List[str]]:
     watts, heat = run["power"]["series"], run["watch"]["series"]
     out, absent = [], []
     for name, times, values, colour, words in (
-        ("power, W", watts["t_s"], watts["watts"], "tab:red", "no power sensor"),
-        ("hottest, °C", heat["t_s"], heat["hottest_c"], "tab:orange", "no temperature sensor"),
-        ("memory, MiB", heat["t_s"], heat["rss_mb"], "tab:green", "memory not known"),
+        ("power, W", watts["t_s"], watts["watts"], PURPLE, "no power sensor"),
+        ("hottest, °C", heat["t_s"], heat["hottest_c"], ORANGE, "no temperature sensor"),
+        ("memory, MiB", heat["t_s"], heat["rss_mb"], GREEN, "memory not known"),
     ):
         points = [(t, v) for t, v in zip(times, values) if v is not None]
         if points:
@@ -84,8 +99,8 @@ def _draw_latency(axis: Any, run: Dict[str, Any]) -> None:
     step = run["latency_ms"]["total"] or run["latency_ms"]["infer"]
     series = run["series"]
     values = series["total_ms"] or series["infer_ms"]
-    axis.plot(series["t_s"], values, ".", markersize=2.5, alpha=0.45, color="tab:blue", label="one frame")
-    for key, colour in (("p50", "black"), ("p95", "tab:purple"), ("p99", "tab:brown")):
+    axis.plot(series["t_s"], values, ".", markersize=2.5, alpha=0.45, color=BLUE, label="one frame")
+    for key, colour in (("p50", INK), ("p95", ORANGE), ("p99", PURPLE)):
         axis.axhline(step[key], color=colour, linewidth=1.1, label="{} {:.1f} ms".format(key, step[key]))
     axis.plot([], [], " ", label="max {:.1f} ms".format(step["max"]))
     if step["max"] > 4 * step["p50"]:
@@ -94,4 +109,21 @@ def _draw_latency(axis: Any, run: Dict[str, Any]) -> None:
             ticks(lambda value, _: "{:g}".format(value))
     axis.set_ylabel("latency, ms" + (" (pre + infer + post)" if run["latency_ms"]["total"] else " (inference)"))
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper right", ncol=5, fontsize=8)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=5, fontsize=8, borderaxespad=0.2)
+
+
+def _draw_distribution(axis: Any, beside: Any, run: Dict[str, Any]) -> None:
+    """Plot how many of the frames took how long, on the latency axis of the panel beside it."""
+    values = run["series"]["total_ms"] or run["series"]["infer_ms"]
+    low, high = min(values), max(max(values), min(values) * 1.001)
+    count = 40
+    if beside.get_yscale() == "log":
+        edges = [low * (high / low) ** (k / count) for k in range(count + 1)]
+        axis.set_yscale("log")
+    else:
+        edges = [low + (high - low) * k / count for k in range(count + 1)]
+    axis.hist(values, bins=edges, orientation="horizontal", color=BLUE, alpha=0.7)
+    axis.set_ylim(beside.get_ylim())
+    axis.tick_params(labelleft=False, labelbottom=True, which="both")
+    axis.set_xlabel("frames")
+    axis.grid(alpha=0.3)

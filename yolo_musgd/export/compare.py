@@ -16,7 +16,7 @@ from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import Folder, read_text
 from yolo_musgd.edge.result import Result
-from yolo_musgd.tables import markdown_table, plot_text, write_png
+from yolo_musgd.tables import BLUE, GREEN, GREY, INK, markdown_table, plot_text, write_png
 
 BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
 
@@ -227,8 +227,8 @@ def picture(rows: Sequence[Row], path: Path) -> None:
 
 def _draw_bars(axis: Any, rows: Sequence[Row]) -> None:
     places = range(len(rows))
-    axis.barh(places, [row.p50_ms or 0.0 for row in rows], color="tab:blue", height=0.6)
-    axis.plot([row.p99_ms or math.nan for row in rows], places, "|", color="black", markersize=14, label="p99")
+    axis.barh(places, [row.p50_ms or 0.0 for row in rows], color=BLUE, height=0.6)
+    axis.plot([row.p99_ms or math.nan for row in rows], places, "|", color=INK, markersize=14, label="p99")
     axis.set_yticks(list(places), [plot_text(row.short) for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("median latency, ms (no mAP known: give val.json files too)")
@@ -239,10 +239,10 @@ def _draw_bars(axis: Any, rows: Sequence[Row]) -> None:
 def _draw_front(axis: Any, rows: Sequence[Row], costs: Sequence[float], name: str) -> None:
     values = [row.map50_95 or 0.0 for row in rows]
     front = pareto(list(zip(costs, values, strict=True)))
-    axis.step([costs[k] for k in front], [values[k] for k in front], where="post", color="tab:green", alpha=0.7)
+    axis.step([costs[k] for k in front], [values[k] for k in front], where="post", color=GREEN, alpha=0.7)
     markers = "osD^vP*X<>"
     for k, (row, cost, value) in enumerate(zip(rows, costs, values, strict=True)):
-        fill = "tab:green" if k in front else "tab:grey"
+        fill = GREEN if k in front else GREY
         axis.plot(cost, value, markers[k % len(markers)], color=fill, markersize=9, label=plot_text(row.short))
     if min(costs) > 0:
         axis.set_xscale("log")

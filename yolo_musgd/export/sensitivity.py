@@ -18,7 +18,7 @@ from yolo_musgd.export.accuracy import Accuracy, decode_all, disagreement
 from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import layer_groups
 from yolo_musgd.export.quantize import QuantizationPlan, quantize
-from yolo_musgd.tables import write_png
+from yolo_musgd.tables import GREY, INK, write_png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +148,8 @@ def draw(steps: Sequence[SearchStep], max_drop: float, path: Path) -> None:
         axis.annotate(
             f"{count} group{'s' * (count != 1)}", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8
         )
-    axis.plot([steps[0].fp32_ms or 0.0], [0.0], marker="s", linestyle="none", color="black", label="FP32")
-    axis.axhline(max_drop, color="grey", linestyle=":", label=f"max_drop={max_drop:g}")
+    axis.plot([steps[0].fp32_ms or 0.0], [0.0], marker="s", linestyle="none", color=INK, label="FP32")
+    axis.axhline(max_drop, color=GREY, linestyle=":", label=f"max_drop={max_drop:g}")
     chosen = answer(steps, max_drop)
     axis.plot([chosen.latency_ms or 0.0], [chosen.drop], marker="o", markersize=14, fillstyle="none", color="C1",
               linestyle="none", label="taken")  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from yolo_musgd.tables import GREY, PALETTE, plot_style, plot_text
+from yolo_musgd.tables import GREY, INK, PALETTE, plot_style, plot_text
 
 
 def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
@@ -35,7 +35,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
             seeds = f"{len(curves)} seed{'s' * (len(curves) > 1)}"
             axis.plot(x, median, lw=2.2, label=plot_text(f"{arm['label']} ({seeds})"), **colored)
         if group["target_mean"] is not None:
-            axis.axhline(group["target_mean"], color="black", lw=1, ls=":")
+            axis.axhline(group["target_mean"], color=INK, lw=1, ls=":")
             axis.annotate(
                 f"target {group['target_mean']:.3f}", (0.01, group["target_mean"]), xycoords=("axes fraction", "data"),
                 xytext=(0, 3), textcoords="offset points", fontsize=9,
@@ -45,7 +45,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
         top = max(max(c) for a in group["arms"] for c in a["curves"].values())
         axis.set_ylim(0, max(1.15 * top, 1e-3))
         axis.set_title("How accuracy grows (thick: median of the seeds, thin: each seed)")
-        axis.legend(loc="best", fontsize=9)
+        figure.legend(loc="outside lower center", ncols=3)
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
         return figure
@@ -60,12 +60,12 @@ def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
         figure = Figure(figsize=(7.2, 1.1 + 0.5 * len(arms)), layout="constrained")
         axis = figure.subplots()
         for y, arm in enumerate(reversed(arms)):
-            axis.barh(y, arm["epochs"], color="#eef0f3", height=0.62, zorder=0)
+            axis.barh(y, arm["epochs"], color=GREY, alpha=0.12, height=0.62, zorder=0)
             texts = list(arm["reach"]["seeds"].values())
             for i, text in enumerate(texts):
                 late = text.startswith(">")
                 at, dy = int(text.lstrip(">")), (i - (len(texts) - 1) / 2) * min(0.16, 0.5 / len(texts))
-                style: dict[str, Any] = {"marker": ">", "mfc": "white"} if late else {"marker": "o"}
+                style: dict[str, Any] = {"marker": ">", "mfc": "none"} if late else {"marker": "o"}
                 axis.plot(at, y + dy, ms=7, color=colour[arm["label"]], zorder=3, clip_on=False, **style)
             mean = arm["reach"]["mean_epochs"]
             axis.plot([mean, mean], [y - 0.31, y + 0.31], color=colour[arm["label"]], lw=2.5, alpha=0.6, zorder=2)

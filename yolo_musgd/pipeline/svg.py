@@ -12,18 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from yolo_musgd.tables import BLUE, ORANGE, PALETTE, plot_style, plot_text, to_svg
+from yolo_musgd.tables import BLUE, INK, ORANGE, PALETTE, plot_style, plot_text, to_svg
 from yolo_musgd.train.optimizer_plots import medians
 
-_INK = "#123457"  # stands for the page's text colour until the SVG is written
-_THEME: dict[str, Any] = {
-    "font.size": 10.5,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), _INK
-    ),
-}
+_THEME: dict[str, Any] = {"font.size": 10.5, "grid.color": INK}
 _POINTS = 400  # more than a picture of this width can show
 _IDS = re.compile(
     r' id="(?!p[0-9a-f]{10}|m[0-9a-f]{10})[^"]*"'
@@ -32,7 +24,7 @@ _IDS = re.compile(
 
 def finish(figure: Figure, words: str) -> str:
     """A figure as SVG with its words for people who do not see it."""
-    text = _IDS.sub("", to_svg(figure)).replace(_INK, "currentColor")
+    text = _IDS.sub("", to_svg(figure))
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(words, quote=True)}" ', 1)
 
 
@@ -48,7 +40,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], split
         points = [(r["latency_ms_p50"], r["map50_95"]) for r in rows]
         for a, b in pairwise(points):
             axis.annotate(
-                "", b, a, arrowprops={"arrowstyle": "->", "color": _INK, "alpha": 0.5, "shrinkA": 8, "shrinkB": 8}
+                "", b, a, arrowprops={"arrowstyle": "->", "color": INK, "alpha": 0.5, "shrinkA": 8, "shrinkB": 8}
             )
         for k, (row, point) in enumerate(zip(rows, points, strict=True)):
             axis.plot(
@@ -62,7 +54,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], split
         axis.set_ylim(0, min(1.0, max(y for _, y in points) * 1.25 + 0.02))
         axis.set_xlabel("milliseconds a frame on this machine (p50, inference)")
         axis.set_ylabel(plot_text(f"mAP50-95 on {split}"))
-        axis.legend(loc="lower left", fontsize=9)
+        figure.legend(loc="outside upper left", ncols=len(rows))
         axis.grid(alpha=0.15)
         words = "; ".join(f"{labels[r['role']]}: {r['map50_95']:.3f} at {r['latency_ms_p50']:.1f} ms" for r in rows)
         return finish(figure, f"Accuracy against latency. {words}")
@@ -90,15 +82,14 @@ def curves(parts: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str | 
             start += len(x)
             if name != parts[-1][0]:
                 for axis in (top, low):
-                    axis.axvline(start + 0.5, color=_INK, lw=0.8, alpha=0.5)
+                    axis.axvline(start + 0.5, color=INK, lw=0.8, alpha=0.5)
         top.set_ylabel("mAP50-95 on val")
         top.set_ylim(bottom=0)
-        top.legend(loc="lower right", fontsize=9)
         low.set_ylabel("sum of the losses")
         low.set_yscale("log")
         low.xaxis.set_major_locator(MaxNLocator(integer=True))
         low.set_xlabel("epoch")
-        low.legend(fontsize=8, ncols=2)
+        figure.legend(*low.get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
         for axis in (top, low):
             axis.grid(alpha=0.15)
         ends = "; ".join(f"{name} ends at {c[metric][-1]:.3f} after {len(c[metric])} epochs" for name, c in parts)
@@ -126,7 +117,7 @@ def optimizer(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
             start += count
         axes[0].set_yscale("log")
         axes[0].set_ylabel("gradient norm")
-        axes[0].legend(fontsize=9)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
         if moved:
             axes[1].set_ylim(0, 1)
             axes[1].set_ylabel(r"momentum $\beta_t$")
@@ -144,13 +135,12 @@ def layers(table: Sequence[Mapping[str, Any]]) -> str:
     with plot_style(**_THEME):
         figure, (axis,) = _figure(2.9)
         places = np.arange(len(table))
-        axis.bar(places, [x["before"] for x in table], width=1.0, color=_INK, alpha=0.2, label="before")
+        axis.bar(places, [x["before"] for x in table], width=1.0, color=INK, alpha=0.2, label="before")
         axis.bar(places, [x["after"] for x in table], width=1.0, color=BLUE, label="after")
         axis.set_xlabel("convolutions, from the input to the head")
         axis.set_ylabel("output channels")
         axis.set_xlim(-0.6, len(table) - 0.4)
-        axis.margins(y=0.18)  # room for the legend
-        axis.legend(loc="upper left", fontsize=9, ncols=2)
+        figure.legend(loc="outside upper left", ncols=2)
         narrowed = sum(x["after"] < x["before"] for x in table)
         return finish(
             figure, f"Channels before and after pruning: {narrowed} of {len(table)} convolutions are narrower"

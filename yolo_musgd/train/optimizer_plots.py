@@ -92,6 +92,10 @@ def _draw_update(axis: Any, steps: dict[str, Any], bins: Any) -> None:
     axis.set_ylabel("RMS of the filters'\nstep, times lr")
 
 
+def _short(value: float) -> str:
+    return f"{value:.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
+
+
 def findings(steps: dict[str, Any]) -> list[str]:
     """What the curves say, a clause each: how the gradient fell, how much was clipped, what beta_t did."""
     lines = []
@@ -100,10 +104,8 @@ def findings(steps: dict[str, Any]) -> list[str]:
     if seen.size:
         part = max(1, len(seen) // 20)  # a twentieth at either end
         share = float(np.mean(clipped[np.isfinite(norm)] < 0.999 * seen))
-        lines.append(
-            f"gradient norm {np.median(seen[:part]):.3g} at the start, {np.median(seen[-part:]):.3g} at the end, "
-            f"clipped in {share:.0%} of the steps"
-        )
+        first, last = _short(np.median(seen[:part])), _short(np.median(seen[-part:]))
+        lines.append(f"gradient norm {first} at the start, {last} at the end, clipped in {share:.0%} of the steps")
     if np.isfinite(steps["beta_t"]).any():
         lines.append(
             f"momentum {np.nanmean(steps['beta_t']):.3f} in the mean, {np.nanmin(steps['beta_t_min']):.2f} at the least"

@@ -8,7 +8,9 @@ from .text import plot_text
 
 # The style of yolo_musgd.tables, which a board does not have.
 BLUE, ORANGE, GREEN, PURPLE, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2430"
-STYLE = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+STYLE: Dict[str, Any] = dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+)
 STYLE.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 

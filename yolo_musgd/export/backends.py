@@ -18,7 +18,7 @@ from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.open import available
-from yolo_musgd.export import openvino, tensorrt_graph
+from yolo_musgd.export import mnn, openvino, tensorrt_graph
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
 from yolo_musgd.export.checkpoint import export_by_ultralytics, require
 from yolo_musgd.export.float_graph import FloatGraph
@@ -104,7 +104,9 @@ class Backend:
             "machine": platform.machine(),
         }
         write_artifact(self.folder, self.job, self.name, self.model.name, self.evidence)
-        size = sum(p.stat().st_size for p in self.folder.iterdir() if p.suffix in (".onnx", ".xml", ".bin", ".param"))
+        size = sum(
+            p.stat().st_size for p in self.folder.iterdir() if p.suffix in (".onnx", ".xml", ".bin", ".param", ".mnn")
+        )
         return Built(self.folder, self.name, self.model.name, size, self.accuracy, self.evidence)
 
     def close(self) -> None:
@@ -260,12 +262,24 @@ class NcnnBackend(Backend):
         return self._by_ultralytics(".param")
 
 
+class MnnBackend(Backend):
+    """MNN, from the FP32 graph; its converter's INT8 is of the weights alone, so it is not offered."""
+
+    name, suffix, judged_by = "mnn", "mnn_model", "mnn"
+
+    def _converted(self) -> Path:
+        self.folder.mkdir()
+        metadata = dict(read_onnx(str(self.graph.path)).metadata)
+        return mnn.save_mnn(self.graph.path, self.folder / "model.mnn", metadata, self.job.precision == "fp16")
+
+
 BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend
     for backend in (
         OnnxRuntimeBackend,
         OpenVinoBackend,
         NcnnBackend,
+        MnnBackend,
         TensorRtBackend,
     )
 }

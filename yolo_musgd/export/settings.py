@@ -20,6 +20,7 @@ RUNTIMES = (  # those of backends.BACKENDS
     "onnxruntime",
     "openvino",
     "ncnn",
+    "mnn",
     "tensorrt",
 )
 

@@ -26,6 +26,7 @@ from .metadata import (
     class_names,
     input_channels,
     input_size,
+    read_embedded_json,
     read_engine_header,
     read_flat_yaml,
     told_head,
@@ -34,7 +35,14 @@ from .metadata import (
 from .onnxfile import OnnxFacts, read_onnx
 
 MANIFEST = "manifest.json"
-FORMATS = {".onnx": "onnx", ".engine": "engine", ".plan": "engine", ".xml": "openvino", ".param": "ncnn"}
+FORMATS = {
+    ".onnx": "onnx",
+    ".engine": "engine",
+    ".plan": "engine",
+    ".xml": "openvino",
+    ".param": "ncnn",
+    ".mnn": "mnn",
+}
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".torchscript", ".npy", ".npz")
 
 
@@ -43,7 +51,7 @@ class Artifact(NamedTuple):
 
     path: str
     model: str  # the file that the runtime opens
-    format: str  # onnx, engine, ncnn, openvino
+    format: str  # onnx, engine, ncnn, openvino, mnn
     names: Dict[int, str]
     imgsz: Tuple[int, int]  # height, width in pixels
     head: Optional[str]  # raw, nms_free, nms (done in the graph), or None: to be told from the output's shape
@@ -108,7 +116,7 @@ def _model_in_folder(folder: str) -> str:
     if len(found) != 1:
         raise UserError(
             "{} holds {} model files ({}); name one of them, or add a {}".format(
-                folder, len(found), ", ".join(found) or "no .onnx, .engine, .xml or .param", MANIFEST
+                folder, len(found), ", ".join(found) or "no .onnx, .engine, .xml, .param or .mnn", MANIFEST
             )
         )
     return os.path.join(folder, found[0])
@@ -120,6 +128,8 @@ def _side_metadata(model: str, fmt: str) -> Tuple[Dict[str, Any], Optional[OnnxF
         return dict(facts.metadata), facts
     if fmt == "engine":
         return read_engine_header(model)[0], None
+    if fmt == "mnn":
+        return read_embedded_json(model), None
     beside = os.path.join(os.path.dirname(model), "metadata.yaml")
     return (read_flat_yaml(read_text(beside)) if os.path.exists(beside) else {}), None
 
@@ -162,7 +172,7 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
     """Check and describe the model at ``path`` (a file or a folder) without running it.
 
     Args:
-        path: A .onnx, .engine, .plan, .xml or .param file, or a folder with one of them, with or without a manifest.
+        path: A file that ends in one of FORMATS, or a folder with one of them, with or without a manifest.
         imgsz: Input side in pixels, for a model that does not say.
 
     Raises:

@@ -66,6 +66,27 @@ def read_engine_header(path: str) -> Tuple[Dict[str, Any], int]:
     return (metadata, 4 + length) if isinstance(metadata, dict) else ({}, 0)
 
 
+def read_embedded_json(path: str) -> Dict[str, Any]:
+    """Read the metadata that Ultralytics (and this package) puts into an MNN file as it stands: a JSON object.
+
+    Returns:
+        The first object in the file that has class names; empty without one.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    place, decoder = data.find(b'{"'), json.JSONDecoder()
+    while place >= 0:
+        end = data.find(b"\0", place)  # the format ends a text with a zero
+        try:
+            found = decoder.raw_decode(data[place:end].decode("utf-8"))[0]
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and "names" in found:
+            return found
+        place = data.find(b'{"', place + 2)
+    return {}
+
+
 def export_arguments(metadata: Dict[str, Any]) -> Dict[str, Any]:
     """Return the export arguments that Ultralytics writes into its files."""
     arguments = metadata.get("args")

@@ -5,6 +5,7 @@ from typing import Dict, List, Optional, Tuple, Type
 from ..errors import RuntimeMissing, UserError
 from .artifact import Artifact
 from .base import Runtime
+from .mnn_runtime import Mnn
 from .ncnn_runtime import Ncnn
 from .onnx_runtime import OnnxRuntime
 from .openvino_runtime import OpenVino
@@ -16,6 +17,7 @@ CLASSES = (  # in the order in which one is chosen
     OnnxRuntime,
     OpenVino,
     Ncnn,
+    Mnn,
     Trtexec,
 )
 RUNTIMES: Dict[str, Type[Runtime]] = {runtime.name: runtime for runtime in CLASSES}

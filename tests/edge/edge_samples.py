@@ -34,12 +34,39 @@ AGX_ORIN = (
     "Tboard@62C GPU@69.125C tj@77.281C VDD_GPU_SOC 3150mW/2971mW VDD_CPU_CV 14312mW/12415mW VIN_SYS_5V0 "
     "4968mW/5048mW VDDQ_VDD2_1V8AO 1091mW/1091mW"
 )
-# AGX Thor at idle: the rails of swsususu/ThorFAN's README and the input that jetson_stats' pull request 900 adds, as
-# tegrastats prints them; below zero as a public log of an idle Thor has it (-392 mW, the GPU is switched off)
-THOR = "GR3D_FREQ 0% VDD_GPU 2354mW/2354mW VDD_CPU_SOC_MSS 6510mW/6510mW VIN_SYS_5V0 6520mW/6520mW VIN 23100mW/23100mW"
-THOR_IDLE_GPU = "VDD_GPU -392mW/-392mW VDD_CPU_SOC_MSS 3924mW/3924mW VIN_SYS_5V0 6520mW/6520mW"
-# Xavier NX, JetPack 4: names of energymon's JetsonPowerRails.md
-XAVIER_NX = "GR3D_FREQ 0%@114 VDD_IN 3541/3541 VDD_CPU_GPU_CV 518/518 VDD_SOC 1043/1043"
+# AGX Orin, 64 GB, JetPack 6, idle, 2024-03-17: a log that is quoted in a public plotting script; a rail that is switched
+# off reads below zero
+AGX_ORIN_IDLE = (
+    "03-17-2024 18:54:10 RAM 10239/62841MB (lfb 442x4MB) SWAP 1/31421MB (cached 0MB) CPU [0%@1728,0%@1728,off,off] "
+    "GR3D_FREQ 0% cpu@37.5C tboard@27C soc2@34.562C tdiode@27.5C soc0@34.531C tj@37.5C soc1@33.656C VDD_GPU_SOC "
+    "1592mW/1592mW VDD_CPU_CV -398mW/-398mW VIN_SYS_5V0 2624mW/2624mW VDDQ_VDD2_1V8AO 403mW/403mW"
+)
+# AGX Orin, 32 GB, JetPack 6, idle, 2025-09-01: the manual of a robot that has one; no rail of its own for the memory
+AGX_ORIN_32 = (
+    "09-01-2025 10:55:25 RAM 1313/30697MB (lfb 37x4MB) SWAP 0/15348MB (cached 0MB) CPU [0%@729,0%@729,off,off] GR3D_FREQ "
+    "0% cpu@43.343C soc2@39.812C soc0@40.312C tj@43.343C soc1@38.843C VDD_GPU_SOC 1995mW/1995mW VDD_CPU_CV 0mW/0mW "
+    "VIN_SYS_5V0 2524mW/2524mW"
+)
+# Orin Nano, 8 GB, JetPack 6, idle, 2025-09-21: a log that is quoted in a public monitor
+ORIN_NANO_IDLE = (
+    "09-21-2025 15:38:17 RAM 3645/7620MB (lfb 63x4MB) SWAP 236/3810MB (cached 0MB) CPU [1%@729,1%@729,4%@729,1%@729,0%@729,"
+    "0%@729] EMC_FREQ 0%@204 GR3D_FREQ 0%@[305] NVDEC off NVJPG off NVJPG1 off VIC off OFA off APE 200 cpu@44.125C "
+    "soc2@43.375C soc0@42.125C gpu@44.531C tj@44.531C soc1@43.156C VDD_IN 2957mW/2957mW VDD_CPU_GPU_CV 486mW/486mW "
+    "VDD_SOC 1012mW/1012mW"
+)
+# AGX Thor, Jetson Linux 38.4, idle, 2026-04-21: a recorded sample in public notes on tegrastats
+THOR = (
+    "04-21-2026 15:50:52 RAM 105265/125772MB (lfb 34x4MB) CPU [0%@972,0%@972,8%@972] EMC_FREQ 0%@2750 GR3D_FREQ "
+    "@[314,314,314] NVENC0_FREQ @314 VIC off OFA_FREQ @315 PVA0_FREQ off APE 300 cpu@37.343C tj@38.875C soc012@37.468C "
+    "gpu@38.875C soc345@37.406C VDD_GPU 1962mW/1962mW VDD_CPU_SOC_MSS 5887mW/5887mW VIN_SYS_5V0 5635mW/5635mW VIN "
+    "19780mW/19780mW"
+)
+# Xavier NX, JetPack 4: a line that is quoted in a public monitor
+XAVIER_NX = (
+    "RAM 2156/7471MB (lfb 1419x4MB) CPU [3%@729,2%@729,2%@729,2%@729,0%@729,0%@729] EMC_FREQ 0%@204 GR3D_FREQ 0%@[114] "
+    "VIC_FREQ 115 APE 25 PLL@36C CPU@38.5C Tboard@32C GPU@34C PMIC@100C AUX@36C Tdiode@35.75C VDD_IN 2594/2594 "
+    "VDD_CPU_GPU_CV 307/307 VDD_SOC 922/922"
+)
 PMIC_PI5 = """   VDD_CORE_A current(7)=5.03652000A
    VDD_CORE_V volt(15)=0.89369880V
    DDR_VDD2_A current(6)=0.20000000A

@@ -36,7 +36,7 @@ from yolo_musgd.edge.power.rails import total_watts
 from yolo_musgd.edge.runtimes.artifact import open_artifact, sha256_of
 from yolo_musgd.edge.runtimes.trtexec import parse_times
 
-TEGRASTATS = (samples.NANO_JP4, samples.ORIN_JP6, samples.ORIN_JP7_PART, samples.AGX_ORIN, samples.THOR_IDLE_GPU)
+TEGRASTATS = (samples.NANO_JP4, samples.ORIN_JP6, samples.ORIN_JP7_PART, samples.AGX_ORIN_IDLE, samples.THOR)
 Call = Callable[[bytes], object]
 
 

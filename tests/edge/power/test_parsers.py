@@ -40,6 +40,13 @@ def test_tegrastats_of_jetpack_7() -> None:
     assert tegra.gpu_mhz == 1300
 
 
+def test_a_thor_tells_the_clocks_of_its_gpu_but_not_its_load() -> None:
+    tegra = parsers.parse_tegrastats(samples.THOR)
+    assert (tegra.gpu_percent, tegra.gpu_mhz) == (None, 314)
+    assert tegra.rails == {"VDD_GPU": 1.962, "VDD_CPU_SOC_MSS": 5.887, "VIN_SYS_5V0": 5.635, "VIN": 19.78}
+    assert tegra.temperatures["tj"] == 38.875
+
+
 @given(st.permutations(samples.NANO_JP4.split(" POM_")[1:]))
 def test_rails_in_any_order(rails: list[str]) -> None:
     line = samples.NANO_JP4.split(" POM_")[0] + "".join(" POM_" + rail for rail in rails)

@@ -20,12 +20,15 @@ THOR_TREE = "/sys/bus/i2c/drivers/ina3221/2-0040/hwmon/hwmon3"
     ("line", "watts", "rails"),
     [
         (samples.NANO_JP4, 2.132, "POM_5V_IN"),
-        (samples.XAVIER_NX, 3.541, "VDD_IN"),
+        (samples.XAVIER_NX, 2.594, "VDD_IN"),
         (samples.ORIN_JP6, 4.761, "VDD_IN"),
         (samples.AGX_XAVIER, 0.463 + 0.618 + 2.936 + 0.309 + 3.306, "GPU + CPU + SOC + CV + VDDRQ + SYS5V"),
         (samples.AGX_ORIN, 3.150 + 14.312 + 4.968, "VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0"),  # memory is in the last
-        (samples.THOR, 23.1, "VIN"),  # neither 38.5, with the rails added, nor 15.4, of the rails alone
-        (samples.THOR_IDLE_GPU, 3.924 + 6.520, "VDD_GPU + VDD_CPU_SOC_MSS + VIN_SYS_5V0"),  # -0.392 W is an offset
+        (samples.AGX_ORIN_IDLE, 1.592 + 2.624, "VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0"),  # -0.398 W is an offset
+        (samples.AGX_ORIN_32, 1.995 + 2.524, "VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0"),
+        (samples.ORIN_NANO_IDLE, 2.957, "VDD_IN"),
+        (samples.THOR, 19.78, "VIN"),  # neither 33.3, with the rails added, nor 13.5, of the rails alone
+        (samples.THOR.partition(" VIN ")[0], 1.962 + 5.887 + 5.635, "VDD_GPU + VDD_CPU_SOC_MSS + VIN_SYS_5V0"),
     ],
 )  # fmt: skip
 def test_totals_of_public_samples(line: str, watts: float, rails: str) -> None:

@@ -10,7 +10,7 @@ from ..errors import SensorError
 # NAME now/average[/peak], each in milliwatts with or without the unit; memory fields (MB, kB) have the same form
 _RAIL = re.compile(r"(?:^|\s)([A-Z][A-Z0-9_]*) (-?\d{1,7})(?:mW)?/(-?\d{1,7})(?:mW)?(?:/(-?\d{1,7})(?:mW)?)?(?=\s|$)")
 _TEMPERATURE = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_]*)@(-?\d{1,4}(?:\.\d+)?)C(?=[\s/]|$)")
-_GPU = re.compile(r"GR3D_FREQ (\d{1,3})%(?:@\[?(\d{1,6}))?")
+_GPU = re.compile(r"GR3D_FREQ (?:(\d{1,3})%)?(?:@\[?(\d{1,6}))?")  # a Thor gives its clocks alone
 _CPU_CORE = re.compile(r"(\d{1,3})%@(\d{1,6})")
 _PMIC = re.compile(r"^\s*(\w+?)_([AV]) (?:current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])\s*$")
 _MEMORY = ("RAM", "SWAP", "IRAM")  # look like rails when the line is cut before their unit
@@ -43,7 +43,7 @@ def parse_tegrastats(line: str) -> Tegra:
     return Tegra(
         rails,
         temperatures,
-        int(gpu.group(1)) if gpu else None,
+        int(gpu.group(1)) if gpu and gpu.group(1) else None,
         int(gpu.group(2)) if gpu and gpu.group(2) else None,
         [int(match.group(2)) for match in _CPU_CORE.finditer(cores)],
     )

@@ -34,8 +34,8 @@ AGX_ORIN = (
     "Tboard@62C GPU@69.125C tj@77.281C VDD_GPU_SOC 3150mW/2971mW VDD_CPU_CV 14312mW/12415mW VIN_SYS_5V0 "
     "4968mW/5048mW VDDQ_VDD2_1V8AO 1091mW/1091mW"
 )
-# AGX Orin, 64 GB, JetPack 6, idle, 2024-03-17: a log that is quoted in a public plotting script; a rail that is switched
-# off reads below zero
+# AGX Orin, 64 GB, JetPack 6, idle, 2024-03-17: a log that is quoted in a public plotting script; a rail that is
+# switched off reads below zero
 AGX_ORIN_IDLE = (
     "03-17-2024 18:54:10 RAM 10239/62841MB (lfb 442x4MB) SWAP 1/31421MB (cached 0MB) CPU [0%@1728,0%@1728,off,off] "
     "GR3D_FREQ 0% cpu@37.5C tboard@27C soc2@34.562C tdiode@27.5C soc0@34.531C tj@37.5C soc1@33.656C VDD_GPU_SOC "
@@ -43,14 +43,14 @@ AGX_ORIN_IDLE = (
 )
 # AGX Orin, 32 GB, JetPack 6, idle, 2025-09-01: the manual of a robot that has one; no rail of its own for the memory
 AGX_ORIN_32 = (
-    "09-01-2025 10:55:25 RAM 1313/30697MB (lfb 37x4MB) SWAP 0/15348MB (cached 0MB) CPU [0%@729,0%@729,off,off] GR3D_FREQ "
-    "0% cpu@43.343C soc2@39.812C soc0@40.312C tj@43.343C soc1@38.843C VDD_GPU_SOC 1995mW/1995mW VDD_CPU_CV 0mW/0mW "
-    "VIN_SYS_5V0 2524mW/2524mW"
+    "09-01-2025 10:55:25 RAM 1313/30697MB (lfb 37x4MB) SWAP 0/15348MB (cached 0MB) CPU [0%@729,0%@729,off,off] "
+    "GR3D_FREQ 0% cpu@43.343C soc2@39.812C soc0@40.312C tj@43.343C soc1@38.843C VDD_GPU_SOC 1995mW/1995mW VDD_CPU_CV "
+    "0mW/0mW VIN_SYS_5V0 2524mW/2524mW"
 )
 # Orin Nano, 8 GB, JetPack 6, idle, 2025-09-21: a log that is quoted in a public monitor
 ORIN_NANO_IDLE = (
-    "09-21-2025 15:38:17 RAM 3645/7620MB (lfb 63x4MB) SWAP 236/3810MB (cached 0MB) CPU [1%@729,1%@729,4%@729,1%@729,0%@729,"
-    "0%@729] EMC_FREQ 0%@204 GR3D_FREQ 0%@[305] NVDEC off NVJPG off NVJPG1 off VIC off OFA off APE 200 cpu@44.125C "
+    "09-21-2025 15:38:17 RAM 3645/7620MB (lfb 63x4MB) SWAP 236/3810MB (cached 0MB) CPU [1%@729,1%@729,4%@729,1%@729,"
+    "0%@729,0%@729] EMC_FREQ 0%@204 GR3D_FREQ 0%@[305] NVDEC off NVJPG off NVJPG1 off VIC off OFA off APE 200 cpu@44.125C "
     "soc2@43.375C soc0@42.125C gpu@44.531C tj@44.531C soc1@43.156C VDD_IN 2957mW/2957mW VDD_CPU_GPU_CV 486mW/486mW "
     "VDD_SOC 1012mW/1012mW"
 )

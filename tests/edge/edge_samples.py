@@ -50,9 +50,9 @@ AGX_ORIN_32 = (
 # Orin Nano, 8 GB, JetPack 6, idle, 2025-09-21: a log that is quoted in a public monitor
 ORIN_NANO_IDLE = (
     "09-21-2025 15:38:17 RAM 3645/7620MB (lfb 63x4MB) SWAP 236/3810MB (cached 0MB) CPU [1%@729,1%@729,4%@729,1%@729,"
-    "0%@729,0%@729] EMC_FREQ 0%@204 GR3D_FREQ 0%@[305] NVDEC off NVJPG off NVJPG1 off VIC off OFA off APE 200 cpu@44.125C "
-    "soc2@43.375C soc0@42.125C gpu@44.531C tj@44.531C soc1@43.156C VDD_IN 2957mW/2957mW VDD_CPU_GPU_CV 486mW/486mW "
-    "VDD_SOC 1012mW/1012mW"
+    "0%@729,0%@729] EMC_FREQ 0%@204 GR3D_FREQ 0%@[305] NVDEC off NVJPG off NVJPG1 off VIC off OFA off APE 200 "
+    "cpu@44.125C soc2@43.375C soc0@42.125C gpu@44.531C tj@44.531C soc1@43.156C VDD_IN 2957mW/2957mW "
+    "VDD_CPU_GPU_CV 486mW/486mW VDD_SOC 1012mW/1012mW"
 )
 # AGX Thor, Jetson Linux 38.4, idle, 2026-04-21: a recorded sample in public notes on tegrastats
 THOR = (

@@ -189,7 +189,7 @@ def test_weights_beside_a_model_are_packed_with_their_hash(tmp_path: Path) -> No
         ({"answer": np.zeros((1, 9, 4), np.float32)}, "9 rows; 2 class names need 6"),
         ({"answer": np.zeros((1, 6, 4, 1), np.float32)}, "output has shape"),
         ({"answer": boxes(), "metadata": {"end2end": None}}, "export it again"),
-        ({"answer": boxes(), "metadata": {"end2end": None, "description": "Ultralytics rtdetr-x model"}}, "RT-DETR"),
+        ({"answer": boxes([0, 0, 9, 9, 0.5, 2]), "metadata": {"head": "RTDETRDecoder"}}, "sixth column is no class"),
         ({"answer": boxes([0, 0, 9, 9, 0.5, 0.25]), "metadata": {"end2end": "True"}}, "sixth column is no class"),
         ({"answer": boxes([0, 0, 9, 9, 0.5, 2]), "metadata": {"end2end": "True"}}, "sixth column is no class"),
     ],

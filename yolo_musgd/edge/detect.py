@@ -45,7 +45,7 @@ class Detector:
     ) -> None:
         self.artifact, self.runtime = artifact, runtime
         self.conf, self.iou, self.max_det = conf, iou, max_det
-        self._letterbox = Letterbox(artifact.imgsz, artifact.channels)
+        self._letterbox = Letterbox(artifact.imgsz, artifact.channels, artifact.head)
         self.times = Times(0.0, 0.0, 0.0)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -60,7 +60,8 @@ class Detector:
         ready = time.perf_counter()
         output = self.runtime.infer(blob)
         answered = time.perf_counter()
-        found = boxes.decode(output, self.artifact.head, len(self.artifact.names), self.conf, self.iou, self.max_det)
+        head, size = self.artifact.head, self.artifact.imgsz
+        found = boxes.decode(output, head, len(self.artifact.names), self.conf, self.iou, self.max_det, size=size)
         found[:, :4] = to_image(found[:, :4], where, (image.shape[0], image.shape[1]))
         self.times = Times(ready - start, answered - ready, time.perf_counter() - answered)
         return found

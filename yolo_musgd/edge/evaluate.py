@@ -217,7 +217,14 @@ def judge(
     blob, where = letterbox(image, place_for_val((image.shape[0], image.shape[1]), artifact.imgsz))
     output = runtime.infer(blob)
     found = boxes.decode(
-        output, artifact.head, len(artifact.names), chosen.conf, chosen.iou, chosen.max_det, multi_label=True
+        output,
+        artifact.head,
+        len(artifact.names),
+        chosen.conf,
+        chosen.iou,
+        chosen.max_det,
+        multi_label=True,
+        size=artifact.imgsz,
     )
     centre = labels[:, 1:3] * [where.width, where.height] + [where.left, where.top]
     half = labels[:, 3:5] * [where.width, where.height] / 2
@@ -254,7 +261,7 @@ def _evaluate(
     Raises:
         UserError: Not one of them, or of their labels, can be read; or the runtime fails.
     """
-    letterbox = Letterbox(artifact.imgsz, artifact.channels)
+    letterbox = Letterbox(artifact.imgsz, artifact.channels, artifact.head)
     for count, (path, targets) in enumerate(labelled, 1):
         try:
             if targets is None:

@@ -112,7 +112,7 @@ def run_once(artifact: Artifact) -> list[str]:
         )
     runtime = open_runtime(artifact, chosen, 1, precision=artifact.precision)
     try:
-        blob, _ = Letterbox(artifact.imgsz, artifact.channels)(synthetic_frame(*artifact.imgsz))
+        blob, _ = Letterbox(artifact.imgsz, artifact.channels, artifact.head)(synthetic_frame(*artifact.imgsz))
         check_output(runtime.infer(blob), artifact)
     except UserError as error:
         raise UserError(f"{Path(artifact.model).name} is not packed: {error}") from error
@@ -136,12 +136,13 @@ def check_output(output: np.ndarray, artifact: Artifact) -> None:
     classes = len(artifact.names)
     head = artifact.head or head_of((output.shape[0], output.shape[1]), classes)
     decode(output, head, classes)
-    scores = output[4:] if head == "raw" else output[:, 4]
+    per_class = head == "rtdetr" and output.shape[1] != 6  # of older releases
+    scores = output[4:] if head == "raw" else output[:, 4:] if per_class else output[:, 4]
     if not np.isfinite(output).all():
         raise UserError("its output has values that are no numbers")
     if scores.size and (scores.min() < -SLACK or scores.max() > 1 + SLACK):
         raise UserError(f"its scores reach from {scores.min():.3g} to {scores.max():.3g}, expected in [0, 1]")
-    if head != "raw":
+    if head != "raw" and not per_class:
         found = output[output[:, 4] > 0, 5]
         if (found != found.round()).any() or (found < 0).any() or (classes and (found >= classes).any()):
             raise UserError(f"its sixth column is no class of {classes or 'any'}: are its rows boxes, score, class?")

@@ -72,6 +72,11 @@ def load_model(path: Path) -> Any:
         )
     if model.task != "detect":
         raise UserError(f"model={path} is a model for task={model.task}; only task=detect is exported here")
+    if "RTDETR" in type(model.model).__name__:
+        raise UserError(
+            f"model={path} is an RT-DETR, which is neither quantized nor judged here: yolo export format=onnx writes "
+            "its graph, which yolo-musgd val, bench, detect and bundle take"
+        )
     return model
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures import boxes
-from yolo_musgd.edge.pictures.letterbox import Letterbox
+from yolo_musgd.edge.pictures.images import synthetic_frame
+from yolo_musgd.edge.pictures.letterbox import Letterbox, resize, to_image
 from yolo_musgd.edge.runtimes.artifact import open_artifact, sha256_of
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.open import open_runtime
@@ -50,8 +51,6 @@ def graph_file(path: Path, shape=(1, 3, 32, 32), element=TensorProto.FLOAT, rows
         ({"shape": (1, 10, 32, 32)}, "10 channels"),
         ({"shape": (1, 3, 32)}, "takes images"),
         ({"element": TensorProto.UINT8}, "takes uint8"),
-        ({"properties": {**PROPERTIES, "description": "Ultralytics rtdetr-l model"}}, "RT-DETR"),
-        ({"properties": {**PROPERTIES, "head": "RTDETRDecoder"}}, "RT-DETR"),
         ({"properties": {**PROPERTIES, "names": "[" * 5000}}, "class names cannot be read"),
         ({"properties": {**PROPERTIES, "names": "{1e999: 'a'}"}}, "class names cannot be read"),
     ],
@@ -110,8 +109,44 @@ def test_six_columns_with_two_classes_are_not_guessed() -> None:
     for classes in (0, 2):
         with pytest.raises(UserError, match="export it again"):
             boxes.decode(np.zeros((300, 6), np.float32), None, classes)
-    assert boxes.head_of((300, 6), 3) == "nms_free"  # with three classes RT-DETR's rows have seven numbers
+    assert boxes.head_of((300, 6), 3) == "nms_free"
     assert boxes.head_of((6, 6), 2) == "raw"
+
+
+@pytest.mark.parametrize("told", [{"description": "Ultralytics rtdetr-l model"}, {"head": "RTDETRDecoder"}])
+def test_an_rtdetr_is_told_by_its_name(told: dict, tmp_path: Path) -> None:
+    said = {**PROPERTIES, "end2end": "False", **told}
+    artifact = open_artifact(str(graph_file(tmp_path / "x.onnx", rows=(1, 300, 6), properties=said)))
+    assert artifact.head == "rtdetr"
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+@pytest.mark.parametrize("older", [False, True])
+def test_boxes_of_an_rtdetr_are_ultralytics(classes: int, older: bool) -> None:
+    """Rows in fractions of a stretched input, with one score and a class, or of older releases a score per class."""
+    import torch
+    from ultralytics.utils import ops
+
+    rng = np.random.default_rng(classes)
+    scores = rng.random((300, classes), np.float32) * np.float32(0.9)
+    best, kind = scores.max(axis=1, keepdims=True), scores.argmax(axis=1)[:, None].astype(np.float32)
+    where = rng.random((300, 4), np.float32)
+    output = np.concatenate((where, scores) if older else (where, best, kind), axis=1)
+    found = boxes.decode(output, "rtdetr", classes, 0.5, max_det=40, size=(64, 128))
+    expected = ops.xywh2xyxy(torch.from_numpy(where)).numpy() * np.float32([128, 64, 128, 64])
+    order = np.argsort(-best[:, 0], kind="stable")
+    order = order[best[order, 0] > 0.5][:40]
+    np.testing.assert_allclose(found, np.concatenate((expected, best, kind), axis=1)[order], rtol=1e-5)
+    with pytest.raises(UserError, match="gives rows of"):
+        boxes.decode(np.zeros((300, 9), np.float32), "rtdetr", classes)
+
+
+def test_an_rtdetr_sees_its_image_stretched() -> None:
+    image = synthetic_frame(30, 90)
+    blob, where = Letterbox((64, 64), 3, "rtdetr")(image)
+    expected = resize(image, 64, 64)[:, :, ::-1].transpose(2, 0, 1)[None] / np.float32(255)
+    np.testing.assert_array_equal(blob, expected.astype(np.float32))
+    assert to_image(np.float32([[32, 32, 64, 64]]), where, (30, 90))[0] == pytest.approx([45, 15, 90, 30])
 
 
 def external(tmp_path: Path, location: str = "weights.data") -> Path:

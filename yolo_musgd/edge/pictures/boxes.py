@@ -112,6 +112,36 @@ def decode_nms_free(output: np.ndarray, conf: float, max_det: int) -> np.ndarray
     return kept
 
 
+def decode_rtdetr(output: np.ndarray, classes: int, conf: float, max_det: int, size: Tuple[int, int]) -> np.ndarray:
+    """Decode RT-DETR: rows of cx, cy, w, h in fractions of the input, then the score and the class.
+
+    Older releases of Ultralytics write one score per class in place of these two. With two classes both are rows of
+    six; then it is a class if all of that column are whole numbers.
+
+    Args:
+        output: Shape (queries, 6) or (queries, 4 + classes).
+        classes: Number of class names, 0 if unknown.
+        conf: Scores must be above this.
+        max_det: Most detections kept.
+        size: (height, width) of the input in pixels.
+
+    Raises:
+        UserError: The rows are neither.
+    """
+    columns = output.shape[1]
+    if columns == 6 and (classes != 2 or (output[:, 5] == np.rint(output[:, 5])).all()):
+        scores, found = output[:, 4], output[:, 5]
+    elif classes and columns == 4 + classes:
+        scores, found = output[:, 4:].max(axis=1), output[:, 4:].argmax(axis=1)
+    else:
+        raise UserError("an RT-DETR of {} classes gives rows of 6 or {}, not {}".format(classes, 4 + classes, columns))
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] > conf][:max_det]
+    centre, half = output[order, :2], output[order, 2:4] / np.float32(2)
+    xyxy = np.concatenate((centre - half, centre + half), axis=1) * np.float32([size[1], size[0]] * 2)
+    return np.concatenate((xyxy, scores[order, None], found[order, None]), axis=1).astype(np.float32)
+
+
 def decode(
     output: np.ndarray,
     head: Optional[str],
@@ -120,23 +150,27 @@ def decode(
     iou: float = 0.7,
     max_det: int = 300,
     multi_label: bool = False,
+    size: Tuple[int, int] = (1, 1),
 ) -> np.ndarray:
-    """Decode either head; see decode_raw and decode_nms_free.
+    """Decode any head; see decode_raw, decode_nms_free and decode_rtdetr.
 
     Args:
         output: One image's output, 2-D.
-        head: ``raw``, ``nms_free``, ``nms`` (done in the graph), or None to tell it from the shape.
+        head: ``raw``, ``nms_free``, ``nms`` (done in the graph), ``rtdetr``, or None to tell it from the shape.
         classes: Number of class names, 0 if unknown.
         conf: Lowest score.
         iou: NMS threshold (raw head only).
         max_det: Most detections kept.
         multi_label: See decode_raw.
+        size: (height, width) of the network's input in pixels (RT-DETR only).
 
     Raises:
         UserError: The shape fits neither head, or not the number of class names.
     """
     rows, columns = output.shape
     chosen = head or head_of((rows, columns), classes)
+    if chosen == "rtdetr":
+        return _finite(decode_rtdetr(output, classes, conf, max_det, size))
     if chosen in ("nms_free", "nms"):
         if columns != 6:
             raise UserError("an NMS-free head gives (detections, 6), this output is {} x {}".format(rows, columns))

@@ -44,6 +44,11 @@ def place_for_val(shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
     return _centred(height, width, shape, size)
 
 
+def stretch(shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
+    """Fill ``size`` (height, width) with an image of ``shape``, aspect ratio lost, as an RT-DETR is trained."""
+    return Placement(size[0], size[1], 0, 0, size[0] / shape[0], size[1] / shape[1])
+
+
 def _centred(height: int, width: int, shape: Tuple[int, int], size: Tuple[int, int]) -> Placement:
     top = round((size[0] - height) / 2 - 0.1)  # the 0.1 sends an odd pixel to the bottom and the right
     left = round((size[1] - width) / 2 - 0.1)
@@ -74,10 +79,12 @@ class Letterbox:
     Args:
         size: (height, width) of the network's input in pixels.
         channels: Of the network's input: 3 for RGB, 1 for grey.
+        head: Of the network: an ``rtdetr`` wants its images stretched.
     """
 
-    def __init__(self, size: Tuple[int, int], channels: int = 3) -> None:
+    def __init__(self, size: Tuple[int, int], channels: int = 3, head: Optional[str] = None) -> None:
         self.size, self.channels = size, channels
+        self._stretches = head == "rtdetr"
         self._canvas = np.full(tuple(size) + ((3,) if channels == 3 else ()), PAD_VALUE, np.uint8)
         self._blob = np.empty((1, channels, size[0], size[1]), np.float32)
         self._last: Optional[Placement] = None
@@ -86,10 +93,11 @@ class Letterbox:
         """Place ``image``, uint8 BGR (h, w, 3) or grey (h, w), into the network's input.
 
         Returns the blob, float32 (1, channels, H, W), RGB or grey in [0, 1], and the placement. The blob is a buffer
-        that the next call overwrites. ``where`` replaces the usual placement.
+        that the next call overwrites. ``where`` replaces the usual placement, unless images are stretched.
         """
         image = to_grey(image) if self.channels == 1 else to_colour(image)
-        where = where or place((image.shape[0], image.shape[1]), self.size)
+        if where is None or self._stretches:
+            where = (stretch if self._stretches else place)((image.shape[0], image.shape[1]), self.size)
         if self._last is None or where[:4] != self._last[:4]:
             self._canvas[:] = PAD_VALUE
             self._last = where

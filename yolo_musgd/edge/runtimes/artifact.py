@@ -7,7 +7,7 @@ The manifest, ``manifest.json``, version 1 (written by the export step, only rea
      "files": {"model.onnx": "<sha256>"},   every file of the artifact; each is checked before anything is loaded
      "names": ["person", ...],              or {"0": "person", ...}
      "imgsz": 640,                          or [height, width]
-     "head": "raw",                         "raw" (1, 4 + classes, anchors); "nms_free" or "nms" (1, detections, 6)
+     "head": "raw",                         "raw" (1, 4 + classes, anchors); "nms_free", "nms" (1, detections, 6)
      "precision": "int8",                   "fp32", "fp16" or "int8"
      "stride": 32, "task": "detect", "target": "raspberry-pi-5", "opset": 13, "channels": 3,            optional
      "map50_95": {"fp32": 0.40, "int8": 0.39, "images": 5000},                                          optional
@@ -54,7 +54,7 @@ class Artifact(NamedTuple):
     format: str  # onnx, engine, ncnn, openvino, mnn
     names: Dict[int, str]
     imgsz: Tuple[int, int]  # height, width in pixels
-    head: Optional[str]  # raw, nms_free, nms (done in the graph), or None: to be told from the output's shape
+    head: Optional[str]  # raw, nms_free, nms (done in the graph), rtdetr, or None: to be told from the output's shape
     precision: Optional[str]
     sha256: str
     size_bytes: int
@@ -202,8 +202,6 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
         _check_covered(path, manifest["files"], files)
     metadata.update(manifest)
     channels = input_channels(metadata, facts, model)
-    if "rtdetr" in "{} {}".format(metadata.get("description"), metadata.get("head")).lower():
-        raise UserError("{} is an RT-DETR, whose boxes and input differ; only YOLO detectors are run".format(model))
     task = metadata.get("task", "detect")
     if task != "detect":
         raise UserError("{}: task {!r} is not supported, only detect".format(model, task))

@@ -118,7 +118,9 @@ def class_names(metadata: Dict[str, Any], model: str) -> Dict[int, str]:
 
 
 def told_head(metadata: Dict[str, Any]) -> Optional[str]:
-    """Return the head as it is told: raw, nms_free or nms; None when it is not."""
+    """Return the head as it is told: raw, nms_free, nms or rtdetr; None when it is not."""
+    if "rtdetr" in "{} {}".format(metadata.get("description"), metadata.get("head")).lower():
+        return "rtdetr"
     if metadata.get("head") in ("raw", "nms_free", "nms"):
         return str(metadata["head"])
     if export_arguments(metadata).get("nms") is True:

@@ -138,7 +138,7 @@ def decode_rtdetr(output: np.ndarray, classes: int, conf: float, max_det: int, s
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] > conf][:max_det]
     centre, half = output[order, :2], output[order, 2:4] / np.float32(2)
-    xyxy = np.concatenate((centre - half, centre + half), axis=1) * np.float32([size[1], size[0]] * 2)
+    xyxy = np.concatenate((centre - half, centre + half), axis=1) * np.array((size[1], size[0]) * 2, np.float32)
     return np.concatenate((xyxy, scores[order, None], found[order, None]), axis=1).astype(np.float32)
 
 

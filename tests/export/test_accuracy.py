@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, disagreement, match
-from yolo_musgd.export.sensitivity import Ranked, answer, search
+from yolo_musgd.export.sensitivity import Limits, Ranked, answer, search
 
 
 def detections(seed: int, count: int) -> np.ndarray:
@@ -87,8 +87,8 @@ def test_the_search_finds_the_fewest_groups(needed: int, groups: int) -> None:
         calls.append(len(layers) - 1)
         return accuracy(0.5 - (0.02 if len(layers) - 1 < needed else 0.001))
 
-    steps = search(ranked, ["head"], judge, accuracy(0.5), 0.01)
-    chosen = answer(steps, 0.01)
+    steps = search(ranked, ["head"], judge, accuracy(0.5), Limits(0.01))
+    chosen = answer(steps, Limits(0.01))
     assert len(calls) == len(set(calls)) <= 14
     assert chosen.float_layers[0] == "head"
     if needed <= groups:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from yolo_musgd.edge.errors import UserError
@@ -123,6 +127,59 @@ def test_other_methods_clip_the_rare_values(method: str, graph: Path, images: Ca
     if method == "percentile":
         inside = np.mean((2 * blobs_of(images) >= low) & (2 * blobs_of(images) <= high))
         assert inside == pytest.approx(0.9, abs=0.03)
+
+
+@given(
+    images=st.lists(
+        st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40).map(np.float32), min_size=1, max_size=6
+    ),
+    scale=st.floats(1e-3, 1e3),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_counts_are_numpys(images: list[np.ndarray], scale: float) -> None:
+    """Oracle: np.histogram over the final bins. A value on a border may fall to either side."""
+    found = calibration.Histogram(128)
+    for values in images:
+        found.add(values * np.float32(scale))
+    every = np.concatenate(images) * np.float32(scale)
+    assert (found.low, found.high) == (every.min(), every.max())
+    reach = np.maximum.accumulate([np.abs(values).max() for values in images])
+    if not reach[0] or any(later > 32 * before for before, later in pairwise(reach)):
+        return  # what came before the first range, or was tiny against a later one, is not kept bin by bin
+    assert found.counts.sum() == len(every)
+    expected = np.histogram(every, len(found.counts), (-found.reach, found.reach))[0]
+    behind = np.abs(found.counts.cumsum() - expected.cumsum()).max()
+    width = 2 * found.reach / len(found.counts)
+    near = np.abs(every / width - np.rint(every / width)) < 1e-2
+    assert behind <= near.sum()
+
+
+@pytest.mark.parametrize(("method", "kind"), [("percentile", "Percentile"), ("entropy", "Entropy")])
+def test_the_ranges_are_those_of_onnx_runtime(method: str, kind: str, graph: Path, images: CalibrationSet) -> None:
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    options = {"percentile": 99.0, "symmetric": False} if method == "percentile" else {}
+    theirs = create_calibrator(
+        graph, None, str(graph.with_suffix(".aug")), calibrate_method=CalibrationMethod[kind], extra_options=options
+    )
+    for blob in blobs_of(images):
+        theirs.collect_data(SimpleNamespace(get_next=iter([{"images": blob[None][0]}, None]).__next__))
+    expected = theirs.compute_data()
+    ours = collect_ranges(graph, images, 32, method, 99.0)
+    assert set(ours) == {"images", "double", "output0"}
+    for name, (low, high) in ours.items():
+        edges = [float(np.ravel(edge)[0]) for edge in expected[name].range_value]
+        assert (low, high) == pytest.approx(edges, abs=2 * max(map(abs, edges)) / calibration.BINS[method])
+
+
+def test_a_tensor_without_a_range_is_left_out() -> None:
+    found = calibration.Histogram(8)
+    found.add(np.float32([1.0, np.inf]))
+    assert not found.is_finite
+    found = calibration.Histogram(8)
+    found.add(np.zeros(4, np.float32))
+    assert found.is_finite
+    assert found.percentile(99.0) == (0.0, 0.0)
 
 
 def test_a_calibration_is_not_repeated(

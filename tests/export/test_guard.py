@@ -34,7 +34,7 @@ def guard_of(graphs: dict[str, Path], tiny_data: Path, tmp_path: Path):
 
     def guard(above: float) -> Guard:
         expected = Accuracy(real.map50_95 + above, real.map50, real.images, real.detections)
-        return Guard(make, opened, "onnxruntime", tmp_path, files, expected, 0.01, reference)
+        return Guard(make, opened, "onnxruntime", tmp_path, files, expected, sensitivity.Limits(0.01), reference)
 
     yield guard
     reference.close()
@@ -55,7 +55,7 @@ def test_the_search_times_every_step_and_draws_it(guard_of, tmp_path: Path, capl
     assert all(step.latency_ms and step.fp32_ms for step in result.steps)
     assert all(step.drop == pytest.approx(0.5) for step in result.steps)
     assert "no choice of float layers holds" in caplog.text
-    sensitivity.draw(result.steps, 0.01, tmp_path / "search.png")
+    sensitivity.draw(result.steps, sensitivity.Limits(0.01), tmp_path / "search.png")
     assert (tmp_path / "search.png").stat().st_size > 10_000
 
 

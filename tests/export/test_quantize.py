@@ -6,6 +6,7 @@ Covers onnx_graph.py and tensorrt_graph.py.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -25,12 +26,10 @@ def ranges_of(model: Path) -> Ranges:
     """Ranges of every tensor on one random image: enough for questions about structure."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-    from yolo_musgd.export.calibration import _Reader
-
     method = CalibrationMethod.MinMax
     calibrator = create_calibrator(model, None, str(model.with_suffix(".aug")), calibrate_method=method)
     blob = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
-    calibrator.collect_data(_Reader([{"images": blob}]))
+    calibrator.collect_data(SimpleNamespace(get_next=iter([{"images": blob}, None]).__next__))
     return {k: tuple(float(np.ravel(x)[0]) for x in v.range_value) for k, v in calibrator.compute_data().items()}
 
 

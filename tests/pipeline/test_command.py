@@ -102,7 +102,10 @@ def test_a_drop_that_is_too_large_prunes_less(tmp_path, limit, cut, last):
 
 
 def test_steps_come_after_what_they_need(tmp_path):
-    for chosen in ({}, {"flops": 0.0}, {"finetune_epochs": 0}, {"precision": "fp32"}):
+    plain = [{}, {"flops": 0.0}, {"finetune_epochs": 0}, {"precision": "fp32"}]
+    relu = [{"activation": "relu"}, {"flops": 0.0, "activation": "relu"}]
+    taught = [{"teacher": "base"}, {"teacher": "base", "epochs": 0, "model": "m.pt"}, {"teacher": "big.pt"}]
+    for chosen in (*plain, *relu, *taught):
         plan = command._plan(settings(**chosen), DATA, None, Runner(tmp_path, {}))
         seen = set()
         for step in dag.steps_of(plan):
@@ -110,6 +113,22 @@ def test_steps_come_after_what_they_need(tmp_path):
             named = {w for word in step.words for w in _places(word)} - {"out", "stem", *step.inputs}
             assert named <= set(step.needs), step.name
             seen.add(step.name)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "teacher", "needs", "inputs"),
+    [
+        ({"teacher": "base"}, "{train}/run/weights/best.pt", ("prune", "train"), ("data", "finetune_cfg")),
+        ({"teacher": "base", "epochs": 0, "model": "m.pt"}, "{model}", ("prune",), ("data", "finetune_cfg", "model")),
+        ({"teacher": "big.pt"}, "{teacher}", ("prune",), ("data", "finetune_cfg", "teacher")),
+    ],
+)
+def test_the_fine_tuning_depends_on_its_teacher(tmp_path, chosen, teacher, needs, inputs):
+    chosen = {"activation": "relu", "flops": 0.0, **chosen}
+    steps = {s.name: s for s in dag.steps_of(command._plan(settings(**chosen), DATA, None, Runner(tmp_path, {})))}
+    assert {"flops=0", "activation=relu"} <= set(steps["prune-0" if "prune-0" in steps else "prune"].words)
+    assert f"distill_model={teacher}" in steps["finetune"].words
+    assert (steps["finetune"].needs, steps["finetune"].inputs) == (needs, inputs)
 
 
 def _places(word):

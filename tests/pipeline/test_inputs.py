@@ -55,6 +55,16 @@ def test_weights_in_ultralytics_own_folder_are_taken(nowhere, tmp_path):
     assert not nowhere
 
 
+@pytest.mark.parametrize("idle", [{"flops": 0.0}, {"finetune_epochs": 0}])
+def test_a_teacher_without_fine_tuning_is_refused(idle, tiny_data):
+    data = read_data(str(tiny_data))
+    inputs.check_teacher(PipelineSettings(data="d.yaml", **idle), data)
+    with pytest.raises(UserError, match="teacher= is for the fine-tuning after pruning"):
+        inputs.check_teacher(PipelineSettings(data="d.yaml", teacher="base", **idle), data)
+    with pytest.raises(UserError, match=r"teacher=nowhere\.pt is no checkpoint|needs an ultralytics"):
+        inputs.check_teacher(PipelineSettings(data="d.yaml", teacher="nowhere.pt"), data)
+
+
 def test_a_model_without_weights_is_known_by_its_name(nowhere):
     assert inputs.find_model("yolo26n.yaml") is None
     assert inputs.of_model("yolo26n.yaml", None) != inputs.of_model("yolo26s.yaml", None)

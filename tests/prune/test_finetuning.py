@@ -1,5 +1,7 @@
 """Fine-tuning after the cut."""
 
+import csv
+
 import pytest
 
 from yolo_musgd.edge.errors import UserError
@@ -35,5 +37,63 @@ def test_distillation_needs_a_release_that_has_it(monkeypatch):
     from ultralytics import cfg
 
     monkeypatch.delitem(cfg.DEFAULT_CFG_DICT, "distill_model", raising=False)
-    with pytest.raises(UserError, match="distill=True needs an ultralytics with distill_model"):
-        finetuning.training_arguments(PruneSettings(distill=True), "x.yaml", 64)
+    with pytest.raises(UserError, match=r"teacher= needs an ultralytics with distill_model, .* has none: pip install"):
+        finetuning.check_teacher("base", {0: "a"}, "detect")
+
+
+@pytest.mark.slow
+def test_a_teacher_is_checked_before_any_work(trained, tmp_path):
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    if "distill_model" not in DEFAULT_CFG_DICT:
+        pytest.skip("this ultralytics has no distillation")
+    names = {0: "circle", 1: "square", 2: "triangle"}
+    finetuning.check_teacher("base", names, "detect")
+    finetuning.check_teacher(str(trained), names, "detect")
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    for teacher, of, task, message in (
+        ("base", names, "classify", "is for models with a detection head"),
+        ("nowhere.pt", names, "detect", "teacher=nowhere.pt is no checkpoint that is there: give base"),
+        (str(tmp_path / "broken.pt"), names, "detect", "cannot be loaded"),
+        (str(trained), {0: "circle", 1: "triangle", 2: "square"}, "detect", "3 classes, in order; it is a detect"),
+        (str(trained), names, "segment", "must be a segment model"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            finetuning.check_teacher(teacher, of, task)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_taught_student_resumes_and_leaves_its_teacher_behind(trained, tiny_data, run, tmp_path):
+    """Pruned, taught by the base, killed after the first epoch, resumed; plain Ultralytics loads the student."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    if "distill_model" not in DEFAULT_CFG_DICT:
+        pytest.skip("this ultralytics has no distillation")
+    words = [f"model={trained}", f"data={tiny_data}", "teacher=base", "activation=relu", "epochs=2", "images=16"]
+    words += ["batch=8", "bench=none", f"project={tmp_path}", "name=run"]
+    code = f"""
+import os
+from ultralytics.utils.callbacks.base import default_callbacks
+default_callbacks["on_model_save"].append(lambda trainer: os._exit(7))
+from yolo_musgd.cli import main
+main({["prune", *words]!r})
+"""
+    done = run("python", "-c", code)
+    assert done.returncode == 7, done.stdout + done.stderr
+    done = run("yolo-musgd", "prune", f"resume={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Resuming training DistillationModel" in done.stdout + done.stderr
+    with (tmp_path / "run" / "finetune" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert all(float(row["train/dis_loss"]) > 0 for row in rows)
+    check = f"""
+from ultralytics import YOLO
+best, cut = (YOLO({str(tmp_path / "run")!r} + name).model for name in ("/best.pt", "/pruned.pt"))
+assert type(best).__name__ == "DetectionModel"
+sizes = [[tuple(p.shape) for p in m.state_dict().values()] for m in (best, cut)]
+assert sizes[0] == sizes[1]
+"""
+    done = run("python", "-c", check, env={"YOLO_MUSGD": "0"})
+    assert done.returncode == 0, done.stdout + done.stderr

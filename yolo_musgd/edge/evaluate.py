@@ -130,22 +130,23 @@ class Evaluator:
         images: how many were added.
         labels: in all of them.
         left_out: why others were not, a line each.
+        right, found, actual: of each image: see match; score and class of its detections; class of its labels.
     """
 
     def __init__(self) -> None:
         self.images = self.labels = 0
         self.left_out: List[str] = []
-        self._right: List[np.ndarray] = []
-        self._found: List[np.ndarray] = []
-        self._actual: List[np.ndarray] = []
+        self.right: List[np.ndarray] = []
+        self.found: List[np.ndarray] = []
+        self.actual: List[np.ndarray] = []
 
     def add(self, detections: np.ndarray, targets: np.ndarray) -> None:
         """Add one image: detections (n, 6) by falling score, targets (m, 5) class and xyxy in the same pixels."""
         self.images += 1
         self.labels += len(targets)
-        self._right.append(match(detections, targets))
-        self._found.append(detections[:, 4:6])
-        self._actual.append(targets[:, 0])
+        self.right.append(match(detections, targets))
+        self.found.append(detections[:, 4:6])
+        self.actual.append(targets[:, 0])
 
     def result(self, names: Dict[int, str]) -> Dict[str, Any]:
         """Return the figures so far.
@@ -157,13 +158,13 @@ class Evaluator:
         empty = dict.fromkeys(("precision", "recall", "map50", "map50_95"))
         if not self.images:
             return dict(empty, images=0, labels=0, classes={}, per_class=[])
-        found = np.concatenate(self._found)
-        actual = np.concatenate(self._actual)
-        rows = mean_ap(np.concatenate(self._right), found[:, 0], found[:, 1], actual)
+        found = np.concatenate(self.found)
+        actual = np.concatenate(self.actual)
+        rows = mean_ap(np.concatenate(self.right), found[:, 0], found[:, 1], actual)
         for row in rows:
             key = row["class"]
             row["name"] = names.get(key, str(key))
-            row["images"] = sum(bool((classes == key).any()) for classes in self._actual)
+            row["images"] = sum(bool((classes == key).any()) for classes in self.actual)
             row["labels"] = int((actual == key).sum())
         out: Dict[str, Any] = {key: float(np.mean([row[key] for row in rows])) if rows else 0.0 for key in empty}
         out.update(images=self.images, labels=self.labels, classes={row["name"]: row["map50_95"] for row in rows})

@@ -35,6 +35,7 @@ class Accuracy:
         images: how many judged.
         detections: of each of them.
         left_out: why others did not judge, a line each.
+        outcomes: of each image: right at each IoU (n, 10), score and class (n, 2), classes of its labels (m,).
     """
 
     map50_95: float
@@ -42,6 +43,7 @@ class Accuracy:
     images: int
     detections: tuple[np.ndarray, ...]
     left_out: tuple[str, ...] = ()
+    outcomes: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +90,11 @@ def evaluate(artifact: Artifact, runtime: Runtime, images: Sequence[LabelledImag
         found.append(judge((pixels, image.labels), artifact, runtime, letterbox, evaluator, _OPTIONS))
     tolerate(evaluator.left_out, len(images), "images")
     result = evaluator.result(artifact.names)
+    outcomes = tuple(zip(evaluator.right, evaluator.found, evaluator.actual, strict=True))
     return Accuracy(
-        result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found), tuple(evaluator.left_out)
-    )
+        result["map50_95"] or 0.0, result["map50"] or 0.0, result["images"], tuple(found), tuple(evaluator.left_out),
+        outcomes,
+    )  # fmt: skip
 
 
 def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf: float = 0.05) -> list[np.ndarray]:

@@ -27,6 +27,7 @@ from yolo_musgd.export.loaded import Loaded, load
 from yolo_musgd.export.manifest import write_artifact
 from yolo_musgd.export.onnx_graph import count_fused
 from yolo_musgd.export.quantize import QuantizationPlan, make_plan, quantize
+from yolo_musgd.export.scores import best_cut, score_shift
 
 log = logging.getLogger("yolo_musgd")
 
@@ -146,7 +147,7 @@ class Backend:
             self.work,
             graph.val,
             graph.expected,
-            job.settings.max_drop,
+            job.limits,
             graph.loaded.runtime,
         )
         return guard.run(graph.float_layers(plan), (lambda: graph.rank(plan)) if job.settings.search else None)
@@ -176,6 +177,9 @@ class Backend:
                 values = {"fp32": getattr(expected, key), self.job.precision: getattr(mine, key)}
                 out[key] = {**values, "images": mine.images}
             out["agreement"] = as_dict(agreement(expected.detections, mine.detections))
+            out["scores"] = as_dict(score_shift(expected, mine))
+        cut = best_cut(mine)
+        out["conf"] = cut.conf if cut else None
         return out
 
     def _quantization(self, guarded: Guarded) -> dict[str, Any]:
@@ -187,6 +191,7 @@ class Backend:
                 "method": self.job.settings.calibration if self.calibrated_by_us else "nncf",
             },
             "float_layers": list(guarded.float_layers),
+            "guard_note": guarded.note or None,
             "search": [dataclasses.asdict(step) for step in guarded.steps],
             "sensitivity": [{"group": r.group, "loss": round(r.loss, 5)} for r in guarded.ranked],
         }

@@ -57,7 +57,9 @@ class FloatGraph:
         settings, splits = self.job.settings, self.job.splits
         assert splits is not None  # settings.check asks for data with INT8
         images = calibration_set(splits, settings.calibration_images)
-        ranges = cached_ranges(self.cache, self.path, images, self.job.imgsz, settings.calibration, settings.percentile)
+        ranges = cached_ranges(
+            self.cache, self.path, images, self.job.imgsz, settings.calibration, settings.percentile, settings.threads
+        )
         return images, ranges
 
     def rank(self, plan: QuantizationPlan) -> list[Ranked]:

@@ -12,6 +12,7 @@ from yolo_musgd.edge.runtimes.base import Runtime
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy, evaluate
 from yolo_musgd.export.loaded import Loaded
+from yolo_musgd.export.scores import drop_interval, score_shift
 from yolo_musgd.export.timing import race
 
 log = logging.getLogger("yolo_musgd")
@@ -28,6 +29,7 @@ class Guarded:
         loaded: it, open.
         float_layers: nodes in float.
         accuracy: on val, None where it was not judged.
+        note: why a model beyond the limits was taken without a search; empty otherwise.
         steps: of the sensitivity search, empty without one.
         ranked: groups of layers by their harm, empty without a search.
     """
@@ -37,6 +39,7 @@ class Guarded:
     accuracy: Accuracy | None
     steps: tuple[sensitivity.SearchStep, ...] = ()
     ranked: tuple[sensitivity.Ranked, ...] = ()
+    note: str = ""
 
 
 class Guard:
@@ -49,7 +52,7 @@ class Guard:
         work: folder for the models that are tried.
         files: labelled val images; empty: nothing is judged.
         expected: accuracy of FP32 on them.
-        max_drop: largest accepted drop of mAP50-95.
+        limits: what may be lost against that.
         reference: FP32, loaded.
     """
 
@@ -61,11 +64,11 @@ class Guard:
         work: Path,
         files: Sequence[LabelledImage],
         expected: Accuracy | None,
-        max_drop: float,
+        limits: sensitivity.Limits,
         reference: Runtime,
     ) -> None:
         self.make, self.open_model, self.runtime, self.work = make, open_model, runtime, work
-        self.files, self.expected, self.max_drop, self.reference = files, expected, max_drop, reference
+        self.files, self.expected, self.limits, self.reference = files, expected, limits, reference
         self._opened: dict[tuple[str, ...], Loaded] = {}
         self._judged: dict[tuple[str, ...], Accuracy] = {}
 
@@ -96,22 +99,46 @@ class Guard:
         if self.expected is None or not self.files:
             return Guarded(self._try(always), always, None)
         accuracy = self.judge(always)
-        drop = self.expected.map50_95 - accuracy.map50_95
-        if drop <= self.max_drop or rank is None:
-            if drop > self.max_drop:
-                log.warning("%s INT8 loses %.4f mAP50-95, more than max_drop=%g", self.runtime, drop, self.max_drop)
+        lost = self._lost(accuracy)
+        if not lost or rank is None:
+            if lost:
+                log.warning("%s INT8 %s", self.runtime, lost)
             return Guarded(self._try(always), always, accuracy)
-        log.warning(
-            "%s INT8 loses %.4f mAP50-95, more than max_drop=%g: looking for the layers to blame",
-            self.runtime, drop, self.max_drop,
-        )  # fmt: skip
+        if noise := self._noise(accuracy):
+            log.warning("%s INT8 %s, but %s", self.runtime, lost, noise)
+            return Guarded(self._try(always), always, accuracy, note=f"{lost}, but {noise}")
+        log.warning("%s INT8 %s: looking for the layers to blame", self.runtime, lost)
         ranked = rank()
-        steps = self._timed(sensitivity.search(ranked, always, self.judge, self.expected, self.max_drop))
-        best = sensitivity.answer(steps, self.max_drop)
-        if best.drop > self.max_drop:
-            log.warning("no choice of float layers holds max_drop=%g; the best loses %.4f", self.max_drop, best.drop)
-        layers = best.float_layers
-        return Guarded(self._try(layers), layers, self.judge(layers), tuple(steps), tuple(ranked))
+        steps = self._timed(sensitivity.search(ranked, always, self.judge, self.expected, self.limits))
+        layers = sensitivity.answer(steps, self.limits).float_layers
+        best = self.judge(layers)
+        if lost := self._lost(best):
+            log.warning("no choice of float layers holds the limits; the best %s", lost)
+        return Guarded(self._try(layers), layers, best, tuple(steps), tuple(ranked))
+
+    def _lost(self, accuracy: Accuracy) -> str:
+        """What is beyond the limits, for people; empty where nothing is."""
+        assert self.expected is not None
+        drop, shift = self.expected.map50_95 - accuracy.map50_95, score_shift(self.expected, accuracy).shift or 0.0
+        parts = []
+        if drop > self.limits.max_drop:
+            parts.append(f"loses {drop:.4f} mAP50-95, more than max_drop={self.limits.max_drop:g}")
+        if abs(shift) > self.limits.max_score_shift:
+            allowed = f"max_score_shift={self.limits.max_score_shift:g}"
+            parts.append(f"shifts the scores by {shift:+.4f} in the mean, more than {allowed}")
+        return " and ".join(parts)
+
+    def _noise(self, accuracy: Accuracy) -> str:
+        """Why a drop may be chance; empty where it is real, or the scores have moved, which no chance does."""
+        assert self.expected is not None
+        shift = score_shift(self.expected, accuracy).shift or 0.0
+        between = drop_interval(self.expected, accuracy)
+        if abs(shift) > self.limits.max_score_shift or between is None or between[0] > 0:
+            return ""
+        return (
+            f"on {accuracy.images} images that may be chance (90 % interval {between[0]:.4f} to {between[1]:.4f}): no "
+            "layer goes back to float for it; more val images decide"
+        )
 
     def _try(self, layers: tuple[str, ...]) -> Loaded:
         if layers not in self._opened:

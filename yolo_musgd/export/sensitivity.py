@@ -10,6 +10,9 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
 from yolo_musgd.edge.runtimes.base import Runtime
@@ -18,6 +21,7 @@ from yolo_musgd.export.accuracy import Accuracy, decode_all, disagreement
 from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import layer_groups
 from yolo_musgd.export.quantize import QuantizationPlan, quantize
+from yolo_musgd.export.scores import score_shift
 from yolo_musgd.tables import GREY, INK, write_png
 
 
@@ -41,6 +45,7 @@ class SearchStep:
         drop: mAP50-95 of FP32 minus this.
         latency_ms: p50 here, filled in afterwards for all steps together.
         fp32_ms: the same of FP32, measured in turns with the steps.
+        score_shift: mean of matched scores minus FP32's.
     """
 
     groups: tuple[str, ...]
@@ -49,6 +54,23 @@ class SearchStep:
     drop: float
     latency_ms: float | None = None
     fp32_ms: float | None = None
+    score_shift: float | None = None
+
+
+class Limits(NamedTuple):
+    """What a quantized model may lose.
+
+    Attributes:
+        max_drop: of mAP50-95.
+        max_score_shift: of matched scores, up or down, in the mean.
+    """
+
+    max_drop: float
+    max_score_shift: float = 1.0
+
+    def excess(self, drop: float, shift: float | None) -> float:
+        """How far a model is beyond the limit that it exceeds most; not above 0 where it holds both."""
+        return max(drop - self.max_drop, abs(shift or 0.0) - self.max_score_shift)
 
 
 def rank_groups(
@@ -86,9 +108,9 @@ def search(
     always: Sequence[str],
     judge: Callable[[tuple[str, ...]], Accuracy],
     expected: Accuracy,
-    max_drop: float,
+    limits: Limits,
 ) -> list[SearchStep]:
-    """Move the worst groups to float, more each time, until the drop holds; then take back what was too much.
+    """Move the worst groups to float, more each time, until the limits hold; then take back what was too much.
 
     The number of groups grows as 1, 2, 4, ...; the smallest number that holds is then found by bisection, so a network
     of 40 groups costs about ten evaluations.
@@ -98,7 +120,7 @@ def search(
         always: layers that are in float in any case.
         judge: evaluates the graph that has these layers in float.
         expected: accuracy of FP32.
-        max_drop: highest drop of mAP50-95 that is accepted.
+        limits: that are accepted.
 
     Returns:
         Every step that was tried, by the number of groups; the first that holds is the answer, none may hold.
@@ -110,9 +132,10 @@ def search(
             chosen = ranked[:count]
             layers = tuple(dict.fromkeys([*always, *(node for r in chosen for node in r.layers)]))
             accuracy = judge(layers)
-            drop = expected.map50_95 - accuracy.map50_95
-            tried[count] = SearchStep(tuple(r.group for r in chosen), layers, accuracy.map50_95, drop)
-        return tried[count].drop <= max_drop
+            drop, shift = expected.map50_95 - accuracy.map50_95, score_shift(expected, accuracy).shift
+            groups = tuple(r.group for r in chosen)
+            tried[count] = SearchStep(groups, layers, accuracy.map50_95, drop, score_shift=shift)
+        return limits.excess(tried[count].drop, tried[count].score_shift) <= 0
 
     count = 1
     if not attempt(0):
@@ -126,13 +149,13 @@ def search(
     return [tried[k] for k in sorted(tried)]
 
 
-def answer(steps: Sequence[SearchStep], max_drop: float) -> SearchStep:
-    """The step with the fewest float layers whose drop holds; where none does, the one with the smallest drop."""
-    holding = [step for step in steps if step.drop <= max_drop]
-    return holding[0] if holding else min(steps, key=lambda step: step.drop)
+def answer(steps: Sequence[SearchStep], limits: Limits) -> SearchStep:
+    """The step with the fewest float layers that holds; where none does, the one that is nearest to it."""
+    excess = [limits.excess(step.drop, step.score_shift) for step in steps]
+    return next((step for step, over in zip(steps, excess, strict=True) if over <= 0), steps[int(np.argmin(excess))])
 
 
-def draw(steps: Sequence[SearchStep], max_drop: float, path: Path) -> None:
+def draw(steps: Sequence[SearchStep], limits: Limits, path: Path) -> None:
     """Picture of drop against latency, one point a step, with the number of groups in float beside it."""
     from matplotlib.figure import Figure
 
@@ -149,8 +172,8 @@ def draw(steps: Sequence[SearchStep], max_drop: float, path: Path) -> None:
             f"{count} group{'s' * (count != 1)}", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8
         )
     axis.plot([steps[0].fp32_ms or 0.0], [0.0], marker="s", linestyle="none", color=INK, label="FP32")
-    axis.axhline(max_drop, color=GREY, linestyle=":", label=f"max_drop={max_drop:g}")
-    chosen = answer(steps, max_drop)
+    axis.axhline(limits.max_drop, color=GREY, linestyle=":", label=f"max_drop={limits.max_drop:g}")
+    chosen = answer(steps, limits)
     axis.plot([chosen.latency_ms or 0.0], [chosen.drop], marker="o", markersize=14, fillstyle="none", color="C1",
               linestyle="none", label="taken")  # fmt: skip
     axis.margins(0.12)

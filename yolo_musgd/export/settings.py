@@ -12,6 +12,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.calibration import METHODS
 from yolo_musgd.export.checkpoint import Checkpoint, read_checkpoint
 from yolo_musgd.export.quantize import VARIANTS
+from yolo_musgd.export.sensitivity import Limits
 from yolo_musgd.export.splits import Splits, read_splits
 from yolo_musgd.export.targets import NAMES, PRECISIONS, Target, load_target
 from yolo_musgd.settings import Settings, exist_ok, save_dir, setting
@@ -59,7 +60,11 @@ class ExportSettings(Settings):
     percentile: float = setting(99.99, "share of values kept by calibration=percentile, percent", low=90, high=100)
     float_layers: str | None = setting(None, "graph nodes to leave in float besides, separated by commas", kind=str)
     max_drop: float = setting(0.01, "largest drop of mAP50-95 that is accepted", low=0.0, high=1.0)
-    search: bool = setting(True, "move the worst layers to float where the drop is larger than max_drop")
+    max_score_shift: float = setting(
+        0.05, "largest mean change of matched scores that is accepted: mAP does not see it, a fixed conf= does",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    search: bool = setting(True, "move the worst layers to float where more is lost than max_drop or max_score_shift")
     val_images: int = setting(500, "most val images that judge, evenly spaced", low=1)
     opset: int | None = setting(None, "ONNX opset; by default the board's", kind=int, low=11, high=23)
     lint: bool = setting(True, "for TensorRT: try the graph in TensorRT-RTX's builder where it is installed")
@@ -120,6 +125,11 @@ class Job:
     variant: str
     runtimes: tuple[str, ...]
     splits: Splits | None
+
+    @property
+    def limits(self) -> Limits:
+        """What a quantized model may lose."""
+        return Limits(self.settings.max_drop, self.settings.max_score_shift)
 
 
 def check(settings: ExportSettings) -> Job:

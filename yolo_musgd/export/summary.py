@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy
+from yolo_musgd.export.scores import best_cut
 from yolo_musgd.tables import escape_markdown, markdown_table, plot_style
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
 def to_markdown(
     job: Job, artifacts: Sequence[Built], expected: Accuracy | None, latency: Mapping[str, float], fastest: str | None
 ) -> str:
@@ -27,9 +32,9 @@ def to_markdown(
     name = escape_markdown(job.checkpoint.path.name)
     lines = [f"# {name} for {job.target.title}: {job.precision}, {job.head} head, {job.imgsz} px", ""]
     header = ["runtime", "precision", "MB", "ms here (p50)", "times FP32", "mAP50-95", "drop", "same detections",
-              "float layers"]  # fmt: skip
-    fp32 = _number(expected.map50_95 if expected else None)
-    rows = [["onnxruntime", "fp32", "", f"{base:.2f}", "1.00", fp32, "", "", ""]]
+              "score shift", "best conf", "float layers"]  # fmt: skip
+    fp32, cut = _number(expected.map50_95 if expected else None), best_cut(expected)
+    rows = [["onnxruntime", "fp32", "", f"{base:.2f}", "1.00", fp32, "", "", "", _number(cut and cut.conf, 2), ""]]
     for built in artifacts:
         ms = latency.get(built.runtime)
         drop = expected.map50_95 - built.accuracy.map50_95 if expected and built.accuracy else None
@@ -43,6 +48,8 @@ def to_markdown(
             _number(built.accuracy.map50_95 if built.accuracy else None),
             _number(drop),
             "-" if same is None else f"{100 * same:.0f} %",
+            _signed((built.evidence.get("scores") or {}).get("shift")),
+            _number(built.evidence.get("conf"), 2),
             str(len(built.evidence.get("float_layers", []))) if "float_layers" in built.evidence else "",
         ]
         rows.append(cells)
@@ -63,7 +70,19 @@ def _notes(job: Job, artifacts: Sequence[Built], expected: Accuracy | None) -> l
         notes.append(f"Speed here says little about {job.target.title}: measure there with `edge.pyz bench`.")
     if any(built.runtime == "tensorrt" for built in artifacts):
         notes.append("TensorRT's graph was judged by ONNX Runtime; the board builds the engine.")
+    for built in artifacts:
+        notes += [f"{built.runtime} {built.evidence['guard_note']}."] if built.evidence.get("guard_note") else []
+        notes += _recall(built)
     return [" ".join(notes), ""]
+
+
+def _recall(built: Built) -> list[str]:
+    """What FP32's best threshold costs a quantized model."""
+    scores = built.evidence.get("scores") or {}
+    if built.evidence.get("conf") is None or not scores.get("recall") or "float_layers" not in built.evidence:
+        return []
+    (before, after), (conf, _) = scores["recall"], scores["conf"]
+    return [f"{built.runtime}: at FP32's best threshold ({conf:.2f}) recall goes from {before:.3f} to {after:.3f}."]
 
 
 def _search_table(built: Built) -> list[str]:
@@ -91,4 +110,4 @@ def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:
         steps = [sensitivity.SearchStep(**step) for step in built.evidence.get("search") or []]
         if steps:
             with plot_style():
-                sensitivity.draw(steps, job.settings.max_drop, folder / f"search_{built.runtime}.png")
+                sensitivity.draw(steps, job.limits, folder / f"search_{built.runtime}.png")

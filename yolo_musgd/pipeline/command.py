@@ -52,6 +52,7 @@ def main(args: Mapping[str, str]) -> Result:
     recipes = inputs.recipes(settings)  # before a download
     data = read_data(str(settings.data), inputs.rules_of(settings))
     inputs.check_images(settings, data)
+    inputs.check_teacher(settings, data)
     choice = choose(settings) if settings.target_fps else None
     folder, model = settings.folder, choice.model if choice else settings.model
     inputs.check_model(settings, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from yolo_musgd.pipeline.step import Step
 
 PROBE_IMAGES = 128
 SECONDS_PER_MEGAPIXEL = 1.3  # of training yolo26n on one quiet x86 core; a first guess, replaced by what is seen
+
+Origin = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""A file, the steps that it comes from, and the pipeline's inputs that it is."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def steps_of(plan: PipelinePlan) -> list[Step]:
     source = "{train}/run/weights/best.pt" if plan.epochs else "{model}"
     before = ("train",) if plan.epochs else ()
     inputs = () if plan.epochs else ("model",)
+    teachers: dict[str | None, Origin | None] = {None: None, "base": (source, before, inputs)}
+    taught = teachers.get(plan.settings.teacher, ("{teacher}", (), ("teacher",)))
     base = _export(plan, "export-base", "the base model as it runs, in FP32", source, "fp32", before, inputs)
     steps.append(base)
     stem = "best" if plan.epochs else "{stem}"
@@ -74,7 +80,7 @@ def steps_of(plan: PipelinePlan) -> list[Step]:
         steps.append(_prune(plan, names.prune, source, before, inputs))
         source, before, inputs = f"{{{names.prune}}}/cut/pruned.pt", (names.prune,), ()
         if plan.finetune_epochs:
-            steps.append(_finetune(plan, names, source))
+            steps.append(_finetune(plan, names, source, taught))
             source, before = f"{{{names.finetune}}}/run/weights/best.pt", (names.finetune,)
         steps.append(_export(plan, names.pruned, "the pruned model in FP32", source, "fp32", before, ()))
         stem = "best" if plan.finetune_epochs else "pruned"
@@ -135,12 +141,15 @@ def _base(plan: PipelinePlan) -> Step:
     return _train(plan, "train", "train the base model", "{model}", plan.epochs, "cfg")
 
 
-def _finetune(plan: PipelinePlan, names: Names, source: str) -> Step:
-    seconds = plan.train_seconds(plan.finetune_epochs, 1 + plan.cut)
-    return _train(
+def _finetune(plan: PipelinePlan, names: Names, source: str, taught: Origin | None) -> Step:
+    """The step after pruning; with a teacher, whose forward pass makes an epoch about a third longer."""
+    teacher, needs, inputs = taught or ("", (), ())
+    seconds = plan.train_seconds(plan.finetune_epochs, 1 + plan.cut) * (4 / 3 if teacher else 1)
+    step = _train(
         plan, names.finetune, "fine-tune the pruned model", source, plan.finetune_epochs, "finetune_cfg",
-        (names.prune,), seconds=seconds,
+        (names.prune, *needs), (f"distill_model={teacher}",) if teacher else (), seconds=seconds,
     )  # fmt: skip
+    return dataclasses.replace(step, inputs=(*step.inputs, *inputs))
 
 
 def _prune(plan: PipelinePlan, name: str, source: str, before: tuple[str, ...], inputs: tuple[str, ...]) -> Step:

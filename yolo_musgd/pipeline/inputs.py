@@ -66,6 +66,23 @@ def check_images(settings: PipelineSettings, data: DataSet) -> None:
         )
 
 
+def check_teacher(settings: PipelineSettings, data: DataSet) -> None:
+    """Refuse a teacher that the fine-tuning would refuse after the training.
+
+    Raises:
+        UserError: see :func:`yolo_musgd.prune.finetuning.check_teacher`, or nothing is fine-tuned.
+    """
+    if settings.teacher is None:
+        return
+    if not (settings.prunes and settings.finetune_epochs):
+        raise UserError(
+            "teacher= is for the fine-tuning after pruning: add flops=-0.4 or activation=relu, and epochs for it"
+        )
+    from yolo_musgd.prune.finetuning import check_teacher as check
+
+    check(settings.teacher, dict(enumerate(data.names)), "detect")
+
+
 def check_task(model: str, file: Path | None) -> None:
     """Refuse a model that is no detector, which is all that can be exported and measured.
 
@@ -180,6 +197,8 @@ def collect(
         cache: see :func:`yolo_musgd.pipeline.dataset.digest`.
     """
     found = {"data": Input(data.yaml, digest(data, cache)), **known}
+    if settings.teacher not in (None, "base"):
+        found["teacher"] = Input(str(Path(settings.teacher).absolute()), sha256_of(settings.teacher))
     if settings.images:
         found["images"] = Input(str(Path(settings.images).absolute()), digest_folder(Path(settings.images)))
     return found

@@ -40,6 +40,9 @@ class PipelineSettings(Settings):
         None, "replace the model's activations before the fine-tuning: relu is the fastest in INT8", kind=str,
         choices=ACTIVATIONS,
     )  # fmt: skip
+    teacher: str | None = setting(
+        None, "fine-tune by Ultralytics' distillation from base, or from a checkpoint of the same classes", kind=str
+    )
     precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
     target_fps: float | None = setting(
         None, "frames a second wanted on the board: chooses imgsz and the model's width by an estimate", kind=float,

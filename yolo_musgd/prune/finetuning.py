@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.data.reader import NO_RULES, Rules
-from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.settings import read_recipe
@@ -46,10 +47,8 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int, rules: Ru
     """Arguments of Ultralytics' ``train`` that every arm shares; ``rules`` are those of the model's own training.
 
     Raises:
-        UserError: the training recipe does not exist, or distillation needs a newer ultralytics.
+        UserError: the training recipe does not exist.
     """
-    from ultralytics.cfg import DEFAULT_CFG_DICT
-
     arguments: dict[str, Any] = {}
     if settings.cfg and settings.cfg.lower() != "none":
         arguments.update(recipe(settings.cfg))
@@ -67,13 +66,42 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int, rules: Ru
         arguments["optimizer"] = settings.optimizer
     if settings.lr0 is not None:
         arguments["lr0"] = settings.lr0
-    if settings.distill and "distill_model" not in DEFAULT_CFG_DICT:
-        from ultralytics import __version__
-
-        raise UserError(
-            f"distill=True needs an ultralytics with distill_model, {__version__} has none: pip install -U ultralytics"
-        )
     return arguments
+
+
+def check_teacher(teacher: str, names: Mapping[int, str], task: str) -> None:
+    """Refuse, before any work, a teacher that Ultralytics' distillation could not take or would take in silence.
+
+    Args:
+        teacher: ``base``, which is not looked at, or a checkpoint's path.
+        names: of the classes of the model that learns.
+        task: of it.
+
+    Raises:
+        UserError: a release without distillation, no detection head, no such file, or other classes.
+    """
+    from ultralytics import YOLO, __version__
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    if "distill_model" not in DEFAULT_CFG_DICT:
+        raise UserError(
+            f"teacher= needs an ultralytics with distill_model, {__version__} has none: pip install -U ultralytics"
+        )
+    if task == "classify":
+        raise UserError("teacher= is for models with a detection head, and this one is for task=classify")
+    if teacher == "base":
+        return
+    if not Path(teacher).is_file() or Path(teacher).suffix != ".pt":
+        raise UserError(f"teacher={teacher} is no checkpoint that is there: give base, or a .pt of the same classes")
+    try:
+        found = YOLO(teacher)
+    except Exception as error:  # whatever a broken file makes the loader raise
+        raise UserError(f"teacher={teacher} cannot be loaded: {first_line(error)}") from error
+    if found.task != task or [n.casefold() for n in found.names.values()] != [n.casefold() for n in names.values()]:
+        raise UserError(
+            f"teacher={teacher} must be a {task} model of the learning one's {len(names)} classes, in order; "
+            f"it is a {found.task} model of {len(found.names)}"
+        )
 
 
 def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: bool = False) -> Path:

@@ -72,6 +72,8 @@ class Run:
         check_classes(self.model, self.data, str(self.data_name), rules)
         self.images = Images(self.data, rules, self.imgsz, settings.images, settings.batch, settings.seed)
         self.arguments = finetuning.training_arguments(settings, str(self.data_name), self.imgsz, rules)
+        if settings.teacher:
+            finetuning.check_teacher(settings.teacher, self.model.names, self.model.task)
         self.runtimes = self._runtimes()
         # classification has folders in place of label files
         has_test = self.data.get("test") if self.model.task == "classify" else judging_split(self.data, rules) == "test"
@@ -233,7 +235,8 @@ class Run:
         chosen = self.settings
         arms: list[tuple[str, Path, dict[str, Any]]] = []
         if chosen.epochs:
-            extra: dict[str, Any] = {"distill_model": str((folder / "base.pt").resolve())} if chosen.distill else {}
+            teacher = folder / "base.pt" if chosen.teacher == "base" else Path(chosen.teacher or "")
+            extra: dict[str, Any] = {"distill_model": str(teacher.resolve())} if chosen.teacher else {}
             arms.append(("finetune", folder / "pruned.pt", extra))
         if chosen.control and chosen.epochs:
             arms.append(("control", folder / "base.pt", {}))

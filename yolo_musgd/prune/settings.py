@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
@@ -21,6 +22,8 @@ SPARSITIES = ("none", "2:4", "unstructured")
 @dataclasses.dataclass(frozen=True)
 class PruneSettings(Settings):
     """Arguments of ``yolo-musgd prune``."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"distill": "teacher"}
 
     model: str | None = setting(
         None, "checkpoint to prune, the best.pt of a training run", kind=str, file="model",
@@ -74,7 +77,10 @@ class PruneSettings(Settings):
     )
     optimizer: str | None = setting(None, "optimizer of the fine-tuning; by default the training recipe's", kind=str)
     lr0: float | None = setting(None, "initial learning rate; by default the training recipe's", kind=float, low=0.0)
-    distill: bool = setting(False, "learn from the unpruned model too (Ultralytics' distill_model)")
+    teacher: str | None = setting(
+        None, "fine-tune by Ultralytics' distillation from base (the model as given), or from a checkpoint of the same "
+        "classes", kind=str,
+    )  # fmt: skip
     control: bool = setting(False, "control arm: fine-tune the unpruned model for as many epochs")
     scratch: bool = setting(False, "control arm: a narrower model of equal FLOPs from scratch")
     scratch_epochs: int | None = setting(

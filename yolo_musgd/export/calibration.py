@@ -22,7 +22,7 @@ from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.export.splits import CalibrationSet
 
 METHODS = ("minmax", "entropy", "percentile")
-BINS = {"minmax": 2, "entropy": 128, "percentile": 2048}  # of a histogram, at first
+BINS = {"minmax": 1, "entropy": 128, "percentile": 2048}  # of a histogram, at first
 Ranges = dict[str, tuple[float, float]]
 """Tensor name -> (lowest, highest) value."""
 
@@ -51,7 +51,7 @@ class Histogram:
         self.reach, self.low, self.high = 0.0, math.inf, -math.inf
 
     def add(self, values: np.ndarray) -> None:
-        """Count float32 values of any shape."""
+        """Count float32 values of any shape; one bin counts nothing and only knows the extremes."""
         if not values.size:
             return
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
@@ -60,7 +60,8 @@ class Histogram:
             return
         if reach > self.reach:
             self._grow(reach)
-        self.counts += self._count(values.ravel())
+        if len(self.counts) > 1:
+            self.counts += self._count(values.ravel())
 
     def _grow(self, reach: float) -> None:
         if reach > 64 * self.reach:  # it was all but zero: what was counted falls into the new middle
@@ -116,11 +117,11 @@ def _with_every_tensor(model: Path, path: Path) -> Path:
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
     made = load_model_with_shape_infer(model)
-    known = {output.name for output in made.graph.output}
-    computed = {name for node in made.graph.node for name in node.output}
-    for info in made.graph.value_info:
-        if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and info.name in computed - known:
+    missing = {name for node in made.graph.node for name in node.output} - {out.name for out in made.graph.output}
+    for info in made.graph.value_info:  # which names a tensor twice where its shape was known before
+        if info.name in missing and info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             made.graph.output.append(info)
+            missing.remove(info.name)
     onnx.save(made, str(path))
     return path
 
@@ -153,6 +154,8 @@ def collect_ranges(
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    # not all: a layout of its own would have to be undone for every tensor that is looked at
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     found: dict[str, Histogram] = {}
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:  # which goes with the run, however that ends
         augmented = _with_every_tensor(model, Path(folder) / "augmented.onnx")

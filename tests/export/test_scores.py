@@ -37,7 +37,8 @@ def outcomes(seed: int, images: int, keep: float = 1.0) -> tuple[tuple[np.ndarra
 
 def accuracy_of(found: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]) -> Accuracy:
     right, score, actual = (np.concatenate(column) for column in zip(*found, strict=True))
-    whole, half, _ = mean_ap(right, score[:, 0], score[:, 1], actual)
+    rows = mean_ap(right, score[:, 0], score[:, 1], actual)
+    whole, half = (float(np.mean([row[key] for row in rows])) for key in ("map50_95", "map50"))
     return Accuracy(whole, half, len(found), (), (), found)
 
 

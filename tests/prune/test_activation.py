@@ -93,6 +93,8 @@ def test_int8_says_what_it_is(relu_run, tiny_data, run, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((tmp_path / "e" / "best_int8_onnx_model" / "manifest.json").read_text())
     assert manifest["activation"] == "relu"
+    assert set(manifest["scores"]) == {"matched", "shift", "conf", "f1", "recall"}
+    assert manifest["conf"] is None, "an epoch teaches nothing worth a threshold"
     assert manifest["fused"]["convolutions_int8"] >= 0.7 * manifest["fused"]["convolutions"]
 
 

@@ -16,7 +16,7 @@ from .files import Folder
 from .pictures import library
 from .power import sampler, system
 from .result import Result
-from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
 from .sources import kinds
@@ -37,7 +37,7 @@ BENCH_OPTIONS.update(
         "n": (200, options.number(1, 1e9, int), "at least this many frames"),
         "seconds": (10.0, options.number(0, 1e7), "and at least this long"),
         "soak": (0.0, options.number(0, 1e5), "minutes of a soak test, instead of n and seconds"),
-        "conf": (0.25, options.number(0.0, 1.0), "lowest score"),
+        "conf": (None, options.optional(options.number(0.0, 1.0)), "lowest score; auto is the artifact's, else 0.25"),
         "power": ("auto", options.text, "auto, none, csv:FILE, " + ", ".join(sampler.NAMES)),
         "csv_offset": (0.0, options.number(-1e6, 1e6), "seconds by which the meter's clock is ahead"),
         "idle": (10.0, options.number(0, 3600), "seconds of idle baseline, when there is a sensor"),
@@ -214,6 +214,7 @@ def main(args: List[str]) -> Result:
     if chosen.source not in (None, "synthetic"):
         library.require()
     artifact = open_artifact(chosen.model, chosen.imgsz)
+    chosen.conf = usual_conf(artifact, chosen.conf)
     source = kinds.open_source(chosen.source, artifact.imgsz, chosen=chosen)
     try:
         with Folder("bench", *options.place(chosen)) as folder:

@@ -14,7 +14,7 @@ from .files import Folder
 from .pictures import boxes, draw, images, library
 from .pictures.letterbox import Letterbox, to_image
 from .result import Result
-from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
 from .runtimes.open import NAMES, open_runtime
 from .sources import kinds
@@ -101,7 +101,7 @@ DETECT_OPTIONS.update(
         **kinds.SOURCE_OPTIONS,
         "watch": (False, options.flag, "go on with the images that appear in the folder later"),
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
-        "conf": (0.25, options.number(0.0, 1.0), "lowest score"),
+        "conf": (None, options.optional(options.number(0.0, 1.0)), "lowest score; auto is the artifact's, else 0.25"),
         "n": (None, options.optional(options.number(1, 1e9, int)), "stop after this many frames"),
         "save": (True, options.flag, "write annotated pictures beside the JSON"),
     }
@@ -195,6 +195,7 @@ def main(args: List[str]) -> Result:
     require(chosen.source, "source", "detect")
     library.require()
     artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
+    chosen.conf = usual_conf(artifact, chosen.conf)
     source = open_frames(chosen, artifact)
     try:
         return _detect(chosen, artifact, source)

@@ -22,7 +22,7 @@ from .errors import UserError
 from .pictures import images, library
 from .power import sampler, system
 from .result import Result
-from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
 from .sources import kinds
@@ -49,7 +49,11 @@ SERVE_OPTIONS.update(
         ),
         "watch": (False, options.flag, "the images that appear in the folder"),
         "threads": (None, options.optional(options.number(1, 1024, int)), "CPU threads; auto takes every core"),
-        "conf": (0.25, options.number(0.0, 1.0), "lowest score at first; the page has a slider"),
+        "conf": (
+            None,
+            options.optional(options.number(0.0, 1.0)),
+            "lowest score at first, auto is the artifact's, else 0.25; the page has a slider",
+        ),
         "host": (
             "127.0.0.1",
             options.text,
@@ -214,6 +218,7 @@ def main(args: List[str]) -> Result:
     library.require()
     token = token_for(chosen.host, chosen.token)
     artifact = open_artifact(require(chosen.model, "model", "serve"), chosen.imgsz)
+    chosen.conf = usual_conf(artifact, chosen.conf)
     listener = listen(chosen.host, chosen.port)
     port, shared = listener.getsockname()[1], Shared(chosen.conf)
     web = start_web(listener, shared, artifact, token)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.runtimes.artifact import open_artifact, sha256_of
+from yolo_musgd.edge.runtimes.artifact import open_artifact, sha256_of, usual_conf
 from yolo_musgd.edge.runtimes.metadata import read_engine_header, read_flat_yaml
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.tensorrt import save_engine
@@ -138,6 +138,16 @@ def test_bad_manifests(tmp_path: Path, changes: dict[str, object], message: str)
         message = "imgsz|input size"
     with pytest.raises(UserError, match=message):
         open_artifact(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("told", "given", "expected"),
+    [(0.31, None, 0.31), (0.31, 0.6, 0.6), (0.31, 0.0, 0.0), (None, None, 0.25), ("0.9", None, 0.25), (7, None, 0.25)],
+)
+def test_the_artifacts_own_threshold_holds_unless_told_otherwise(
+    tmp_path: Path, told: object, given: float | None, expected: float
+) -> None:
+    assert usual_conf(open_artifact(str(artifact_folder(tmp_path, conf=told))), given) == expected
 
 
 def test_model_must_be_covered_by_the_hashes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ The manifest, ``manifest.json``, version 1 (written by the export step, only rea
      "precision": "int8",                   "fp32", "fp16" or "int8"
      "stride": 32, "task": "detect", "target": "raspberry-pi-5", "opset": 13, "channels": 3,            optional
      "map50_95": {"fp32": 0.40, "int8": 0.39, "images": 5000},                                          optional
+     "conf": 0.31,                          the lowest score that is worth showing, where F1 is best on val          optional
      "calibration": {"sha256": "...", "images": 64}, "float_layers": ["/model.23/..."]}                 optional
 
 Nothing is unpickled: ``.pt`` and ``.pkl`` files are refused, and text metadata is read as literals.
@@ -221,6 +222,13 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
         channels=channels,
         files=tuple(files),
     )
+
+
+def usual_conf(artifact: Artifact, chosen: Optional[float] = None) -> float:
+    """Return the lowest score that is kept: the user's, else the one the artifact recommends, else 0.25."""
+    told = artifact.metadata.get("conf")
+    known = isinstance(told, (int, float)) and not isinstance(told, bool) and 0.0 <= told <= 1.0
+    return chosen if chosen is not None else float(told) if known else 0.25
 
 
 def _check_covered(folder: str, listed: Dict[str, Any], files: List[str]) -> None:

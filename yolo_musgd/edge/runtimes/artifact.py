@@ -11,7 +11,7 @@ The manifest, ``manifest.json``, version 1 (written by the export step, only rea
      "precision": "int8",                   "fp32", "fp16" or "int8"
      "stride": 32, "task": "detect", "target": "raspberry-pi-5", "opset": 13, "channels": 3,            optional
      "map50_95": {"fp32": 0.40, "int8": 0.39, "images": 5000},                                          optional
-     "conf": 0.31,                          the lowest score that is worth showing, where F1 is best on val          optional
+     "conf": 0.31,                           lowest score worth showing: where F1 is best on val               optional
      "calibration": {"sha256": "...", "images": 64}, "float_layers": ["/model.23/..."]}                 optional
 
 Nothing is unpickled: ``.pt`` and ``.pkl`` files are refused, and text metadata is read as literals.

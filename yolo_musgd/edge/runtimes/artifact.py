@@ -227,8 +227,11 @@ def open_artifact(path: str, imgsz: Optional[int] = None) -> Artifact:
 def usual_conf(artifact: Artifact, chosen: Optional[float] = None) -> float:
     """Return the lowest score that is kept: the user's, else the one the artifact recommends, else 0.25."""
     told = artifact.metadata.get("conf")
-    known = isinstance(told, (int, float)) and not isinstance(told, bool) and 0.0 <= told <= 1.0
-    return chosen if chosen is not None else float(told) if known else 0.25
+    if chosen is not None:
+        return chosen
+    if isinstance(told, (int, float)) and not isinstance(told, bool) and 0.0 <= told <= 1.0:
+        return float(told)
+    return 0.25
 
 
 def _check_covered(folder: str, listed: Dict[str, Any], files: List[str]) -> None:

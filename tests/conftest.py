@@ -95,27 +95,33 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run() -> Iterator[Run]:
+def programs() -> Iterator[Path]:
+    """Folder of ``yolo``, ``yolo-musgd`` and ``python`` of this environment that have PyTorch loaded (see warm.py)."""
+    if FRESH:
+        yield Path(sys.executable).parent
+        return
+    warm = Warm()
+    yield warm.folder
+    warm.close()
+
+
+@pytest.fixture(scope="session")
+def run(programs: Path) -> Run:
     """Run a command of this environment (``yolo``, ``yolo-musgd``, ``python``) and return what it did.
 
-    In a process of its own that has PyTorch loaded already (see warm.py); with ``fresh`` in a new interpreter.
+    In a process of its own that has PyTorch loaded already; with ``fresh`` in a new interpreter.
     """
-    warm = Warm()
 
     def run(
         *words: object, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300,
-        fresh: bool = FRESH,
+        fresh: bool = False,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        command = [str(w) for w in words]
-        beside = Path(sys.executable).with_name(command[0])
-        command[0] = sys.executable if command[0] == "python" else str(beside)
+        program, *rest = map(str, words)
+        command = [str((Path(sys.executable).parent if fresh else programs) / program), *rest]
         plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | (env or {})
-        if not fresh:
-            return warm.run(command, plain, str(cwd or Path.cwd()), timeout)
         return subprocess.run(command, env=plain, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
 
-    yield run
-    warm.close()
+    return run
 
 
 TRAIN = ("model=yolo26n.yaml", "imgsz=64", "batch=8", "nbs=8", "workers=0", "seed=3", "device=cpu", "amp=False")

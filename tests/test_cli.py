@@ -92,6 +92,7 @@ def test_doctor_says_why_the_plugin_is_not_active(run):
 def test_the_boards_commands_are_reached_through_ours(run):
     done = run("yolo-musgd", "bench", "model=nowhere.onnx")
     assert done.returncode == 2
+    assert done.stderr.startswith("yolo-musgd: ")  # by the name that was typed; as edge.pyz it says edge
     assert "nowhere.onnx" in done.stderr
     done = run("yolo-musgd", "compare-bench")
     assert done.returncode == 2

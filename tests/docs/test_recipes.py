@@ -35,7 +35,7 @@ def test_steps_are_found_and_followed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_works_as_written(name: str, tmp_path: Path) -> None:
+def test_recipe_works_as_written(name: str, tmp_path: Path, programs: Path) -> None:
     """In a copy of the repository, whose code comes first on the path."""
     copy = tmp_path / "copy"
     cached = shutil.ignore_patterns("__pycache__")
@@ -43,7 +43,7 @@ def test_recipe_works_as_written(name: str, tmp_path: Path) -> None:
         shutil.copytree(ROOT / part, copy / part, ignore=cached)
     shutil.copy(ROOT / "pyproject.toml", copy)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
     environment |= {"PYTHONPATH": str(copy), "YOLO_CONFIG_DIR": str(tmp_path / "config")}
     for step in RECIPES[name]:
         if step.what != "run":

@@ -32,21 +32,21 @@ FULL = os.environ.get("YOLO_MUSGD_DOCS") == "full"
 @pytest.mark.slow
 @pytest.mark.timeout(36000 if FULL else 1500)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_tutorial_runs_as_written(page: Path, tmp_path: Path) -> None:
+def test_tutorial_runs_as_written(page: Path, tmp_path: Path, programs: Path) -> None:
     """The blocks of a page, one after another in one folder, by this environment's commands."""
     found = blocks(page.read_text(encoding="utf-8"))
     assert found
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
     environment["YOLO_CONFIG_DIR"] = str(tmp_path / "config")
     subprocess.run(
-        ["yolo", "settings", f"datasets_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}"],
+        [programs / "yolo", "settings", f"datasets_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}"],
         env=environment, cwd=tmp_path, capture_output=True, check=True, timeout=120,
     )  # fmt: skip
     if not FULL:  # fewer pictures where shapes.yaml would draw 480
         generate(tmp_path / "data" / "yolo-musgd-shapes", {"train": 32, "val": 16, "test": 4}, size=64)
     for block in found:
-        program = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+        program = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [str(programs / "python"), "-c"]
         done = subprocess.run(
             [*program, block.code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
             timeout=3600 if FULL else 500,

@@ -78,7 +78,7 @@ def test_without_an_image_library(bare: Path, bundle: Path, tmp_path: Path) -> N
     assert "images: no library; install one: python3 -m pip" in in_alone(bare, bare, "edge.pyz", "doctor", cwd=bundle)
     for command in (["detect", "model", "source=samples"], ["val", "model", "source=samples"], ["bench", "model"]):
         said = in_alone(bare, bare, "edge.pyz", *command, f"project={tmp_path}", cwd=bundle, code=2)
-        assert "error: images need OpenCV or Pillow" in said
+        assert "edge: images need OpenCV or Pillow" in said
         assert "pip install opencv-python-headless" in said
     assert list(tmp_path.iterdir()) == []
     in_alone(bare, bare, "edge.pyz", "bench", "model", "source=synthetic", *words, cwd=bundle)

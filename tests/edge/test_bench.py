@@ -178,7 +178,7 @@ def test_full_disk_is_told_and_the_report_printed(small_models: dict[str, Path],
         env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert re.search(r"error: cannot write .*bench\.json: .*; free some space", done.stderr)
+    assert re.search(r"edge: cannot write .*bench\.json: .*; free some space", done.stderr)
     assert "| runtime |" in done.stdout  # not lost
     assert list((tmp_path / "out").iterdir()) == []  # nothing half written, and no empty folder
 
@@ -217,7 +217,7 @@ def test_bad_input_is_one_clear_line(
     places = {"raw": small_models["raw"], "empty": "empty", "bad": "bad.jpg", "pictures": pictures}
     assert main([word.format(**places) for word in words]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
+    assert error.startswith("edge: ")
     assert message in error
 
 

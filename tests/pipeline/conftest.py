@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -49,12 +48,12 @@ def kill_during(command: list[str], cwd: Path, part: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def pipeline(run, tiny_data, tmp_path_factory) -> Finished:
+def pipeline(run, programs, tiny_data, tmp_path_factory) -> Finished:
     pytest.importorskip("torch_pruning", reason="pruning is a part of the pipeline")
     pytest.importorskip("onnxslim", reason="so is the export to ONNX")
     cwd = tmp_path_factory.mktemp("pipeline")
     words = ["pipeline", f"data={tiny_data}", *WORDS]
-    command = [str(Path(sys.executable).with_name("yolo-musgd")), *words]
+    command = [str(programs / "yolo-musgd"), *words]
     folder = cwd / "runs" / "pipeline" / "small"
     killed = ["train", "prune"]
     for step in killed:

@@ -61,13 +61,13 @@ def main(args: Optional[List[str]] = None) -> int:
         found = run(words[1:])
         return int(found if isinstance(found, int) else found.show())
     except UserError as error:
-        print("error: {}".format(error), file=sys.stderr)
+        print("edge: {}".format(error), file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("edge: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

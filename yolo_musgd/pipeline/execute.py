@@ -270,7 +270,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _failure(step: Step, code: int, log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = lines[-1].removeprefix("yolo-musgd: ").removeprefix("error: ") if len(lines) > 1 else f"exit code {code}"
+    last = lines[-1].removeprefix("yolo-musgd: ") if len(lines) > 1 else f"exit code {code}"
     return (
         f"step {step.name} failed: {last[-400:]}; the whole of it is in {log}; "
         "once that is put right, the same command goes on from here"

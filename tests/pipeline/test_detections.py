@@ -6,6 +6,7 @@ import io
 import pytest
 from PIL import Image
 
+from yolo_musgd.pipeline import detections
 from yolo_musgd.pipeline.detections import WIDEST, embed, pairs
 
 
@@ -54,3 +55,11 @@ def test_large_photos_are_made_smaller_and_upright(tmp_path):
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     assert shown.width <= WIDEST
     assert shown.height == pytest.approx(3 * shown.width, abs=3)
+
+
+def test_in_a_crowd_only_what_the_other_lacks_is_labelled():
+    rows = [{"class": 0, "name": "cell", "score": 0.9, "box": [k, 0, k + 1, 1]} for k in range(70)]
+    view = detections._view(rows, set(range(65)), 100)
+    assert view.crowded
+    assert [bool(box.label) for box in view.boxes] == [False] * 65 + [True] * 5
+    assert not detections._view(rows[:5], set(range(5)), 100).crowded

@@ -16,6 +16,7 @@ from yolo_musgd.export.accuracy import match
 
 WIDEST = 720  # pixels of a picture in the page
 NAMED = 8  # boxes of a picture that are labelled, the surest; more would hide each other
+CROWD = 20  # boxes above which lines are thin, and only what the other model does not have is labelled
 COLOURS = ("#e69f00", "#56b4e9", "#d55e00", "#cc79a7", "#009e73", "#f0e442", "#0072b2", "#ffffff")
 
 
@@ -49,10 +50,12 @@ class View:
     Attributes:
         boxes: to draw.
         words: what was found, for people who do not see it.
+        crowded: there are many, so they are drawn thin.
     """
 
     boxes: list[Box]
     words: str
+    crowded: bool
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,16 @@ def _rows(detections: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def _view(detections: Sequence[Mapping[str, Any]], matched: set[int], width: int) -> View:
-    boxes, counts = [], dict[str, int]()
+    boxes, counts, crowded = [], dict[str, int](), len(detections) > CROWD
+    named = [k for k in range(len(detections)) if not crowded or k not in matched][:NAMED]
     for k, found in enumerate(detections):
         x1, y1, x2, y2 = (v / width for v in found["box"])
         counts[found["name"]] = counts.get(found["name"], 0) + 1
-        label = f"{found['name']} {found['score']:.2f}" if k < NAMED else ""
+        label = f"{found['name']} {found['score']:.2f}" if k in named else ""
         colour = COLOURS[found["class"] % len(COLOURS)]
         boxes.append(Box(x1, y1, x2 - x1, y2 - y1, label, colour, k not in matched))
     words = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-    return View(boxes, words)
+    return View(boxes, words, crowded)
 
 
 def embed(file: Path) -> str:

@@ -14,7 +14,7 @@ import pytest
 import yolo_musgd
 
 PACKAGE = Path(yolo_musgd.__file__).parent
-BASE = {"settings", "resources", "tables", "edge"}
+BASE = {"settings", "places", "resources", "tables", "edge"}
 TRAINING = BASE | {"host", "optim", "train", "data"}
 ALLOWED = {
     "__init__": {"api", "edge", "optim", "plugin", "train", "trainers"},
@@ -23,6 +23,7 @@ ALLOWED = {
     "host": set(),
     "resources": {"edge"},
     "settings": {"edge", "resources"},
+    "places": {"edge", "settings"},
     "tables": {"edge"},
     "data": BASE | {"host"},
     "optim": BASE,

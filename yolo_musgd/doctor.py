@@ -25,6 +25,7 @@ OPTIONAL = {
     "torch_pruning": "prune",
     "pytorch_optimizer": "zoo",
     "ray": "ray",
+    "huggingface_hub": "hub",
     "flwr": "federated",
     "tensorboard": "dev",
 }

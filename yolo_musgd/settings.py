@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.files import check_name, numbered_folder, results_folder
+from yolo_musgd.edge.files import check_name, numbered_folder
 from yolo_musgd.edge.options import nearest
 
 S = TypeVar("S", bound="Settings")
@@ -347,43 +347,6 @@ def check_parent(project: str, name: str | None = None, word: str = "project") -
         problem = getattr(error, "strerror", None) or str(error)
     if problem:
         raise UserError(f"{word}={project[:200]} cannot hold results: {problem}; choose another {word}=")
-
-
-class Place(Protocol):
-    """Settings that say where results go."""
-
-    @property
-    def project(self) -> str:
-        """Parent folder."""
-
-    @property
-    def name(self) -> str:
-        """Of the folder in it."""
-
-    @property
-    def save_dir(self) -> str | None:
-        """The folder itself."""
-
-    @property
-    def exist_ok(self) -> bool:
-        """Whether it may be there already."""
-
-
-def check_place(settings: Place) -> None:
-    """Refuse a place for results that cannot be one, before the work; see `check_parent`."""
-    check_name(settings.name)
-    if settings.save_dir is None:
-        check_parent(settings.project)
-        return
-    folder = Path(settings.save_dir)
-    check_parent(settings.save_dir, word="save_dir")
-    if not settings.exist_ok and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"save_dir={folder}: something is in it; add exist_ok=True, or give another")
-
-
-def make_place(settings: Place) -> Path:
-    """The folder for results, made; see `yolo_musgd.edge.files.results_folder`."""
-    return Path(results_folder(settings.project, settings.name, settings.save_dir or "", settings.exist_ok))
 
 
 def new_folder(project: str, name: str) -> Path:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import gzip
 import os
@@ -27,6 +28,7 @@ from yolo_musgd.export.bundle_model import check_target, copy_model, run_once
 from yolo_musgd.export.bundle_val import ANNOTATIONS, check_val, copy_val
 from yolo_musgd.export.staging import staging
 from yolo_musgd.export.targets import NAMES, Target, load_target
+from yolo_musgd.places import set_aside
 from yolo_musgd.settings import check_parent
 from yolo_musgd.tables import escape_markdown
 
@@ -273,13 +275,14 @@ def main(args: list[str]) -> Result:
     check_name(name)
     folder = Path(chosen.save_dir) if chosen.save_dir else Path(chosen.project) / name
     check_parent(str(folder.parent), word="save_dir" if chosen.save_dir else "project")
-    if chosen.exist_ok and folder.is_dir() and (folder / "edge.pyz").is_file():
-        shutil.rmtree(folder)
-        folder.with_name(f"{folder.name}.tar.gz").unlink(missing_ok=True)
+    packed = folder.with_name(f"{folder.name}.tar.gz")
+    ours = chosen.exist_ok and (folder / "edge.pyz").is_file()  # anything else of this name is not replaced
     asked = {key: getattr(chosen, key) for key in ("archive", "probe", "val", "val_images")}
-    for warning in make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz, **asked):
+    with set_aside(folder, packed) if ours else contextlib.nullcontext():
+        warnings = make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz, **asked)
+    for warning in warnings:
         print(f"note: {warning}", file=sys.stderr)
-    made = folder.with_name(f"{folder.name}.tar.gz") if chosen.archive else folder
+    made = packed if chosen.archive else folder
     megabytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
     board = load_target(chosen.target)
     print(f"-> {folder}")

@@ -24,8 +24,9 @@ from yolo_musgd.export.staging import clean, place_numbered, staging
 from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
 from yolo_musgd.host import VERBOSE
+from yolo_musgd.places import check_place
 from yolo_musgd.resources import install
-from yolo_musgd.settings import check_place, parse
+from yolo_musgd.settings import parse
 
 VAL = "val.json"  # COCO file of the images that judged, for `val` here and for `bundle`
 MACHINES = {"x86_64": ("x86_64", "amd64"), "aarch64": ("aarch64", "arm64")}  # as systems call them

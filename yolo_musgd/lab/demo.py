@@ -22,8 +22,9 @@ from yolo_musgd.lab.settings import DemoSettings
 from yolo_musgd.optim.muon import MuonSGD
 from yolo_musgd.optim.orthogonalize import Kernel, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
+from yolo_musgd.places import check_place, make_place
 from yolo_musgd.resources import FIRST_COMMAND
-from yolo_musgd.settings import check_place, make_place, parse
+from yolo_musgd.settings import parse
 from yolo_musgd.tables import markdown_table, plot_style, write_png
 
 

@@ -30,7 +30,8 @@ from yolo_musgd.edge.result import Result
 from yolo_musgd.lab.clock import device_name, launches, median_seconds, timed, transient_bytes, warm_up
 from yolo_musgd.lab.settings import StepTimeSettings
 from yolo_musgd.optim.state import state_bytes
-from yolo_musgd.settings import check_place, make_place, parse
+from yolo_musgd.places import check_place, make_place
+from yolo_musgd.settings import parse
 from yolo_musgd.tables import markdown_table
 
 

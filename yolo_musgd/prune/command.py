@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -17,9 +16,10 @@ import yaml
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
+from yolo_musgd.places import check_place, make_place, set_aside
 from yolo_musgd.prune.settings import PruneSettings, read_settings
 from yolo_musgd.resources import install
-from yolo_musgd.settings import check_place, make_place, read_recipe
+from yolo_musgd.settings import read_recipe
 
 if TYPE_CHECKING:
     from yolo_musgd.prune.run import Run
@@ -112,18 +112,13 @@ def _new_place(settings: PruneSettings) -> Iterator[Path]:
     With ``exist_ok`` the results that had the name are kept aside until the new ones are there.
     """
     earlier = Path(settings.save_dir or Path(settings.project) / settings.name)
-    aside = earlier.with_name(f".replaced-{os.urandom(4).hex()}")
-    if settings.exist_ok and earlier.is_dir():
-        earlier.rename(aside)
-    folder = make_place(settings)
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if aside.is_dir():
-            aside.rename(earlier)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    with set_aside(earlier) if settings.exist_ok else contextlib.nullcontext():
+        folder = make_place(settings)
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _absolute(name: str) -> str:

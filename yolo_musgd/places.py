@@ -1,0 +1,75 @@
+"""Where a command's results go: ``project``, ``name``, ``save_dir`` and ``exist_ok``, as Ultralytics has them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import check_name, results_folder
+from yolo_musgd.settings import check_parent
+
+
+class Place(Protocol):
+    """Settings that say where results go."""
+
+    @property
+    def project(self) -> str:
+        """Parent folder."""
+
+    @property
+    def name(self) -> str:
+        """Of the folder in it."""
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder itself."""
+
+    @property
+    def exist_ok(self) -> bool:
+        """Whether it may be there already."""
+
+
+def check_place(settings: Place) -> None:
+    """Refuse a place for results that cannot be one, before the work; see `check_parent`."""
+    check_name(settings.name)
+    if settings.save_dir is None:
+        check_parent(settings.project)
+        return
+    folder = Path(settings.save_dir)
+    check_parent(settings.save_dir, word="save_dir")
+    if not settings.exist_ok and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"save_dir={folder}: something is in it; add exist_ok=True, or give another")
+
+
+def make_place(settings: Place) -> Path:
+    """The folder for results, made; see `yolo_musgd.edge.files.results_folder`."""
+    return Path(results_folder(settings.project, settings.name, settings.save_dir or "", settings.exist_ok))
+
+
+@contextlib.contextmanager
+def set_aside(*paths: Path) -> Iterator[None]:
+    """Keep earlier results, files or folders, until new ones have their place; they come back if that fails."""
+    kept = {path: path.with_name(f".replaced-{os.urandom(4).hex()}") for path in paths if os.path.lexists(path)}
+    for path, place in kept.items():
+        path.rename(place)
+    try:
+        yield
+    except BaseException:
+        for path, place in kept.items():
+            _remove(path)
+            place.rename(path)
+        raise
+    for place in kept.values():
+        _remove(place)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -139,7 +139,11 @@ def draw(table: Sequence[Closeness], curves: Mapping[str, Sequence[float]], fold
         return figure, axis
 
     rows = [r for r in table if r.method == "quintic" and r.precision == "float32"]
-    figure, axis = axes("Quintic Newton-Schulz, 256x1024", "steps", "singular values")
+    last = rows[-1]
+    figure, axis = axes(
+        f"{last.steps} quintic steps bring every singular value into {last.lowest:.2f} to {last.highest:.2f}",
+        "Newton-Schulz steps on a 256x1024 Gaussian matrix", "singular values",
+    )  # fmt: skip
     axis.fill_between([r.steps for r in rows], [r.lowest for r in rows], [r.highest for r in rows], alpha=0.3)
     axis.plot([r.steps for r in rows], [r.mean for r in rows], marker="o", label="mean")
     axis.axhline(1.0, color="grey", linestyle=":", label="exact")
@@ -147,7 +151,10 @@ def draw(table: Sequence[Closeness], curves: Mapping[str, Sequence[float]], fold
     axis.legend()
     write_png(figure, folder / "newton_schulz.png", dpi=150)
 
-    figure, axis = axes("2-16-1 network on correlated inputs", "step", "mean squared error")
+    figure, axis = axes(
+        ", ".join(f"{name} ends at {curve[-1]:.2g}" for name, curve in curves.items()),
+        "step (2-16-1 network on correlated inputs)", "mean squared error",
+    )  # fmt: skip
     for name, curve in curves.items():
         axis.plot(curve, label=name)
     axis.set_yscale("log")

@@ -130,7 +130,7 @@ def draw_layers(file: Path, record: dict[str, Any]) -> None:
     before, after = record["cost"]["before"], record["cost"]["after"]
     flops, params = after["flops"] / before["flops"] - 1, after["params"] / before["params"] - 1
     axes.set_title(plot_text(f"{Path(record['model']).name}: {flops:+.0%} FLOPs, {params:+.0%} parameters"))
-    axes.legend(loc="upper left", ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
     write_png(figure, file, dpi=110)
 
 
@@ -155,6 +155,8 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 on val" if record["task"] == "classify" else "mAP50-95 on val")
     axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)
+    ends = "; ".join(f"{names[arm]}: {values[-1]:.3f}" for arm, values in record["curves"].items() if values)
+    axes.set_title(plot_text(f"At the end, {ends}"))
     axes.legend(loc="lower right")
     axes.grid(axis="y", alpha=0.25)
     write_png(figure, file, dpi=110)

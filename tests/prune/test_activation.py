@@ -89,12 +89,28 @@ assert kinds(YOLO({str(last)!r}).model) == {{"ReLU"}}
 def test_int8_says_what_it_is(relu_run, tiny_data, run, tmp_path):
     pytest.importorskip("onnxruntime", reason="extra export is not installed")
     words = (f"model={relu_run / 'best.pt'}", "target=x86", "precision=int8", f"data={tiny_data}", "imgsz=64")
-    done = run("yolo-musgd", "export", *words, "runtime=onnxruntime", "search=False", f"project={tmp_path}", "name=e")
+    done = run(
+        "yolo-musgd",
+        "export",
+        *words,
+        "runtime=onnxruntime",
+        "search=False",
+        "profile=True",
+        f"project={tmp_path}",
+        "name=e",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((tmp_path / "e" / "best_int8_onnx_model" / "manifest.json").read_text())
     assert manifest["activation"] == "relu"
     assert set(manifest["scores"]) == {"matched", "shift", "conf", "f1", "recall"}
     assert manifest["conf"] is None, "an epoch teaches nothing worth a threshold"
+    kinds = manifest["profile_ms"]
+    assert kinds["QLinearConv"] > 0
+    assert (
+        not {"QLinearSigmoid", "QLinearMul"} & set(kinds) or kinds.get("QLinearSigmoid", 0) < kinds["QLinearConv"] / 5
+    )
+    assert "## Where the time goes" in (tmp_path / "e" / "report.md").read_text()
+    assert (tmp_path / "e" / "profile.png").stat().st_size > 10_000
     assert manifest["fused"]["convolutions_int8"] >= 0.7 * manifest["fused"]["convolutions"]
 
 

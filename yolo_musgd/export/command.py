@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from yolo_musgd.data.coco import write_coco
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.result import Result
+from yolo_musgd.export import profiling
 from yolo_musgd.export.accuracy import Accuracy
 from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
 from yolo_musgd.export.bundle import make_bundle
@@ -27,6 +30,7 @@ from yolo_musgd.host import VERBOSE
 from yolo_musgd.places import check_place
 from yolo_musgd.resources import install
 from yolo_musgd.settings import parse
+from yolo_musgd.tables import plot_style
 
 VAL = "val.json"  # COCO file of the images that judged, for `val` here and for `bundle`
 MACHINES = {"x86_64": ("x86_64", "amd64"), "aarch64": ("aarch64", "arm64")}  # as systems call them
@@ -90,6 +94,7 @@ def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Ex
     try:
         made = _build(backends, job.settings.runtime == "auto")
         latency = _race(graph, made)
+        profiles = _profiles(graph, made) if job.settings.profile else {}
         artifacts = [backend.finish(latency) for backend in made]
     finally:
         graph.loaded.close()
@@ -98,6 +103,10 @@ def _export(job: Job, runtimes: list[str], temporary: Path, project: Path) -> Ex
     fastest = _fastest(job, artifacts, latency)
     (ready / "args.yaml").write_text(_yaml(job), encoding="utf-8")
     report = to_markdown(job, artifacts, graph.expected, latency, fastest)
+    if profiles:
+        report += "\n".join(profiling.to_markdown(profiles))
+        with plot_style():
+            profiling.draw(profiles, ready / "profile.png")
     (ready / "report.md").write_text(report, encoding="utf-8")
     (ready / CARD).write_text(card(job, artifacts, graph.expected, report), encoding="utf-8")
     draw_searches(job, artifacts, ready)
@@ -141,6 +150,19 @@ def _race(graph: FloatGraph, backends: list[Backend]) -> dict[str, float]:
         if backend.loaded and backend.judged_by == backend.name:
             runtimes[backend.name] = backend.loaded.runtime
     return {name: round(value, 3) for name, value in race(runtimes, desc="timing").items()}
+
+
+def _profiles(graph: FloatGraph, backends: list[Backend]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each kind of operator: of the FP32 graph, and of each artifact whose runtime tells."""
+    threads, shape = graph.job.settings.threads, graph.loaded.runtime.input_shape
+    blob = np.random.default_rng(0).random(shape, dtype=np.float32)
+    found = {"onnxruntime fp32": profiling.by_onnxruntime(graph.loaded.artifact, blob, threads)}
+    for backend in backends:
+        if backend.loaded and backend.judged_by == backend.name in profiling.PROFILERS:
+            name = f"{backend.name} {graph.job.precision}"
+            found[name] = profiling.PROFILERS[backend.name](backend.loaded.artifact, blob, threads)
+            backend.evidence["profile_ms"] = found[name]
+    return found
 
 
 def _fastest(job: Job, artifacts: list[Built], latency: Mapping[str, float]) -> str | None:

@@ -69,6 +69,7 @@ class ExportSettings(Settings):
     opset: int | None = setting(None, "ONNX opset; by default the board's", kind=int, low=11, high=23)
     lint: bool = setting(True, "for TensorRT: try the graph in TensorRT-RTX's builder where it is installed")
     engine: bool = setting(False, "for TensorRT: also build the engine; only on the board that will run it")
+    profile: bool = setting(False, "also show where the time goes, by kind of operator, before and after")
     threads: int = setting(1, "CPU threads of the timings and of the judging", low=1)
     bundle: bool = setting(False, "also pack each artifact with all the board needs, see yolo-musgd help bundle")
     samples: str | None = setting(None, "folder of images that bundle=True takes along", kind=str)

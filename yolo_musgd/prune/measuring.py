@@ -7,6 +7,7 @@ therefore a ratio to the unpruned model on the same runtime. Graphs are made by 
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import tempfile
 import time
@@ -54,69 +55,59 @@ def require(runtime: str) -> None:
 
 
 class Exported:
-    """A model on one runtime, loaded, and the folder that holds its files until `close`.
+    """A model's files for the runtimes, each made when first asked for; a context manager that removes them.
 
     Args:
         model: stock module of task detect.
-        runtime: onnx-fp32, onnx-int8 or ncnn.
         imgsz: side, pixels.
         data: data set whose training images give an INT8 graph its ranges.
-
-    Raises:
-        UserError: a package is missing, or Ultralytics' exporter failed.
     """
 
-    def __init__(self, model: Any, runtime: str, imgsz: int, data: str) -> None:
-        require(runtime)
+    def __init__(self, model: Any, imgsz: int, data: str) -> None:
+        self._model, self._imgsz, self._data = model, imgsz, data
         self._folder = tempfile.TemporaryDirectory(prefix="yolo-musgd-prune-")
-        try:
-            path = export(model, Path(self._folder.name), "ncnn" if runtime == "ncnn" else "onnx", imgsz)
-            if runtime == "onnx-int8":
-                variant = "universal-all" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
-                ranges = collect_ranges(path, calibration_set(read_splits(data), RANGE_IMAGES), imgsz, "minmax", 100)
-                path = quantize(make_plan(path, variant), path.with_name("int8.onnx"), ranges, variant, ())
-            name = "ncnn" if runtime == "ncnn" else "onnxruntime"
-            self.runtime: Runtime = open_runtime(open_artifact(str(path), imgsz), name, threads=1)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        self._made: dict[str, Path] = {}
 
-    def close(self) -> None:
-        """Free the runtime and remove the files."""
-        self.runtime.close()
-        self._folder.cleanup()
-
-
-class Stopwatch:
-    """Times models against one and the same base; a context manager that frees the base.
-
-    Args:
-        base: stock module of task detect.
-        runtime: onnx-fp32, onnx-int8 or ncnn.
-        imgsz: side, pixels.
-        data: as for `Exported`.
-    """
-
-    def __init__(self, base: Any, runtime: str, imgsz: int, data: str) -> None:
-        self._how = runtime, imgsz, data
-        self._base = Exported(base, *self._how)
-
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Exported:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._base.close()
+        self._folder.cleanup()
 
-    def times(self, model: Any) -> dict[str, float]:
-        """Median CPU milliseconds of one thread: ``base`` and ``pruned``, which is ``model``."""
-        trial = Exported(model, *self._how)
-        try:
-            return race(
-                {"base": self._base.runtime, "pruned": trial.runtime},
-                seconds=6.0, desc=f"timing on {self._how[0]}", clock=time.process_time,
-            )  # fmt: skip
-        finally:
-            trial.close()
+    def open(self, runtime: str) -> Runtime:
+        """The model on a runtime (onnx-fp32, onnx-int8 or ncnn), on one thread.
+
+        Raises:
+            UserError: a package is missing, or Ultralytics' exporter failed.
+        """
+        require(runtime)
+        name = "ncnn" if runtime == "ncnn" else "onnxruntime"
+        return open_runtime(open_artifact(str(self._file(runtime)), self._imgsz), name, threads=1)
+
+    def _file(self, runtime: str) -> Path:
+        if runtime not in self._made:
+            self._made[runtime] = self._quantized() if runtime == "onnx-int8" else self._export(runtime)
+        return self._made[runtime]
+
+    def _export(self, runtime: str) -> Path:
+        fmt = "ncnn" if runtime == "ncnn" else "onnx"
+        folder = Path(self._folder.name) / fmt
+        folder.mkdir()
+        return export(self._model, folder, fmt, self._imgsz)
+
+    def _quantized(self) -> Path:
+        path = self._file("onnx-fp32")
+        variant = "universal-all" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
+        images = calibration_set(read_splits(self._data), RANGE_IMAGES)
+        ranges = collect_ranges(path, images, self._imgsz, "minmax", 100)
+        return quantize(make_plan(path, variant), path.with_name("int8.onnx"), ranges, variant, ())
+
+
+def times(base: Exported, model: Exported, runtime: str) -> dict[str, float]:
+    """Median CPU milliseconds of one thread: ``base`` and ``pruned``, which is ``model``."""
+    with contextlib.closing(base.open(runtime)) as before, contextlib.closing(model.open(runtime)) as after:
+        pair = {"base": before, "pruned": after}
+        return race(pair, seconds=6.0, desc=f"timing on {runtime}", clock=time.process_time)
 
 
 def export(model: Any, folder: Path, fmt: str, imgsz: int) -> Path:

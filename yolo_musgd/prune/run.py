@@ -153,11 +153,19 @@ class Run:
 
     def _by_latency(self, scores: list[Tensor], removals: list[Removal], log: list[str]) -> list[int]:
         chosen = self.settings
-        with measuring.Stopwatch(self.model, chosen.runtime, self.imgsz, str(self.data_name)) as stopwatch:
+        with self._exported(self.model) as base:
+
+            def times(cut: Any) -> dict[str, float]:
+                with self._exported(self.activated(cut)) as trial:
+                    return measuring.times(base, trial, chosen.runtime)
+
             return by_latency(
-                lambda: self.graph(self.model), scores, removals, lambda cut: stopwatch.times(self.activated(cut)),
-                chosen.latency or 1.0, chosen.tolerance, lambda line: _say(f"{chosen.runtime}: {line}", log),
+                lambda: self.graph(self.model), scores, removals, times, chosen.latency or 1.0, chosen.tolerance,
+                lambda line: _say(f"{chosen.runtime}: {line}", log),
             )  # fmt: skip
+
+    def _exported(self, model: Any) -> measuring.Exported:
+        return measuring.Exported(model, self.imgsz, str(self.data_name))
 
     def _target(self, log: list[str]) -> PruningTarget:
         chosen = self.settings
@@ -224,10 +232,7 @@ class Run:
                 self._write(folder, record)
         if chosen.epochs:
             write_whole(str(folder / "best.pt"), (folder / "finetune" / "weights" / "best.pt").read_bytes())
-        for runtime in self.runtimes:
-            if runtime not in record["latency_ms"]:
-                record["latency_ms"][runtime] = self._time(folder, runtime)
-                self._write(folder, record)
+        self._time(folder, record)
         shutil.rmtree(folder / "val", ignore_errors=True)
         pruning_report.write(folder, record)
 
@@ -252,10 +257,15 @@ class Run:
             arms.append(("scratch", file, {**extra, "activation": chosen.activation}))
         return arms
 
-    def _time(self, folder: Path, runtime: str) -> dict[str, float]:
+    def _time(self, folder: Path, record: dict[str, Any]) -> None:
+        left = [runtime for runtime in self.runtimes if runtime not in record["latency_ms"]]
+        if not left:
+            return
         model: nn.Module = stock_checkpoint.load(str(folder / ("best.pt" if self.settings.epochs else "pruned.pt")))[0]
-        with measuring.Stopwatch(self.model, runtime, self.imgsz, str(self.data_name)) as stopwatch:
-            return stopwatch.times(model)
+        with self._exported(self.model) as base, self._exported(model) as cut:
+            for runtime in left:
+                record["latency_ms"][runtime] = measuring.times(base, cut, runtime)
+                self._write(folder, record)
 
     def _validate(self, model: Path, folder: Path) -> dict[str, Any]:
         found = finetuning.validate(model, self.arguments, self.split, self.settings, folder / "val")

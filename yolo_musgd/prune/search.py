@@ -78,7 +78,7 @@ def by_latency(
         make: a fresh graph of the model.
         scores: importance of every group's channels.
         removals: the schedule.
-        times: measures a cut model: milliseconds of ``base`` and ``pruned``, see `latency.Stopwatch`.
+        times: measures a cut model: milliseconds of ``base`` and ``pruned``, see `measuring.times`.
         target: wanted latency over the model's own.
         tolerance: allowed difference as a share of the target.
         say: takes a line a measurement.

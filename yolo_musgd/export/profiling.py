@@ -99,7 +99,7 @@ def draw(profiles: Mapping[str, Mapping[str, float]], path: Path) -> None:
     figure = Figure(figsize=(9, 1.6 + 0.6 * len(profiles)), layout="constrained")
     axes = figure.add_subplot(title="Where the time goes", xlabel="ms an image")
     places, lefts = range(len(profiles)), np.zeros(len(profiles))
-    colours = colormaps["tab20"].colors
+    colours = [colormaps["tab20"](k) for k in range(20)]
     for k, (kind, values) in enumerate(_rows(profiles)):
         axes.barh(
             places, values, left=lefts, label=kind, color=colours[k % len(colours)], edgecolor="white", linewidth=0.5

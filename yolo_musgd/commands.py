@@ -183,6 +183,17 @@ COMMANDS: dict[str, Command] = {
         examples=("serve model=best.onnx source=0", "serve model=best.onnx source=rtsp://camera/stream host=0.0.0.0"),
         page="tutorials/bench.md",
     ),
+    "race": Command(
+        "yolo_musgd.edge.race:main",
+        "the fastest of several artifacts, runtimes and threads on this machine that keeps its accuracy (no torch)",
+        options="yolo_musgd.edge.race:RACE_OPTIONS",
+        group=BOARD,
+        examples=(
+            "race model=[best.onnx,best_ncnn_model] labels=runs/export/exp/val.json",
+            "race model=models threads=[1,2,4]",
+        ),
+        page="tutorials/bench.md",
+    ),
     "val": Command(
         "yolo_musgd.edge.evaluate:main",
         "mAP50-95 of an exported model against YOLO labels on this machine (no torch)",

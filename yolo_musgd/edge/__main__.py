@@ -12,6 +12,7 @@ COMMANDS = {  # command -> (module, function, what it does)
     "bench": ("bench", "main", "FPS, latency percentiles, watts and joules per frame; writes bench.json, .md, .png"),
     "detect": ("detect", "main", "boxes on images, a video or a camera; writes pictures and detections.json"),
     "serve": ("serve", "main", "a page with the camera's picture, boxes, FPS, watts and heat; JSON and Prometheus too"),
+    "race": ("race", "main", "the fastest of several artifacts, runtimes and threads here that keeps its accuracy"),
     "val": ("evaluate", "main", "mAP50-95 against YOLO labels on this hardware; writes val.json"),
     "idle": ("idle", "main", "watts and temperatures of the board doing nothing"),
     "doctor": ("doctor", "main", "what is here: board, runtimes, sensors, and what to install"),

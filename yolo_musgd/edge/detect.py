@@ -9,10 +9,12 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 import numpy as np
 
 from . import options
+from .choice import apply_choice
 from .errors import UserError
 from .files import Folder
 from .pictures import boxes, draw, images, library
 from .pictures.letterbox import Letterbox, to_image
+from .power import system
 from .result import Result
 from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
@@ -194,6 +196,7 @@ def main(args: List[str]) -> Result:
     chosen = options.parse_args(args, DETECT_OPTIONS, "detect")
     require(chosen.source, "source", "detect")
     library.require()
+    apply_choice(chosen, system.board_name())
     artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
     chosen.conf = usual_conf(artifact, chosen.conf)
     source = open_frames(chosen, artifact)

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import options
 from .bench import on_terminate, root
+from .choice import apply_choice
 from .detect import MODEL_OPTIONS, Detector, as_records, require
 from .errors import UserError
 from .pictures import images, library
@@ -217,6 +218,7 @@ def main(args: List[str]) -> Result:
     require(chosen.source, "source", "serve")
     library.require()
     token = token_for(chosen.host, chosen.token)
+    apply_choice(chosen, system.board_name(root()))
     artifact = open_artifact(require(chosen.model, "model", "serve"), chosen.imgsz)
     chosen.conf = usual_conf(artifact, chosen.conf)
     listener = listen(chosen.host, chosen.port)

@@ -303,3 +303,34 @@ def test_warnings_and_missing_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "there already" in capsys.readouterr().err
     assert command(["bundle"]) == 2
     assert "model= is required" in capsys.readouterr().err
+
+
+def test_several_artifacts_race_on_the_board(tmp_path: Path) -> None:
+    one, two = detector(tmp_path / "one.onnx"), detector(tmp_path / "two.onnx")
+    words = [f"model=[{one},{two}]", "target=x86", f"project={tmp_path}/out", "archive=false"]
+    assert command(["bundle", *words]) == 0
+    folder = tmp_path / "out" / "edge-x86"
+    assert {path.name for path in (folder / "models").iterdir()} == {"one", "two"}
+    assert "edge.pyz race models" in (folder / "README.md").read_text()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"PYTHON": sys.executable}
+    quick = ["n=2", "seconds=0", "warmup=0", "power=none", "picture=false"]
+    done = subprocess.run(
+        ["sh", "run.sh", *quick], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    choice = json.loads((folder / "models" / "choice.json").read_text())
+    assert choice["model"] in ("one", "two")
+    bench = json.loads((folder / "results" / "bench" / "bench.json").read_text())
+    assert bench["runs"][0]["runtime"]["name"] == choice["runtime"]
+    assert [run["runtime"]["threads"] for run in bench["runs"]] == [choice["threads"]]
+
+
+def test_artifacts_that_cannot_race_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    one, same = detector(tmp_path / "one.onnx"), detector(tmp_path / "a" / "one.onnx")
+    assert command(["bundle", f"model=[{one},{same}]", f"project={tmp_path}/out"]) == 2
+    assert "two artifacts are called one" in capsys.readouterr().err
+    other = alter(detector(tmp_path / "other.onnx"), metadata={"names": "{0: 'bird', 1: 'fish'}"})
+    assert command(["bundle", f"model=[{one},{other}]", f"project={tmp_path}/out"]) == 2
+    assert "different classes" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from . import measure, options, report
+from .choice import apply_choice
 from .detect import MODEL_OPTIONS, Detector, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, SensorError, UserError
 from .files import Folder
@@ -213,6 +214,9 @@ def main(args: List[str]) -> Result:
         chosen.source = default_source(chosen.model)
     if chosen.source not in (None, "synthetic"):
         library.require()
+    swept = chosen.threads
+    apply_choice(chosen, system.board_name(root()))
+    chosen.threads = swept or (chosen.threads and [chosen.threads])
     artifact = open_artifact(chosen.model, chosen.imgsz)
     chosen.conf = usual_conf(artifact, chosen.conf)
     source = kinds.open_source(chosen.source, artifact.imgsz, chosen=chosen)

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import options
+from .choice import apply_choice
 from .coco import open_coco, read_coco
 from .detect import MODEL_OPTIONS, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
@@ -19,6 +20,7 @@ from .files import Folder
 from .labels import label_path, list_images, read_pair
 from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
+from .power import system
 from .predictions import read_predictions
 from .result import Result
 from .runtimes.artifact import Artifact, open_artifact, sha256_of
@@ -292,6 +294,7 @@ def main(args: List[str]) -> Result:
     if chosen.predictions:
         return _judge_predictions(chosen)
     library.require()
+    apply_choice(chosen, system.board_name())
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
     labelled = _list_labelled(chosen, artifact.names)
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)

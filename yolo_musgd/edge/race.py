@@ -23,7 +23,7 @@ from .pictures import images, library
 from .pictures.letterbox import Letterbox
 from .power import system
 from .result import Result
-from .runtimes.artifact import Artifact, open_artifact
+from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime, cpu_count
 from .runtimes.open import RUNTIMES, available, open_runtime
 from .sources import kinds
@@ -151,7 +151,7 @@ def run_turn(one: Entrant, frames: Sequence[Any], count: int) -> None:
         one.out = first_line(error)
         return
     try:
-        detector, times = Detector(one.artifact, runtime), []
+        detector, times = Detector(one.artifact, runtime, usual_conf(one.artifact)), []
         for k in range(WARM + count):
             detector(frames[k % len(frames)])
             times.append(sum(detector.times) * 1e3)

@@ -53,7 +53,7 @@ SERVE_OPTIONS.update(
         "conf": (
             None,
             options.optional(options.number(0.0, 1.0)),
-            "lowest score at first, auto is the artifact's, else 0.25; the page has a slider",
+            "lowest score at first, the page has a slider; auto is the artifact's, else 0.25",
         ),
         "host": (
             "127.0.0.1",
@@ -220,6 +220,7 @@ def main(args: List[str]) -> Result:
     token = token_for(chosen.host, chosen.token)
     apply_choice(chosen, system.board_name(root()))
     artifact = open_artifact(require(chosen.model, "model", "serve"), chosen.imgsz)
+    chosen.conf = usual_conf(artifact, chosen.conf)
     chosen.conf = usual_conf(artifact, chosen.conf)
     listener = listen(chosen.host, chosen.port)
     port, shared = listener.getsockname()[1], Shared(chosen.conf)

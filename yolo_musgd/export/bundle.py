@@ -9,6 +9,7 @@ import contextlib
 import filecmp
 import gzip
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -35,8 +36,14 @@ from yolo_musgd.tables import escape_markdown
 EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, so that equal sources give equal bytes
 
 
+MODEL, MODELS = "model", "models"  # folder of the one artifact, or of several
+
 OPTIONS: options.Spec = {
-    "model": (options.REQUIRED, options.text, "artifact folder, exported folder or .onnx file"),
+    "model": (
+        options.REQUIRED,
+        options.text,
+        "artifact folder, exported folder or .onnx file; several as [a,b] race there",
+    ),
     "target": ("x86", options.one_of(*NAMES), "board: " + ", ".join(NAMES)),
     "samples": ("", options.text, "folder of sample images (at most 16 are taken)"),
     "val": ("", options.text, "COCO file (export's val.json) to judge the model with on the board"),
@@ -98,7 +105,7 @@ def _copy_samples(samples: str, folder: Path) -> int:
     return max(len(paths), 1)
 
 
-def _run_script(board: Target, judged: bool) -> str:
+def _run_script(board: Target, model: str, judged: bool) -> str:
     return "\n".join(
         [
             "#!/bin/sh",
@@ -107,32 +114,51 @@ def _run_script(board: Target, judged: bool) -> str:
             'cd "$(dirname "$0")"',
             'PYTHON="${PYTHON:-python3}"',
             '"$PYTHON" edge.pyz doctor',
-            f'"$PYTHON" edge.pyz detect model source=samples project=results {_engine_words(board)}'.rstrip(),
-            *([f'"$PYTHON" edge.pyz {_val_words(board, judged)}'] if judged else []),
-            f'"$PYTHON" edge.pyz bench model source=samples project=results {board.bench} "$@"',
+            *([f'"$PYTHON" edge.pyz {_race_words(judged)}'] if model == MODELS else []),
+            f'"$PYTHON" edge.pyz detect {model} source=samples project=results {_engine_words(board)}'.rstrip(),
+            *([f'"$PYTHON" edge.pyz {_val_words(board, model, judged)}'] if judged else []),
+            f'"$PYTHON" edge.pyz bench {model} source=samples project=results {board.bench} "$@"',
             "",
         ]
     )
 
 
-def _val_words(board: Target, judged: bool) -> str:
+def _race_words(judged: bool) -> str:
+    return f"race {MODELS} source=samples project=results" + (f" labels=val/{ANNOTATIONS}" if judged else "")
+
+
+def _val_words(board: Target, model: str, judged: bool) -> str:
     source = f"val/{ANNOTATIONS}" if judged else "images/val"
-    return f"val model source={source} project=results {_engine_words(board)}".rstrip()
+    return f"val {model} source={source} project=results {_engine_words(board)}".rstrip()
 
 
 def _engine_words(board: Target) -> str:
     return board.bench if board.bench.startswith("engine=") else ""
 
 
-def _readme(artifact: Artifact, target: str, warnings: list[str], judged: bool) -> str:
-    board, block = load_target(target), "```sh\n{}\n```\n"
+def _facts(artifact: Artifact) -> str:
     size = f"{artifact.imgsz[1]}x{artifact.imgsz[0]}"
+    precision = artifact.precision or "precision not told"
+    return f"{precision}, {size}, {len(artifact.names)} classes, sha256 `{artifact.sha256}`"
+
+
+def _readme(artifacts: list[Artifact], target: str, warnings: list[str], judged: bool) -> str:
+    board, block = load_target(target), "```sh\n{}\n```\n"
     extra = f" {board.bench}" if board.bench else ""
+    model = MODEL if len(artifacts) == 1 else MODELS
+    if model == MODEL:
+        title, facts = Path(artifacts[0].model).name, [f"Model: {_facts(artifacts[0])}. "]
+    else:
+        title = f"{len(artifacts)} artifacts"
+        facts = [f"- `{Path(artifact.path).name}`: {_facts(artifact)}\n" for artifact in artifacts]
+        facts.append(
+            "\n`race` finds the one that is the fastest here and keeps its accuracy; the others then take it. "
+        )
     parts = [
-        f"# {escape_markdown(Path(artifact.model).name)} on {board.title}\n",
-        f"Model: {artifact.precision or 'precision not told'}, {size}, {len(artifact.names)} classes, sha256 "
-        f"`{artifact.sha256}`. `edge.pyz` checks the hashes of `model/` before it runs anything and writes only to "
-        "`results/`.\n",
+        f"# {escape_markdown(title)} on {board.title}\n",
+        "".join(facts)
+        + f"`edge.pyz` checks the hashes of `{model}/` before it runs anything and writes only to `results/`"
+        + (" (and `models/choice.json`).\n" if model == MODELS else ".\n"),
         *(f"**Note**: {warning}.\n" for warning in warnings),
         "## Once, on a fresh board\n",
         block.format("\n".join(board.setup)),
@@ -143,12 +169,14 @@ def _readme(artifact: Artifact, target: str, warnings: list[str], judged: bool) 
             "\n".join(
                 [
                     "python3 edge.pyz doctor",
-                    f"python3 edge.pyz detect model source=samples project=results {_engine_words(board)}".rstrip(),
-                    f"python3 edge.pyz bench model source=samples project=results{extra}",
-                    f"python3 edge.pyz bench model source=0 project=results{extra}         # a camera",
-                    f"python3 edge.pyz bench model source=samples project=results{extra} soak=30     # half an hour",
-                    f"python3 edge.pyz {_val_words(board, judged)}"
+                    *([f"python3 edge.pyz {_race_words(judged)}"] if model == MODELS else []),
+                    f"python3 edge.pyz detect {model} source=samples project=results {_engine_words(board)}".rstrip(),
+                    f"python3 edge.pyz bench {model} source=samples project=results{extra}",
+                    f"python3 edge.pyz bench {model} source=0 project=results{extra}         # a camera",
+                    f"python3 edge.pyz bench {model} source=samples project=results{extra} soak=30     # half an hour",
+                    f"python3 edge.pyz {_val_words(board, model, judged)}"
                     + ("" if judged else "      # needs labels/val beside images/val"),
+                    f"python3 edge.pyz serve {model} source=0     # a page with the camera on http://127.0.0.1:8000",
                     "python3 edge.pyz help bench",
                 ]
             )
@@ -176,7 +204,7 @@ def make_bundle(
     Folder and archive appear whole or not at all, whatever ends the work; the same call can then be made again.
 
     Args:
-        model: artifact folder, exported folder or model file.
+        model: artifact folder, exported folder or model file; several as ``[a,b]``, which race on the board.
         target: the board.
         folder: to make.
         samples: folder of sample images, or empty.
@@ -192,8 +220,8 @@ def make_bundle(
     Raises:
         UserError: a damaged model, one that the board or the runner cannot run, or a folder that is there already.
     """
-    artifact = open_artifact(model, imgsz)
-    warnings = check_target(artifact, target)
+    artifacts = [open_artifact(path, imgsz) for path in (options.items(model) if model[:1] in "[(" else [model])]
+    warnings = [warning for artifact in artifacts for warning in check_target(artifact, target)]
     check_val(val)
     if os.path.lexists(folder):
         raise UserError(f"{folder} is there already; give another name=")
@@ -201,12 +229,12 @@ def make_bundle(
         with staging(folder.parent, "bundle") as temporary:
             made = temporary / folder.name
             made.mkdir()
-            packed = copy_model(artifact, made / "model")
+            packed = [copy_model(artifact, place) for artifact, place in _places(artifacts, made)]
             if probe:
-                warnings += run_once(packed)
+                warnings += [warning for artifact in packed for warning in run_once(artifact)]
             _copy_samples(samples, made)
             if val:
-                copy_val(val, artifact.names, made / "val", val_images)
+                copy_val(val, artifacts[0].names, made / "val", val_images)
             _write_rest(packed, target, warnings, made)
             if archive:  # before the folder: once that has its name, all is there
                 _place(make_archive(made), folder.with_name(f"{folder.name}.tar.gz"))
@@ -216,15 +244,41 @@ def make_bundle(
     return warnings
 
 
-def _write_rest(artifact: Artifact, target: str, warnings: list[str], folder: Path) -> None:
+def _places(artifacts: list[Artifact], folder: Path) -> list[tuple[Artifact, Path]]:
+    """Where each artifact goes: ``model``, or below ``models`` by its own name.
+
+    Raises:
+        UserError: two of the same name, or of different classes.
+    """
+    if len(artifacts) == 1:
+        return [(artifacts[0], folder / MODEL)]
+    names = [Path(artifact.path).stem for artifact in artifacts]
+    twice = [name for k, name in enumerate(names) if name in names[:k]]
+    if twice:
+        raise UserError(f"two artifacts are called {twice[0]}; rename one")
+    if any(artifact.names != artifacts[0].names for artifact in artifacts):
+        raise UserError("the artifacts have different classes, so one cannot stand for another")
+    (folder / MODELS).mkdir()
+    return [(artifact, folder / MODELS / name) for artifact, name in zip(artifacts, names, strict=True)]
+
+
+def _requirements(board: Target, artifacts: list[Artifact]) -> list[str]:
+    needed = {"mnn": "MNN", "openvino": "openvino", "ncnn": "ncnn"}
+    known = {re.split(r"[<>=;\[ ]", line)[0] for line in board.requirements}
+    return board.requirements + sorted({needed[a.format] for a in artifacts if a.format in needed} - known)
+
+
+def _write_rest(artifacts: list[Artifact], target: str, warnings: list[str], folder: Path) -> None:
     build_pyz(folder / "edge.pyz")
     board = load_target(target)
-    lines = board.requirements or ("# nothing from the index: JetPack brings numpy and TensorRT (apt, see README.md)",)
+    lines = _requirements(board, artifacts) or ["# nothing from the index: JetPack brings numpy and TensorRT"]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     judged = (folder / "val").is_dir()
-    (folder / "run.sh").write_text(_run_script(board, judged), encoding="utf-8")
+    (folder / "run.sh").write_text(
+        _run_script(board, MODEL if len(artifacts) == 1 else MODELS, judged), encoding="utf-8"
+    )
     _make_executable(folder / "run.sh")
-    (folder / "README.md").write_text(_readme(artifact, target, warnings, judged), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(artifacts, target, warnings, judged), encoding="utf-8")
 
 
 def _make_executable(path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_server_and_two_boards_with_certificates(machines, tiny_data, tmp_path
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = dict(word.split("=") for word in ("imgsz=64", "batch=8", "nbs=8", "workers=0", "amp=False", "seed=3"))
-    made = make(tmp_path, val=str(tiny_data), port=str(port), rounds="4", timeout="200", **words)
+    made = make(tmp_path, val=str(tiny_data), port=str(port), rounds="4", timeout="60", **words)
     subprocess.run([made / "keys.sh"], check=True, capture_output=True)
     home = Path(machines.env["HOME"])
     (home / ".flwr").mkdir()

@@ -239,7 +239,7 @@ def test_clients_that_cannot_take_part_are_named_and_the_others_go_on(tmp_path, 
 
 
 def test_a_client_that_does_not_answer_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "PATIENCE", 0.2)
+    monkeypatch.setattr(rounds, "GRACE", 0.2)
     grid = Grid(homes(tmp_path, 2))
     grid.silent.add(("train", 2))
     federate(tmp_path, 2, grid=grid, rounds=1, timeout=1.0)

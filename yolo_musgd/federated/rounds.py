@@ -27,6 +27,7 @@ from yolo_musgd.federated.settings import FederateSettings
 from yolo_musgd.federated.strategies import Receiver, build
 
 PATIENCE = 300.0  # seconds that clients have to say who they are
+GRACE = 30.0  # seconds beyond a timeout: the way there and back
 
 
 class Stopped(Exception):  # noqa: N818 - it reads as what happened
@@ -73,7 +74,7 @@ class ServerPlan:
     @property
     def patience(self) -> float:
         """Seconds that the server waits for a round."""
-        return self.settings.timeout * self.waves + PATIENCE
+        return self.settings.timeout * self.waves + GRACE
 
 
 class Federation:
@@ -108,6 +109,7 @@ class Federation:
         Raises:
             UserError: no client answered in a round.
         """
+        LOGGER.info(f"waiting for {self.plan.clients} clients")
         self._meet(self.plan.clients)
         for number in range(self.progress.round + 1, self.plan.settings.rounds + 1):
             self._round(number)

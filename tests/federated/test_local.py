@@ -33,7 +33,7 @@ def begun(tiny_data, tmp_path_factory):
 
 @pytest.mark.slow
 def test_one_client_in_one_round_is_a_central_training(tiny_data, tmp_path, begun):
-    """What a federation of one averages is the checkpoint of yolo train val=False; a validation draws random numbers."""
+    """A federation of one ends where yolo train val=False does; a validation would draw random numbers."""
     done = train(work(tiny_data, tmp_path / "run"), take(begun, float_names(begun)))
     place = {"project": str(tmp_path), "name": "central", "plots": False, "val": False}
     YOLO("yolo26n.yaml").train(data=str(tiny_data), epochs=2, seed=3, telemetry=False, **ARGUMENTS, **place)

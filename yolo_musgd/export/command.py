@@ -231,7 +231,7 @@ def _said(settings: ExportSettings, figures: Mapping[str, Any]) -> str:
     speed, drop = figures["times_fp32"], figures["drop"]
     parts = [f"{figures['artifact']}: {figures['size_mb']:.1f} MB"]
     parts.append(f"{speed:.2f} times the speed of FP32 on this machine" if speed else "not timed on this machine")
-    parts.append("accuracy not measured (no data=)" if drop is None else f"mAP50-95 {-drop:+.4f} against FP32")
+    parts.append("accuracy not measured (no data=)" if drop is None else f"mAP50-95 {0.0 - drop:+.4f} against FP32")
     if settings.target != "x86":
         parts.append("its speed on the board is yet to be measured there")
     return ", ".join(parts)

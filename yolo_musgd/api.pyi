@@ -145,6 +145,7 @@ def export(
     opset: int | None = None,
     lint: bool = True,
     engine: bool = False,
+    profile: bool = False,
     threads: int = 1,
     bundle: bool = False,
     samples: Words | None = None,

@@ -15,7 +15,7 @@ from .files import Folder
 from .pictures import boxes, draw, images, library
 from .pictures.letterbox import Letterbox, to_image
 from .power import system
-from .result import Result
+from .result import Result, program
 from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
 from .runtimes.open import NAMES, open_runtime
@@ -228,7 +228,9 @@ class Tally:
         most = " (most: {})".format(", ".join("{} {}".format(n, name) for name, n in common)) if common else ""
         said = "{} objects on {} images{}, {:.1f} ms an image".format(total, self.frames, most, ms)
         figures = {"images": self.frames, "objects": total, "classes": self.counts, "ms_mean": round(ms, 3)}
-        return Result("detect", said, folder, {"detections": path}, figures, "yolo-musgd bench model={}".format(model))
+        return Result(
+            "detect", said, folder, {"detections": path}, figures, "{} bench model={}".format(program(), model)
+        )
 
 
 def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> Result:

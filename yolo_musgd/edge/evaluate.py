@@ -22,7 +22,7 @@ from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
 from .power import system
 from .predictions import read_predictions
-from .result import Result
+from .result import Result, program
 from .runtimes.artifact import Artifact, open_artifact, sha256_of
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
@@ -313,7 +313,7 @@ def main(args: List[str]) -> Result:
         images.tolerate(evaluator.left_out, len(labelled))
     else:
         said = _say(content["result"], evaluator.left_out, ", partial")
-    following = "yolo-musgd bench model={}".format(chosen.model)
+    following = "{} bench model={}".format(program(), chosen.model)
     code = EXIT_INTERRUPTED if partial else EXIT_DONE
     return Result("val", said, folder.path, {"val": path}, content["result"], following, code)
 

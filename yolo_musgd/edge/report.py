@@ -38,7 +38,7 @@ from . import __version__
 from .files import Folder
 from .pictures import library
 from .plot import plot_bench
-from .result import Result
+from .result import Result, program
 from .runtimes.artifact import Artifact
 from .stats import rounded
 from .text import markdown_table
@@ -141,9 +141,11 @@ def _details_table(content: Dict[str, Any]) -> List[str]:
     return _table(head, rows)
 
 
-def _power_lines(content: Dict[str, Any]) -> List[str]:
+def _power_lines(content: Dict[str, Any], brief: bool) -> List[str]:
     power = content["power"]
     if power["sensor"] is None:
+        if brief:
+            return ["Power: **no sensor**; nothing is estimated. bench.md says what was tried.", ""]
         reasons = "; ".join("{}: {}".format(*item) for item in power["tried"].items())
         return ["Power: **no sensor**; nothing is estimated. Tried: {}".format(reasons or "nothing"), ""]
     lines = [
@@ -183,8 +185,8 @@ def _graph_words(content: Dict[str, Any]) -> str:
     )
 
 
-def markdown(content: Dict[str, Any]) -> str:
-    """Return the report for people."""
+def markdown(content: Dict[str, Any], brief: bool = False) -> str:
+    """Return the report for people; ``brief`` is for a terminal, without what the search for sensors found absent."""
     board, model, source = content["board"], content["model"], content["source"]
     lines = [
         "# {}: {} on {}".format(content["label"] or "Benchmark", model["file"], board["board"] or "this machine"),
@@ -195,7 +197,7 @@ def markdown(content: Dict[str, Any]) -> str:
     hot = sorted({reason for run in content["runs"] for reason in run["throttled"]})
     if hot:
         lines += ["**Throttled** ({}): these figures are not the board's best.".format(", ".join(hot)), ""]
-    lines += _runs_table(content) + _details_table(content) + _power_lines(content)
+    lines += _runs_table(content) + _details_table(content) + _power_lines(content, brief)
     after = content["runs"][-1]["state"]["after"] if content["runs"] else {}
     facts = [
         (
@@ -250,7 +252,7 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
         if with_picture:
             plot_bench(content, folder.join("bench.png"))
     finally:
-        print(text)
+        print(markdown(content, brief=True))
 
 
 def result(folder: Folder, content: Dict[str, Any], code: int) -> Result:
@@ -281,5 +283,7 @@ def result(folder: Folder, content: Dict[str, Any], code: int) -> Result:
         "no power sensor" if figures["power_w"] is None else "{:.2f} W".format(figures["power_w"]),
         ", throttled" if best["throttled"] else "",
     )
-    following = "yolo-musgd compare-bench {} <another bench.json>".format(folder.join("bench.json"))
+    following = "on a PC: " * (program() != "yolo-musgd") + "yolo-musgd compare-bench {} <another bench.json>".format(
+        folder.join("bench.json")
+    )
     return Result("bench", said, folder.path, files, rounded(figures, 5), following, code)

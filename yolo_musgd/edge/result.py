@@ -1,9 +1,17 @@
 """What a command found: the figures for a program, and three last lines for people."""
 
+import os
+import sys
 from typing import Any, Dict, Optional
 
 from .errors import EXIT_DONE
 from .text import one_line
+
+
+def program() -> str:
+    """Return what the user types before a command: the installed program, or the one file on a board."""
+    name = os.path.basename(sys.argv[0])
+    return "python3 " + name if name.endswith(".pyz") else "yolo-musgd"
 
 
 class Result:

@@ -95,3 +95,11 @@ def test_a_result_says_three_lines_and_is_json():
     assert str(found).splitlines() == ["smaller by half", "results: runs/x", "next: yolo-musgd bundle"]
     assert json.loads(json.dumps(found.to_dict()))["figures"] == {"drop": None}
     assert str(Result("idle", "3 W")) == "3 W"
+
+
+@pytest.mark.parametrize(("argv", "said"), [("/usr/bin/yolo-musgd", "yolo-musgd"), ("a/edge.pyz", "python3 edge.pyz")])
+def test_what_to_type_next_is_what_is_there(argv, said, monkeypatch):
+    from yolo_musgd.edge.result import program
+
+    monkeypatch.setattr("sys.argv", [argv])
+    assert program() == said

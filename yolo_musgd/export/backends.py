@@ -28,6 +28,7 @@ from yolo_musgd.export.manifest import write_artifact
 from yolo_musgd.export.onnx_graph import count_fused
 from yolo_musgd.export.quantize import QuantizationPlan, make_plan, quantize
 from yolo_musgd.export.scores import best_cut, score_shift
+from yolo_musgd.export.topk import add_topk
 
 log = logging.getLogger("yolo_musgd")
 
@@ -234,6 +235,16 @@ class TensorRtBackend(OnnxRuntimeBackend):
     """TensorRT, whose engine only the board can build: an ONNX graph that it reads, judged by ONNX Runtime."""
 
     name, suffix = "tensorrt", "tensorrt_model"
+
+    def _converted(self) -> Path:
+        return self._selected(super()._converted())
+
+    def _quantize(self, plan: QuantizationPlan, layers: Sequence[str], folder: Path) -> Path:
+        return self._selected(super()._quantize(plan, layers, folder))
+
+    def _selected(self, model: Path) -> Path:
+        count = self.job.target.topk if self.job.settings.topk is None else self.job.settings.topk
+        return add_topk(model, count) if count and self.job.head == "raw" else model
 
     def _examined(self) -> dict[str, Any]:
         checked = tensorrt_graph.inspect(self.model, self.job.target, self.job.settings.lint)

@@ -30,7 +30,8 @@ class Parity:
         mean_box: its mean.
         detections: how far the detections agree.
 
-    Of the NMS-free head, rows that are the same object are compared, since rows with equal scores change places.
+    Of the NMS-free head, and of a graph that selects anchors, rows that are the same object are compared, since rows
+    with equal scores change places.
     """
 
     images: int
@@ -84,6 +85,8 @@ def measure_parity(artifact: Artifact, runtime: Runtime, reference: Runtime, fil
             side.append(decode(output, artifact.head, len(artifact.names), 0.01))
         if artifact.head == "nms_free":
             raw = _paired_rows(raw[0], raw[1])
+        elif raw[0].shape != raw[1].shape:  # anchors are selected in one of the graphs
+            raw = _paired_rows(found[0][-1], found[1][-1])
         difference = np.abs(raw[0] - raw[1])
         boxes.append(difference[:4].ravel() / max(artifact.imgsz))
         scores.append(difference[4:].ravel())

@@ -68,6 +68,10 @@ class ExportSettings(Settings):
     val_images: int = setting(500, "most val images that judge, evenly spaced", low=1)
     opset: int | None = setting(None, "ONNX opset; by default the board's", kind=int, low=11, high=23)
     lint: bool = setting(True, "for TensorRT: try the graph in TensorRT-RTX's builder where it is installed")
+    topk: int | None = setting(
+        None, "for TensorRT: anchors that the raw head's graph gives, best first; 0 all; by default the board's",
+        kind=int, low=0, high=3840,
+    )  # fmt: skip
     engine: bool = setting(False, "for TensorRT: also build the engine; only on the board that will run it")
     profile: bool = setting(False, "also show where the time goes, by kind of operator, before and after")
     threads: int = setting(1, "CPU threads of the timings and of the judging", low=1)

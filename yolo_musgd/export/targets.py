@@ -35,6 +35,7 @@ class Target:
         tensorrt: version whose operator list holds, or None without TensorRT.
         compute_capability: of the GPU, or None.
         machine: x86_64 or aarch64.
+        topk: anchors that a raw head's graph for TensorRT gives, best first; 0 for all.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Target:
     tensorrt: str | None = None
     compute_capability: float | None = None
     machine: str = "aarch64"
+    topk: int = 0
 
     def precisions(self) -> list[str]:
         """Precisions that at least one runtime computes, in the order of PRECISIONS."""

@@ -1,8 +1,8 @@
 """Selects the best anchors inside the graph, so that little is left to do after it.
 
-The raw head gives every anchor to the program behind it: (4 + classes) x 8400 numbers at 640 pixels, of which a handful
-become boxes. With the selection in the graph the output keeps its form, with fewer columns, so that whatever reads a raw
-head reads this one; NMS stays where it was. All of it are operators that TensorRT has had since version 8.
+The raw head gives every anchor to the program behind it: (4 + classes) x 8400 numbers at 640 pixels, of which a few
+become boxes. With the selection in the graph the output keeps its form, with fewer columns, so that whatever reads a
+raw head reads this one; NMS stays where it was. TensorRT has had all of these operators since version 8.
 """
 
 from __future__ import annotations
@@ -40,21 +40,17 @@ def add_topk(path: Path, count: int) -> Path:
     for node in graph.node:
         node.output[:] = ["all_anchors" if name == output.name else name for name in node.output]
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    numbers = {
-        "first_class": [4],
-        "last_class": [shape[1]],
-        "class_axis": [1],
-        "best_count": [count],
-        "batch_axis": [0],
-    }
-    graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), f"topk_{k}") for k, v in numbers.items())
+    numbers = {"first_class": 4, "last_class": shape[1], "class_axis": 1, "best_count": count, "batch_axis": 0}
+    graph.initializer.extend(numpy_helper.from_array(np.array([v], np.int64), f"topk_{k}") for k, v in numbers.items())
     node = helper.make_node
-    by_input = opset >= 18  # ReduceMax takes its axes as an attribute before
-    most = ["topk_scores", "topk_class_axis"] if by_input else ["topk_scores"]
+    if opset >= 18:  # ReduceMax takes its axes as an attribute before
+        most = node("ReduceMax", ["topk_scores", "topk_class_axis"], ["topk_best"], keepdims=0)
+    else:
+        most = node("ReduceMax", ["topk_scores"], ["topk_best"], keepdims=0, axes=[1])
     graph.node.extend(
         [
             node("Slice", ["all_anchors", "topk_first_class", "topk_last_class", "topk_class_axis"], ["topk_scores"]),
-            node("ReduceMax", most, ["topk_best"], keepdims=0, **({} if by_input else {"axes": [1]})),
+            most,
             node("TopK", ["topk_best", "topk_best_count"], ["topk_values", "topk_rows"], axis=1),
             node("Squeeze", ["topk_rows", "topk_batch_axis"], ["topk_anchors"]),
             node("Gather", ["all_anchors", "topk_anchors"], [output.name], axis=2),

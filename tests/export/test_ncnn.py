@@ -191,3 +191,58 @@ def test_calibration_images_come_from_the_whole_folder(
         write_image(str(tmp_path / f"{k}.png"), synthetic_frame(8, 8))
     assert quantizer.main({"model": str(exported), "source": str(tmp_path), "images": "4"}) == 0
     assert [Path(file).stem for file in taken[0]] == ["0", "1", "3", "5"]
+
+
+def test_layers_are_found_by_their_weights_and_kept_in_float(exported: Path, images: list[str], tmp_path: Path) -> None:
+    """Oracle: a graph of the network's own convolutions in another order, half of them changed past recognition."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    network = quantizer.FloatNetwork(exported, images[:1], 100.0)
+    every = network.convolutions[::-1]
+    known = every[::2]
+    constants = [
+        numpy_helper.from_array(c.weights.reshape(-1, 1, 1, 1) * (1.0 if c in known else 3.0), f"w{k}")
+        for k, c in enumerate(every)
+    ]
+    nodes = [helper.make_node("Conv", ["x", f"w{k}"], [f"y{k}"], name=f"n{k}") for k in range(len(every))]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [], [], constants)), tmp_path / "g.onnx")
+    pairs = network.paired(tmp_path / "g.onnx")
+    expected = {f"n{k}": c.name for k, c in enumerate(every) if any(c is one for one in known)}
+    fixed = {c.name for c in every if quantizer._is_expectation(c)}
+    assert {k: v for k, v in pairs.items() if v not in fixed} == {k: v for k, v in expected.items() if v not in fixed}
+
+    kept = [name for name in pairs.values() if name not in network.last][:2]
+    done = network.quantize(tmp_path / "made", kept)
+    assert set(done["float_layers"]) == network.last | set(kept)
+    assert done["convolutions_int8"] == len(every) - len(network.last) - 2
+    lines = {line.split()[1]: line for line in (tmp_path / "made" / "model.ncnn.param").read_text().splitlines()[2:]}
+    assert not any(" 8=" in lines[name] for name in kept)
+
+
+@pytest.mark.slow
+def test_the_guard_judges_it_as_it_does_the_others(make_checkpoint, tiny_data: Path, tmp_path: Path) -> None:
+    from yolo_musgd.export.command import export_model
+    from yolo_musgd.export.settings import ExportSettings
+
+    model = make_checkpoint(tmp_path / "model.pt")
+    result = export_model(
+        ExportSettings(
+            model=str(model),
+            target="raspberry-pi-5",
+            precision="int8",
+            runtime="ncnn",
+            data=str(tiny_data),
+            imgsz=64,
+            calibration_images=4,
+            project=str(tmp_path / "out"),
+        )
+    )
+    (built,) = result.artifacts
+    assert built.folder.name == "model_int8_ncnn_model"
+    assert {"map50_95", "scores", "agreement", "float_layers", "calibration"} <= set(built.evidence)
+    assert built.evidence["judged_by"].startswith("ncnn")
+    assert len(built.evidence["float_layers"]) >= 6
+    artifact = open_artifact(str(built.folder))
+    assert (artifact.verified, artifact.precision, artifact.format) == (True, "int8", "ncnn")
+    assert " 8=2" in Path(artifact.model).read_text()

@@ -38,6 +38,13 @@ def test_all_boards_have_files_of_their_own() -> None:
     assert len(set(titles)) == len(NAMES)
 
 
+def test_what_takes_long_is_made_on_request_only() -> None:
+    target = load_target("raspberry-pi-5")
+    target.check("int8", "raw", "ncnn")
+    assert "ncnn" not in target.runtimes_for("int8")
+    assert "ncnn" in target.runtimes_for("fp32")
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -45,7 +52,7 @@ def test_all_boards_have_files_of_their_own() -> None:
         (("jetson-nano", "fp16", "nms_free"), ["no Mod operator", "use head=raw"]),
         (("jetson-orin-nano", "int8", "nms_free"), ["precision=int8 head=nms_free", "10.3", "use head=raw"]),
         (("x86", "fp16", "raw", "onnxruntime"), ["runtime=onnxruntime precision=fp16", "slower than FP32"]),
-        (("raspberry-pi-5", "int8", "raw", "ncnn"), ["yolo-musgd quantize-ncnn"]),
+        (("x86", "int8", "raw", "ncnn"), ["runtime=ncnn is none of target=x86"]),
         (("x86", "int8", "raw", "tensorrt"), ["runtime=tensorrt", "onnxruntime, openvino"]),
     ],
 )

@@ -11,6 +11,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.open import available
-from yolo_musgd.export import mnn, openvino, tensorrt_graph
+from yolo_musgd.export import mnn, ncnn, openvino, tensorrt_graph
 from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, evaluate
 from yolo_musgd.export.checkpoint import export_by_ultralytics, require
 from yolo_musgd.export.float_graph import FloatGraph
@@ -184,7 +185,7 @@ class Backend:
         return out
 
     def _quantization(self, guarded: Guarded) -> dict[str, Any]:
-        images, _ = self.graph.calibration
+        images = self.graph.images
         return {
             "calibration": {
                 "sha256": images.sha256,
@@ -212,7 +213,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _quantize(self, plan: QuantizationPlan, layers: Sequence[str], folder: Path) -> Path:
         folder.mkdir()
-        return quantize(plan, folder / "model.onnx", self.graph.calibration[1], self.job.variant, layers)
+        return quantize(plan, folder / "model.onnx", self.graph.ranges, self.job.variant, layers)
 
     def _examined(self) -> dict[str, Any]:
         facts = self._graph_facts()
@@ -264,18 +265,31 @@ class OpenVinoBackend(Backend):
 
     def _quantize(self, plan: QuantizationPlan, layers: Sequence[str], folder: Path) -> Path:
         require(("openvino", "nncf"), "openvino")
-        metadata, images = dict(read_onnx(str(self.graph.path)).metadata), self.graph.calibration[0]
+        metadata, images = dict(read_onnx(str(self.graph.path)).metadata), self.graph.images
         layers = [*layers, *plan.decode]
         return openvino.save_int8(self.graph.path, folder, images.files, self.job.imgsz, layers, metadata)
 
 
 class NcnnBackend(Backend):
-    """NCNN, by Ultralytics' exporter; ``yolo-musgd quantize-ncnn`` makes its INT8."""
+    """NCNN, by Ultralytics' exporter; its INT8 by :mod:`yolo_musgd.export.ncnn`, from our images and its own floats."""
 
     name, suffix, judged_by = "ncnn", "ncnn_model", "ncnn"
 
     def _converted(self) -> Path:
         return self._by_ultralytics(".param")
+
+    @cached_property
+    def _floating(self) -> ncnn.FloatNetwork:
+        folder = self.work / "float"
+        folder.mkdir()
+        made = export_by_ultralytics(self.job.checkpoint, self.job.head, folder, self.name, self.job.imgsz)
+        return ncnn.FloatNetwork(made, self.graph.images.files, self.job.settings.percentile)
+
+    def _quantize(self, plan: QuantizationPlan, layers: Sequence[str], folder: Path) -> Path:
+        require(("ncnn", "pnnx"))
+        pairs = self._floating.paired(self.graph.path)
+        self._floating.quantize(folder, [pairs[name] for name in layers if name in pairs])
+        return folder / "model.ncnn.param"
 
 
 class MnnBackend(Backend):

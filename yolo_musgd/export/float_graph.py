@@ -52,22 +52,23 @@ class FloatGraph:
         self._ranked: list[Ranked] | None = None
 
     @cached_property
-    def calibration(self) -> tuple[CalibrationSet, Ranges]:
-        """Images that calibrate, and the range of every tensor on them."""
-        settings, splits = self.job.settings, self.job.splits
-        assert splits is not None  # settings.check asks for data with INT8
-        images = calibration_set(splits, settings.calibration_images)
-        ranges = cached_ranges(
-            self.cache, self.path, images, self.job.imgsz, settings.calibration, settings.percentile, settings.threads
-        )
-        return images, ranges
+    def images(self) -> CalibrationSet:
+        """Those that calibrate."""
+        assert self.job.splits is not None  # settings.check asks for data with INT8
+        return calibration_set(self.job.splits, self.job.settings.calibration_images)
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """Of every tensor on the images that calibrate."""
+        settings, imgsz = self.job.settings, self.job.imgsz
+        method = settings.calibration, settings.percentile
+        return cached_ranges(self.cache, self.path, self.images, imgsz, *method, settings.threads)
 
     def rank(self, plan: QuantizationPlan) -> list[Ranked]:
         """Groups of layers by what is lost when each alone is quantized; every runtime takes this one ranking."""
         if self._ranked is None:
-            images, ranges = self.calibration
-            files = spread(images.files, RANKING_IMAGES)
-            self._ranked = rank_groups(plan, *self.loaded, ranges, self.job.variant, files)
+            files = spread(self.images.files, RANKING_IMAGES)
+            self._ranked = rank_groups(plan, *self.loaded, self.ranges, self.job.variant, files)
         return self._ranked
 
     def float_layers(self, plan: QuantizationPlan) -> tuple[str, ...]:

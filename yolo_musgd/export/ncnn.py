@@ -12,7 +12,8 @@ import re
 import shutil
 import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,83 @@ def _packed(layer: Layer, highest: dict[str, float], keep: set[str]) -> tuple[st
     return layer.line + mark, struct.pack("<I", TAG_INT8) + packed + bias + scales.tobytes() + around
 
 
+class FloatNetwork:
+    """An exported network in float, from which INT8 ones are made; its activations are measured once.
+
+    Args:
+        source: folder that ``yolo export format=ncnn`` made.
+        images: training images that the activations are measured on.
+        percentile: see :func:`measure`.
+
+    Raises:
+        UserError: see ``read_network``.
+    """
+
+    def __init__(self, source: Path, images: Sequence[str], percentile: float = 99.99) -> None:
+        self.source, self.images, self.percentile = source, images, percentile
+        self.layers = read_network(source)
+        self.last = last_convolutions(self.layers)
+        self.convolutions = [layer for layer in self.layers if layer.kind in CONVOLUTIONS]
+
+    @cached_property
+    def highest(self) -> dict[str, float]:
+        """See :func:`measure`."""
+        blobs = list(dict.fromkeys(c.bottoms[0] for c in self.convolutions if c.name not in self.last))
+        return measure(self.source, blobs, self.images, self.percentile)
+
+    def paired(self, model: Path) -> dict[str, str]:
+        """Convolution of the ONNX graph of the same model -> the layer that has the same weights.
+
+        The two exporters name and order them each in its own way.
+        """
+        import onnx
+
+        graph = onnx.load(str(model)).graph
+        constants = {constant.name: constant for constant in graph.initializer}
+        left = {layer.name: layer.weights for layer in self.convolutions if layer.weights is not None}
+        pairs: dict[str, str] = {}
+        for node in graph.node:
+            if node.op_type != "Conv" or node.input[1] not in constants:
+                continue
+            values = onnx.numpy_helper.to_array(constants[node.input[1]]).ravel()
+            apart = {k: float(np.abs(values - own).max()) for k, own in left.items() if own.size == values.size}
+            best = min(apart, key=lambda name: apart[name], default=None)
+            if best is not None and apart[best] <= 1e-2 * float(np.abs(values).max()):  # FP16 storage is far nearer
+                pairs[node.name] = best
+                del left[best]
+        return pairs
+
+    def quantize(self, target: Path, keep: Collection[str] = ()) -> dict[str, Any]:
+        """Write the network with INT8 convolutions as the new folder ``target``, whole or not at all.
+
+        Args:
+            target: folder to make.
+            keep: layers that stay in float, beside the head's last ones.
+
+        Returns:
+            ``convolutions``, ``convolutions_int8``, ``float_layers`` (names), ``images``, ``bytes`` of the new weights.
+        """
+        floats = self.last | set(keep)
+        lines, parts = zip(*(_packed(layer, self.highest, floats) for layer in self.layers), strict=True)
+        head = (self.source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
+        with staging(target.parent, "quantize") as folder:
+            part = folder / target.name
+            shutil.copytree(self.source, part)
+            (part / "model.ncnn.param").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
+            (part / "model.ncnn.bin").write_bytes(b"".join(parts))
+            note = part / "metadata.yaml"
+            text = re.sub(r"^precision:.*\n", "", note.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            note.write_text(f"{text.rstrip()}\nprecision: int8\n", encoding="utf-8")
+            part.rename(target)
+        return {
+            "convolutions": len(self.convolutions),
+            "convolutions_int8": len(self.convolutions) - len(floats),
+            "float_layers": sorted(floats),
+            "images": len(self.images),
+            "bytes": sum(map(len, parts)),
+        }
+
+
 def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile: float = 99.99) -> dict[str, Any]:
     """Write ``source`` with INT8 convolutions, the head's last ones kept in float, as the new folder ``target``.
 
@@ -139,7 +217,7 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
         percentile: See ``measure``.
 
     Returns:
-        ``convolutions``, ``convolutions_int8``, ``float_layers`` (names), ``images``, ``bytes`` of the new weights.
+        See :meth:`FloatNetwork.quantize`.
 
     Raises:
         UserError: see ``read_network`` and ``measure``; or the target is there already.
@@ -148,29 +226,7 @@ def quantize_ncnn(source: Path, target: Path, images: Sequence[str], percentile:
         raise UserError(f"{target} is there already: remove it or give another name=")
     if (source / "manifest.json").exists():
         raise UserError(f"model={source} is a finished artifact, its hashes are fixed: quantize the exported folder")
-    layers = read_network(source)
-    keep = last_convolutions(layers)
-    every = [layer for layer in layers if layer.kind in CONVOLUTIONS]
-    blobs = list(dict.fromkeys(layer.bottoms[0] for layer in every if layer.name not in keep))
-    highest = measure(source, blobs, images, percentile)
-    lines, parts = zip(*(_packed(layer, highest, keep) for layer in layers), strict=True)
-    head = (source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
-    with staging(target.parent, "quantize") as folder:
-        part = folder / target.name
-        shutil.copytree(source, part)
-        (part / "model.ncnn.param").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
-        (part / "model.ncnn.bin").write_bytes(b"".join(parts))
-        note = part / "metadata.yaml"
-        text = re.sub(r"^precision:.*\n", "", note.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        note.write_text(f"{text.rstrip()}\nprecision: int8\n", encoding="utf-8")
-        part.rename(target)
-    return {
-        "convolutions": len(every),
-        "convolutions_int8": len(every) - len(keep),
-        "float_layers": sorted(keep),
-        "images": len(images),
-        "bytes": sum(map(len, parts)),
-    }
+    return FloatNetwork(source, images, percentile).quantize(target)
 
 
 def main(args: Mapping[str, str]) -> int:

@@ -36,6 +36,7 @@ class Target:
         compute_capability: of the GPU, or None.
         machine: x86_64 or aarch64.
         topk: anchors that a raw head's graph for TensorRT gives, best first; 0 for all.
+        on_request: "runtime precision" that is made only where that runtime is asked for.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Target:
     compute_capability: float | None = None
     machine: str = "aarch64"
     topk: int = 0
+    on_request: list[str] = dataclasses.field(default_factory=list)
 
     def precisions(self) -> list[str]:
         """Precisions that at least one runtime computes, in the order of PRECISIONS."""
@@ -96,8 +98,9 @@ class Target:
         return f"use precision={'fp16' if 'fp16' in others and precision == 'int8' else others[0]}"
 
     def runtimes_for(self, precision: str) -> list[str]:
-        """Runtimes of this board that compute ``precision``, in the order of its file."""
-        return [name for name, known in self.runtimes.items() if precision in known]
+        """Runtimes of this board that are made for ``precision`` unasked, in the order of its file."""
+        able = [name for name, known in self.runtimes.items() if precision in known]
+        return [name for name in able if f"{name} {precision}" not in self.on_request]
 
 
 @cache

@@ -89,7 +89,7 @@ def _draw_beta(axis: Any, steps: dict[str, Any], bins: Any) -> None:
 def _draw_update(axis: Any, steps: dict[str, Any], bins: Any) -> None:
     axis.plot(steps["step"][bins[:-1]], medians(steps["update_rms"], bins), color=GREEN, lw=1.2)
     axis.set_ylim(bottom=0)
-    axis.set_ylabel("RMS of the filters'\nstep, times lr")
+    axis.set_ylabel("RMS of the\nfilters' step")
 
 
 def _short(value: float) -> str:

@@ -54,7 +54,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], split
         axis.set_ylim(0, min(1.0, max(y for _, y in points) * 1.25 + 0.02))
         axis.set_xlabel("milliseconds a frame on this machine (p50, inference)")
         axis.set_ylabel(plot_text(f"mAP50-95 on {split}"))
-        figure.legend(loc="outside upper left", ncols=len(rows))
+        figure.legend(loc="outside upper left", ncols=2)
         axis.grid(alpha=0.15)
         words = "; ".join(f"{labels[r['role']]}: {r['map50_95']:.3f} at {r['latency_ms_p50']:.1f} ms" for r in rows)
         return finish(figure, f"Accuracy against latency. {words}")
@@ -89,7 +89,7 @@ def curves(parts: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str | 
         low.set_yscale("log")
         low.xaxis.set_major_locator(MaxNLocator(integer=True))
         low.set_xlabel("epoch")
-        figure.legend(*low.get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
+        figure.legend(*low.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
         for axis in (top, low):
             axis.grid(alpha=0.15)
         ends = "; ".join(f"{name} ends at {c[metric][-1]:.3f} after {len(c[metric])} epochs" for name, c in parts)

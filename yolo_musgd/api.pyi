@@ -144,6 +144,7 @@ def export(
     val_images: int = 500,
     opset: int | None = None,
     lint: bool = True,
+    topk: int | None = None,
     engine: bool = False,
     profile: bool = False,
     threads: int = 1,

@@ -65,11 +65,14 @@ def run(work: Callable[[], int], fault: Fault = Fault()) -> End:  # noqa: B008 -
         _child(work, fault, said, counts)
     os.close(said)
     os.close(counts)
-    if fault.after:
-        threading.Timer(fault.after, _signal, (pid, SIGNALS[fault.kind])).start()
+    timer = threading.Timer(fault.after, _signal, (pid, SIGNALS[fault.kind])) if fault.after else None
+    if timer:
+        timer.start()
     with os.fdopen(output, "rb") as text, os.fdopen(counted, "rb") as number:
         words, writes = text.read().decode(errors="replace"), int(number.read() or b"0")
     status = os.waitpid(pid, 0)[1]
+    if timer:
+        timer.cancel()
     return End(os.waitstatus_to_exitcode(status), writes, words)
 
 
@@ -94,7 +97,8 @@ def _child(work: Callable[[], int], fault: Fault, said: int, counts: int) -> Non
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     try:
         if fault.kind == "short":
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.at, resource.RLIM_INFINITY))
@@ -103,7 +107,7 @@ def _child(work: Callable[[], int], fault: Fault, said: int, counts: int) -> Non
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        os.write(2, traceback.format_exc().encode())
+        os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
         code = 98
     finally:
         for stream in (sys.stdout, sys.stderr):

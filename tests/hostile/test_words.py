@@ -43,5 +43,6 @@ def test_a_wrong_answer_is_seen(end: End, wrong: bool) -> None:
 
 def test_what_is_written_elsewhere_is_seen(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words.tempfile, "gettempdir", lambda: "/nowhere")
-    assert words.answer(["idle", "seconds=0.5", "power=none", "project=out"], here) == ""
-    assert "OUTSIDE" in words.answer(["idle", "seconds=0.5", "power=none", f"project={here.parents[2]}/more"], here)
+    monkeypatch.setattr("yolo_musgd.cli.main", lambda given: Path(given[0]).write_text("x") - 1)
+    assert words.answer([f"{here}/inside"], here) == ""
+    assert "OUTSIDE" in words.answer([f"{here.parents[2]}/outside"], here)

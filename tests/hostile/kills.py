@@ -188,7 +188,7 @@ class Range:
         tiny = ("imgsz=64", "batch=8")
         return {
             "bundle": Case(
-                lambda p: ["bundle", model, f"samples={self.samples}", f"project={p}"], visible, 50, atomic=True
+                lambda p: ["bundle", model, f"samples={self.samples}", f"project={p}"], visible, 70, atomic=True
             ),
             "detect": Case(edge("detect", f"source={self.samples}"), result("detections.json"), 20),
             "val": Case(edge("val", f"source={self.samples}"), result("val.json"), 20),
@@ -198,11 +198,11 @@ class Range:
             "compare-bench": Case(
                 lambda p: made("compare-bench", *self.reports)(p), result("compare.json", "compare.md"), 20
             ),
-            "demo": Case(made("demo", "steps=20"), result("demo.json", "demo.md"), 12),
+            "demo": Case(made("demo", "steps=20"), result("demo.json", "demo.md"), 8),
             "steptime": Case(
                 made("steptime", "models=[yolo26n]", "optimizers=[MuSGD]", "steps=2", "imgsz=64"),
                 result("steptime.json"),
-                12,
+                6,
             ),
             "quantize-ncnn": Case(
                 lambda p: ["quantize-ncnn", f"model={self.network}", f"source={self.samples}", f"name={p / 'int8'}"],
@@ -214,13 +214,13 @@ class Range:
                 lambda p: made("export", f"model={self.weights}", f"data={self.data}", "imgsz=64",
                                "runtime=onnxruntime", "calibration_images=8", "max_drop=1")(p),
                 self._exported,
-                10,
+                6,
             ),
             "train": Case(
                 lambda p: ["yolo", "train", *TRAIN, f"data={self.data}", "plots=False", "epochs=2", "optimizer=MuSGD",
                            f"project={p}", "name=out", "exist_ok=True"],
                 self._trained,
-                16,
+                10,
                 ("weights/*", "results.csv", "args.yaml", "*.jpg", "results.png"),
                 self._train_on,
                 (-15, -2, 1, 98),
@@ -229,13 +229,13 @@ class Range:
                 lambda p: made("prune", f"model={self.weights}", f"data={self.data}", *tiny, "flops=-0.2", "epochs=1",
                                "images=16", "bench=none")(p),
                 self._pruned,
-                8,
+                5,
                 ("finetune/*", "finetune/weights/*", "val/*"),
                 self._prune_on,
             ),
             "compare": Case(
                 lambda p: made("compare", f"data={self.data}", "optimizers=[MuSGD]", "seeds=1", "epochs=1",
-                               "train={imgsz: 64, batch: 8, device: cpu}")(p),
+                               "train={imgsz: 64, batch: 5, device: cpu}")(p),
                 self._compared,
                 8,
                 ("store/*/*", "store/*/weights/*"),

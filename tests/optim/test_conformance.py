@@ -70,20 +70,19 @@ INFOS = [
 CASES = [(info.optim_cls, one.kwargs) for info in INFOS for one in info.optim_inputs_func("cpu")]
 every = pytest.mark.parametrize(("cls", "kwargs"), CASES, ids=[f"{c.__name__}-{k}" for c, k in CASES])
 
+MEMORY = "asks for the memory of a GPU"
 SINGLE = "one implementation a device, chosen by backend; test_musgd.py holds the back ends to each other and to SGD"
 CANNOT = {
     "test_complex": "complex parameters are refused",
     "test_complex_2d": "complex parameters are refused",
     "test_rosenbrock_sparse": "sparse gradients are refused",
     "test_sparse": "sparse gradients are refused",
-    "test_foreach_large_tensor": SINGLE,
-    "test_peak_memory_foreach": SINGLE,
+    "test_foreach_large_tensor": MEMORY,
+    "test_peak_memory_foreach": MEMORY,
     "test_defaults_changed_to_foreach": SINGLE,
-    "test_set_default_dtype_works_with_foreach": SINGLE,
-    "test_fused_cpu_matches_cuda": SINGLE,
-    "test_fused_large_tensor": SINGLE,
+    "test_fused_cpu_matches_cuda": "asks for a GPU",
+    "test_fused_large_tensor": MEMORY,
     "test_fused_does_not_step_if_foundinf": "a non-finite gradient is found by the optimizer itself, see test_musgd.py",
-    "test_grad_scaling_autocast_fused_optimizers": "no GradScaler inside the step; test_musgd.py has one around it",
     "test_forloop_goes_right_direction_multigpu": "asks for two devices",
     "test_state_dict_with_cuda_params": "asks for a GPU",
     "test_mixed_device_dtype": "asks for a GPU; test_mixed_dtypes is its half without",
@@ -249,6 +248,50 @@ def check_backend_matches_forloop(backend):
                 oracle.step(mirror.closure(oracle))
             for p, q in zip(problem.params, mirror.params, strict=True):
                 torch.testing.assert_close(p, q)
+
+
+@every
+def test_set_default_dtype_works_with_foreach(cls, kwargs):
+    """Parameters keep their type, and their steps, when new tensors are fp64 by default."""
+    problem, mirror = Problem(), Problem()
+    kwargs = kwargs if issubclass(cls, MuonAdamW) else {**kwargs, "backend": "foreach"}
+    ours, oracle = cls(problem.params, **kwargs), cls(mirror.params, **kwargs)
+    for step in range(3):
+        torch.set_default_dtype(torch.float64 if step else torch.float32)
+        try:
+            ours.step(problem.closure(ours))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        oracle.step(mirror.closure(oracle))
+    assert [p.dtype for p in problem.params] == [torch.float32] * 2
+    for p, q in zip(problem.params, mirror.params, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@every
+def test_grad_scaling_autocast_fused_optimizers(cls, kwargs):
+    """A GradScaler around the step: as without one, and no step where a gradient overflowed."""
+    problem, mirror = Problem(), Problem()
+    ours, oracle = cls(problem.params, **kwargs), cls(mirror.params, **kwargs)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(4):
+        with torch.autocast("cpu"):
+            losses = [(p.weight.mv(p.input) + p.bias).float().square().sum() for p in (problem, mirror)]
+        ours.zero_grad()
+        oracle.zero_grad()
+        scaler.scale(losses[0]).backward()
+        losses[1].backward()
+        if step == 2:
+            problem.bias.grad[0] = torch.inf
+            before = [p.detach().clone() for p in problem.params]
+        scaler.step(ours)
+        scaler.update()
+        if step == 2:
+            assert same(before, problem.params)
+        else:
+            oracle.step()
+    for p, q in zip(problem.params, mirror.params, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("cls", [i.optim_cls for i in INFOS])

@@ -181,7 +181,7 @@ COMMANDS: dict[str, Command] = {
         options="yolo_musgd.edge.serve:SERVE_OPTIONS",
         group=BOARD,
         examples=("serve model=best.onnx source=0", "serve model=best.onnx source=rtsp://camera/stream host=0.0.0.0"),
-        page="tutorials/bench.md",
+        page="cameras.md",
     ),
     "race": Command(
         "yolo_musgd.edge.race:main",
@@ -192,7 +192,7 @@ COMMANDS: dict[str, Command] = {
             "race model=[best.onnx,best_ncnn_model] labels=runs/export/exp/val.json",
             "race model=models threads=[1,2,4]",
         ),
-        page="tutorials/bench.md",
+        page="which-runtime.md",
     ),
     "val": Command(
         "yolo_musgd.edge.evaluate:main",

@@ -34,16 +34,18 @@ class PruningPlan:
     """A model that is cut but not yet saved.
 
     Attributes:
-        model: stock module, BatchNorm as pruning left it.
+        model: stock module; BatchNorm is as pruning left it until ``recalibrated``.
         before: cost of the model that was given.
         after: cost of this one.
         log: the decisions, a line each.
+        recalibrated: BatchNorm was set anew.
     """
 
     model: Any
     before: Cost
     after: Cost
     log: list[str]
+    recalibrated: bool = False
 
 
 class Run:
@@ -180,7 +182,7 @@ class Run:
         return PruningTarget("flops", 1 + (chosen.flops if chosen.flops is not None else -0.4))
 
     def cut(self, plan: PruningPlan, folder: Path) -> None:
-        """Measure the cut model, recalibrate it and save it as ``pruned.pt``."""
+        """Measure the cut model, recalibrate it where that is better, and save it as ``pruned.pt``."""
         chosen = self.settings
         earlier = self.model.yaml.get(MARK) or {}
         note = {
@@ -188,36 +190,63 @@ class Run:
             "params": round(plan.after.params / plan.before.params, 4),
             "times": int(earlier.get("times", 0)) + 1,
         } if chosen.flops != 0 else earlier  # fmt: skip
-        record: dict[str, Any] = {
+        record = self._record(plan)
+        accuracy = record["accuracy"]
+        base = stock_checkpoint.save(self.model, folder / "base.pt", self.saved, earlier)
+        accuracy["base"] = self._validate(base, folder)
+        accuracy["cut"] = self._judged(plan.model, folder, self.split)
+        if chosen.recalibrate:
+            self._recalibrate(plan, folder, accuracy["cut"])
+        if chosen.sparse != "none":
+            record["sparsity"] = sparse.sparsify(plan.model, chosen.sparse, chosen.sparsity)
+            _say(f"{chosen.sparse} masks: {record['sparsity']['total']:.1%} of the weights are zero", plan.log)
+        file = stock_checkpoint.save(plan.model, folder / "pruned.pt", self.saved, note)
+        if plan.recalibrated or chosen.sparse != "none":
+            accuracy["recalibrated"] = self._validate(file, folder)
+        record["size_mb"] = {"before": _megabytes(base), "after": _megabytes(file)}
+        self._write(folder, record)
+
+    def _record(self, plan: PruningPlan) -> dict[str, Any]:
+        return {
             "schema": "yolo-musgd/prune/1",
-            "model": str(chosen.model),
+            "model": str(self.settings.model),
             "task": self.model.task,
             "imgsz": self.imgsz,
             "data": str(self.data_name),
             "split": self.split,
             "cost": {"before": dataclasses.asdict(plan.before), "after": dataclasses.asdict(plan.after)},
-            "activation": chosen.activation,
+            "activation": self.settings.activation,
             "layers": pruning_report.layer_table(self.model, plan.model),
             "accuracy": {},
             "latency_ms": {},
+            "sparsity": None,
             "log": plan.log,
         }
-        base = stock_checkpoint.save(self.model, folder / "base.pt", self.saved, earlier)
-        record["accuracy"]["base"] = self._validate(base, folder)
-        cut = stock_checkpoint.save(plan.model, folder / "pruned.part.pt", self.saved, note)
-        record["accuracy"]["cut"] = self._validate(cut, folder)
-        cut.unlink()
-        if chosen.recalibrate:
-            recalibrate(plan.model, self.images)
-        record["sparsity"] = None
-        if chosen.sparse != "none":
-            record["sparsity"] = sparse.sparsify(plan.model, chosen.sparse, chosen.sparsity)
-            _say(f"{chosen.sparse} masks: {record['sparsity']['total']:.1%} of the weights are zero", plan.log)
-        file = stock_checkpoint.save(plan.model, folder / "pruned.pt", self.saved, note)
-        if chosen.recalibrate or chosen.sparse != "none":
-            record["accuracy"]["recalibrated"] = self._validate(file, folder)
-        record["size_mb"] = {"before": _megabytes(base), "after": _megabytes(file)}
-        self._write(folder, record)
+
+    def _recalibrate(self, plan: PruningPlan, folder: Path, cut: dict[str, Any]) -> None:
+        """Recalibrate BatchNorm, unless val says that the model was better before: a lightly cut one may be.
+
+        Args:
+            plan: gets the model that is kept.
+            folder: of the run.
+            cut: figures of the model as it is, on the split that judges.
+        """
+        fresh = copy.deepcopy(plan.model)
+        recalibrate(fresh, self.images)
+        before = (cut if self.split == "val" else self._judged(plan.model, folder, "val"))["map50_95"]
+        after = self._judged(fresh, folder, "val")["map50_95"]
+        if after >= before:
+            plan.model, plan.recalibrated = fresh, True
+        else:
+            _say(f"BatchNorm stays: {before:.4f} on val as it is, {after:.4f} recalibrated", plan.log)
+
+    def _judged(self, model: Any, folder: Path, split: str) -> dict[str, Any]:
+        """Figures of a model that is not kept in a file."""
+        file = stock_checkpoint.save(model, folder / "pruned.part.pt", self.saved, {})
+        try:
+            return self._validate(file, folder, split)
+        finally:
+            file.unlink()
 
     def finish(self, folder: Path) -> None:
         """Fine-tune, run the control arms, time and report; what an earlier run has finished is not done again."""
@@ -267,8 +296,8 @@ class Run:
                 record["latency_ms"][runtime] = measuring.times(base, cut, runtime)
                 self._write(folder, record)
 
-    def _validate(self, model: Path, folder: Path) -> dict[str, Any]:
-        found = finetuning.validate(model, self.arguments, self.split, self.settings, folder / "val")
+    def _validate(self, model: Path, folder: Path, split: str | None = None) -> dict[str, Any]:
+        found = finetuning.validate(model, self.arguments, split or self.split, self.settings, folder / "val")
         return dataclasses.asdict(found)
 
     def _write(self, folder: Path, record: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class PruneSettings(Settings):
     keep: str | None = setting(None, "layers that stay whole, by name: [model.0,model.23]", kind=str)
     max_ratio: float = setting(0.9, "largest share of a layer's channels that may go", low=0.05, below=1.0)
     images: int = setting(64, "training images for importance and for BatchNorm", low=16)
-    recalibrate: bool = setting(True, "set BatchNorm's statistics anew after pruning")
+    recalibrate: bool = setting(True, "set BatchNorm's statistics anew after pruning, where val is better for it")
     sparse: str = setting("none", "also zero weights of what is left: a sparsity, not a speed-up", choices=SPARSITIES)
     sparsity: float = setting(0.5, "share of zeros with sparse=unstructured", low=0.05, high=0.95)
     epochs: int = setting(30, "epochs of fine-tuning; 0 stops after recalibration", low=0)

@@ -64,7 +64,8 @@ def main(args: Mapping[str, str]) -> Result:
     files, figures = write_report(folder, settings, arguments)
     last = figures["rounds"][-1]
     said = f"mAP50-95 {last[MAIN]:.4f} after {last['round']} rounds of {len(data)} clients"
-    return Result("federate", said, str(folder), files, figures, f"yolo val model={files['weights']} data={plan.val}")
+    following = f"yolo val model={files['weights']} data={plan.val}" if plan.judges else ""
+    return Result("federate", said, str(folder), files, figures, following)
 
 
 def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[Path]]:
@@ -89,11 +90,10 @@ def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path)
     if settings.baselines != "none" and content is None and settings.val is None:
         raise UserError(f"baselines={settings.baselines} with split=folders needs val=, a data YAML to judge on")
     val = settings.val or (settings.data if content is not None else None)
-    _record(folder, settings, arguments)
-    data = [_client(folder, number, part, content, task) for number, part in enumerate(parts)]
-    plan = _plan(settings, arguments, folder, data[0], len(data), val)
-    plan.waves = math.ceil(len(data) / settings.jobs)
-    return plan, data
+    whole = str(parts[0]) if content is None else settings.require("data")
+    plan = _plan(settings, arguments, folder, whole, len(parts), val)
+    plan.waves = math.ceil(len(parts) / settings.jobs)
+    return plan, [_client(folder, number, part, content, task) for number, part in enumerate(parts)]
 
 
 def prepare_server(settings: FederateSettings, arguments: dict[str, Any]) -> Any:
@@ -104,9 +104,8 @@ def prepare_server(settings: FederateSettings, arguments: dict[str, Any]) -> Any
     """
     folder = Path(settings.project).expanduser() / settings.name
     arguments = _checked(settings, arguments, folder)
-    _record(folder, settings, arguments)
     val = str(Path(settings.val or "").expanduser())
-    return _plan(settings, arguments, folder, Path(val), settings.clients, val)
+    return _plan(settings, arguments, folder, val, settings.clients, val)
 
 
 def _checked(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -125,9 +124,9 @@ def _checked(settings: FederateSettings, arguments: dict[str, Any], folder: Path
 
 
 def _plan(
-    settings: FederateSettings, arguments: dict[str, Any], folder: Path, data: Path, clients: int, val: str | None
+    settings: FederateSettings, arguments: dict[str, Any], folder: Path, data: str, clients: int, val: str | None
 ) -> Any:
-    """The server's plan, with the model that the federation begins with; its arrays are written down once."""
+    """The server's plan, with the model that the federation begins with; it is made first, and then written down."""
     from yolo_musgd.federated.arrays import float_names, take
     from yolo_musgd.federated.history import Progress
     from yolo_musgd.federated.local import Work, initial_model
@@ -135,8 +134,9 @@ def _plan(
 
     with tempfile.TemporaryDirectory(prefix="yolo-musgd-") as scratch:
         seed = int(arguments.get("seed", 0))
-        work = Work(settings.model, str(data), Path(scratch) / "run", arguments, 0, 1, 1, seed)
+        work = Work(settings.model, data, Path(scratch) / "run", arguments, 0, 1, 1, seed)
         model, fine_tunes, new_classes = initial_model(work)
+    _record(folder, settings, arguments)
     Progress(folder).begin(take(model, float_names(model)))
     names: Any = model.names
     return ServerPlan(settings, arguments, model, fine_tunes, new_classes, dict(names), clients, val, folder)

@@ -8,6 +8,7 @@ from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.host import quiet_host
 from yolo_musgd.settings import Settings, parse, read_recipe, setting
 
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmuon")
@@ -122,6 +123,7 @@ def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
         UserError: one that Ultralytics does not take, or that a federation decides by itself.
     """
     from ultralytics.cfg import check_cfg, smart_value
+    from ultralytics.utils.checks import check_imgsz
 
     for key, instead in FIXED.items():
         if key in given:
@@ -134,6 +136,8 @@ def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
         values = {**{k: v for k, v in read_recipe(file).items() if k not in FIXED}, **values}
     try:
         check_cfg(values)
+        with quiet_host():
+            check_imgsz(values.get("imgsz", 640), max_dim=1)
     except (TypeError, ValueError) as error:
         raise UserError(first_line(error)) from None
     return values

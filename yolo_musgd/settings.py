@@ -99,7 +99,7 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
         if (
             not isinstance(value, (int, float))
             or isinstance(value, bool)
-            or not _is_finite(value)
+            or not is_finite(value)
             or (low is not None and value < low)
             or (high is not None and value > high)
             or (below is not None and value >= below)
@@ -126,7 +126,8 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _is_finite(value: float) -> bool:
+def is_finite(value: float) -> bool:
+    """Whether a number is one that a float can hold: no NaN, no infinity, not beyond 1.8e308."""
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond what a float can hold

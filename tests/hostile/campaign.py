@@ -1,4 +1,4 @@
-"""Feeds damaged inputs to every parser of edge/ and counts what came of it.
+"""Feeds damaged inputs to every parser, of edge/ and of the PC, and counts what came of it.
 
     scripts/hostile 20000          inputs for each parser; prints a table; exit code 1 after a wrong answer
 
@@ -9,6 +9,7 @@ test_campaign.py, runs the same in the gate with few inputs.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import sys
@@ -73,7 +74,7 @@ def run(parser: Parser, inputs: int, seed: int) -> Counts:
     return Counts(inputs, refused, accepted, wrong)
 
 
-def _in_file(path: Path, read: Callable[[str], object]) -> Call:
+def in_file(path: Path, read: Callable[[str], object]) -> Call:
     def call(data: bytes) -> object:
         path.write_bytes(data)
         return read(str(path))
@@ -125,7 +126,7 @@ def _meter(text: str) -> None:
 def _words(data: bytes) -> None:
     words = data.decode("utf-8", "surrogateescape").split("\x1f")
     chosen = options.parse_args(words, DETECT_OPTIONS, "detect")
-    assert 0 <= chosen.conf <= 1
+    assert chosen.conf is None or 0 <= chosen.conf <= 1  # the model's own, or the command's
     assert 1 <= chosen.max_det <= 30000
 
 
@@ -214,20 +215,20 @@ def parsers_of_edge(folder: Path) -> dict[str, Parser]:
     targets = {
         "labels": Parser(
             [b"1 0.5 0.5 0.2 0.4\n0 .1 .1 .3 .1 .3 .5\n", b"", b"\xef\xbb\xbf3 0.5 0.5 1 1\r\n"],
-            _in_file(folder / "label.txt", _labels),
+            in_file(folder / "label.txt", _labels),
         ),
-        "COCO file": Parser([json.dumps(coco).encode()], _in_file(folder / "coco.json", _coco)),
-        "image list": Parser(lines, _in_file(listing, images.list_images)),
-        "image, OpenCV": Parser(pictures, _in_file(picture, _image)),
+        "COCO file": Parser([json.dumps(coco).encode()], in_file(folder / "coco.json", _coco)),
+        "image list": Parser(lines, in_file(listing, images.list_images)),
+        "image, OpenCV": Parser(pictures, in_file(picture, _image)),
         "ONNX file": Parser([onnx.read_bytes()], lambda data: _artifact(folder / "artifact", data, "unused", b"")),
         "manifest": Parser(
             [json.dumps(manifest).encode()],
             lambda data: _artifact(folder / "artifact", onnx.read_bytes(), "manifest.json", data),
         ),
         "metadata.yaml": Parser(
-            [yaml], _in_file(folder / "ncnn" / "metadata.yaml", lambda path: open_artifact(str(folder / "ncnn")))
+            [yaml], in_file(folder / "ncnn" / "metadata.yaml", lambda path: open_artifact(str(folder / "ncnn")))
         ),
-        "engine header": Parser([engine], _in_file(folder / "m.engine", open_artifact)),
+        "engine header": Parser([engine], in_file(folder / "m.engine", open_artifact)),
         "trtexec times": Parser([times], _text(parse_times)),
         "options": Parser([b"model=m.onnx\x1fsource=x\x1fconf=0.25\x1fmax_det=300\x1fname=exp\x1fsave=true"], _words),
         "folder name": Parser([b"exp", b"../x", b"a b"], lambda data: _folder_name(folder / "names", data)),
@@ -241,7 +242,7 @@ def parsers_of_edge(folder: Path) -> dict[str, Parser]:
         "hwmon": Parser([b"3250000\n"], _number(board, "sys/class/hwmon/hwmon1/power1_input", sensors.HwmonIna)),
     }  # fmt: skip
     if library.pillow is not None:
-        targets["image, Pillow"] = Parser(pictures[:4], _in_file(picture, _with_pillow))
+        targets["image, Pillow"] = Parser(pictures[:4], in_file(picture, _with_pillow))
     return targets
 
 
@@ -253,13 +254,27 @@ def _with_pillow(path: str) -> None:
         library.cv2 = kept
 
 
+def _parsers_of_pc(folder: Path) -> dict[str, Parser]:
+    """None where only the board's packages are installed."""
+    try:
+        import conftest  # noqa: F401  a configuration of Ultralytics' own
+        from campaign_pc import parsers_of_pc
+    except ImportError as error:
+        print(f"the parsers of a PC are left out: {error}")
+        return {}
+    logging.disable(logging.CRITICAL)
+    return parsers_of_pc(folder)
+
+
 def main(inputs: int) -> int:
     """Run every campaign, print a row each, and the first wrong answers."""
     warnings.simplefilter("ignore")
     failed, sums = [], [0, 0, 0, 0]
     print(f"{'parser':<16}{'tried':>9}{'refused':>9}{'accepted':>9}{'wrong':>7}{'s':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, parser in parsers_of_edge(Path(folder)).items():
+        for place in ("edge", "pc"):
+            Path(folder, place).mkdir()
+        for name, parser in {**parsers_of_edge(Path(folder, "edge")), **_parsers_of_pc(Path(folder, "pc"))}.items():
             begin = time.perf_counter()
             counts = run(parser, inputs, seed=0)
             row = (counts.tried, counts.refused, counts.accepted, len(counts.wrong))

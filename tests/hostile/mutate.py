@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from typing import Any
 
 NUMBERS = [
     b"nan",
@@ -25,8 +27,36 @@ WORDS = [b"null", b"true", b"[]", b"{}", b'""', b"'", b'"', b"\\", b"|", b"<scri
 NASTY = [*NUMBERS, *BYTES, *LONG, *WORDS, b": ", b"- ", b"#", b","]
 
 
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    10**400,
+    1.5,
+    float("nan"),
+    float("-inf"),
+    "",
+    "x",
+    "\0",
+    "$x_{$",
+    "9" * 400,
+    [],
+    [[]],
+    {},
+    {"a": 1},
+)
+
+
 def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Return ``data`` with one to four damages."""
+    """Return ``data`` with one to four damages; half of the JSON texts stay JSON, with other values in them."""
+    if data[:1] == b"{" and chance.random() < 0.5:
+        try:
+            content = json.loads(data)
+        except ValueError:
+            pass
+        else:
+            return json.dumps(_other(content, chance)).encode()
     out = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(out) + 1)
@@ -47,6 +77,25 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
         else:
             _replace_number(out, chance)
     return bytes(out)
+
+
+def _other(content: Any, chance: random.Random) -> Any:
+    """A JSON value with one or two of its parts replaced, removed or doubled."""
+    for _ in range(chance.randint(1, 2)):
+        node, path = content, []
+        while isinstance(node, (dict, list)) and node and (not path or chance.random() < 0.8):
+            key = chance.choice(list(node) if isinstance(node, dict) else range(len(node)))
+            path.append((node, key))
+            node = node[key]
+        if path:
+            parent, key = path[-1]
+            if chance.random() < 0.2:
+                del parent[key]
+            elif isinstance(parent, list) and chance.random() < 0.2:
+                parent.append(parent[key])
+            else:
+                parent[key] = chance.choice(ODD)
+    return content
 
 
 def _replace_number(out: bytearray, chance: random.Random) -> None:

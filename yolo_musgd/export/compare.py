@@ -16,6 +16,7 @@ from yolo_musgd.edge import options
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import Folder, read_text
 from yolo_musgd.edge.result import Result
+from yolo_musgd.settings import is_finite
 from yolo_musgd.tables import BLUE, GREEN, GREY, INK, markdown_table, plot_text, write_png
 
 BENCH, VAL = ("yolo-musgd/bench/2", "yolo-musgd/bench/1"), "yolo-musgd/val/1"  # newest first
@@ -88,9 +89,23 @@ def rows_of(benches: Sequence[dict[str, Any]], vals: Sequence[dict[str, Any]]) -
     try:
         rows = [_row(bench, run, vals) for bench in benches for run in bench["runs"]]
         rows += [_row_of_predictions(val) for val in vals if "stated" in val]
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"a report lacks a field: {error}; was it edited or cut short?") from error
+        for row in rows:
+            _check(row)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(f"a report lacks a field: {told}; was it edited or cut short?") from error
     return sorted(rows, key=lambda row: math.inf if row.p50_ms is None else row.p50_ms)
+
+
+def _check(row: Row) -> None:
+    """Raise a TypeError for figures that are no numbers, and texts that are none."""
+    for name, value in row._asdict().items():
+        if name in ("p50_ms", "p99_ms", "fps", "watts", "joules", "map50_95"):
+            right = value is None or (isinstance(value, (int, float)) and is_finite(value))
+        else:
+            right = isinstance(value, (str, int)) or value is None
+        if not right:
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
 
 
 def _row_of_predictions(val: dict[str, Any]) -> Row:

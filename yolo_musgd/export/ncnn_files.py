@@ -45,6 +45,8 @@ class _Reader:
         self.data, self.at = data, 0
 
     def floats(self, count: int) -> np.ndarray:
+        if count < 0:
+            raise ValueError(f"{count} weights")
         values = np.frombuffer(self.data, "<f4", count, self.at)
         self.at += 4 * count
         return values
@@ -56,6 +58,8 @@ class _Reader:
             return self.floats(count)
         if tag != TAG_HALF:
             raise ValueError(f"weights of an unknown kind (tag {tag:#x}); is it quantized already?")
+        if count < 0:
+            raise ValueError(f"{count} weights")
         values = np.frombuffer(self.data, "<f2", count, self.at).astype(np.float32)
         self.at += (2 * count + 3) // 4 * 4  # padded to four bytes
         return values
@@ -70,7 +74,7 @@ def read_network(folder: Path) -> list[Layer]:
     try:
         lines = (folder / "model.ncnn.param").read_text(encoding="utf-8").splitlines()
         reader = _Reader((folder / "model.ncnn.bin").read_bytes())
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"model={folder} is not a folder that yolo export format=ncnn made: {error}") from error
     layers = []
     try:
@@ -83,7 +87,7 @@ def read_network(folder: Path) -> list[Layer]:
             layers.append(layer)
         if reader.at != len(reader.data):
             raise ValueError(f"{len(reader.data) - reader.at} bytes of the weights belong to no layer")
-    except (ValueError, IndexError, struct.error) as error:
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
         raise UserError(
             f"model={folder} cannot be quantized: {error}; export it again: yolo export format=ncnn"
         ) from error

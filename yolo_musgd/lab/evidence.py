@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yolo_musgd.lab.process import RESULTS
+from yolo_musgd.settings import is_finite
 
 IDENTITY = {"data": str, "model": str, "args": dict, "versions": dict}
 NUMBERS = (
@@ -81,7 +81,7 @@ def _rows(content: bytes) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value))
 
 
 def _is_numeric(text: str) -> bool:

@@ -111,12 +111,24 @@ def hash_outputs(step: Step, folder: Path) -> dict[str, str]:
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """The record of a finished step, None where there is none."""
+    """The record of a finished step, None where there is none, or one that was harmed: then the step is done anew."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) and {"inputs", "outputs"} <= content.keys() else None
+    return content if _is_record(content) else None
+
+
+def _is_record(content: Any) -> bool:
+    if not isinstance(content, dict) or not isinstance(content.get("outputs"), dict):
+        return False
+    inputs = content.get("inputs")
+    if not isinstance(inputs, dict):
+        return False
+    words = inputs.get("words") or []
+    parts = (inputs.get(name) or {} for name in ("inputs", "outside", "before", "versions"))
+    listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return listed and all(isinstance(part, dict) for part in parts)
 
 
 def why_not_done(key: Mapping[str, Any], folder: Path) -> str | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,9 @@ def read_report(path: str) -> tuple[float, float]:
         report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         names = (report["model"]["file"], report.get("label"), report["settings"].get("model"))
         time = float(report["runs"][0]["latency_ms"]["infer"]["p50"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        if not 0 < time < math.inf:
+            raise ValueError(time)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"table: {file} is not a bench report with a run in it ({type(error).__name__})") from error
     found = next((m for n in names if n and (m := _NAME.search(str(n)))), None)
     if found is None:

@@ -157,11 +157,13 @@ class Settings:
         return parse(cls, args)
 
     def check_files(self) -> None:
-        """Refuse models and data sets that are nowhere, which needs neither torch nor ultralytics.
+        """Refuse a place for results that is none, and models and data sets that are nowhere, before torch is loaded.
 
         Raises:
-            UserError: see `yolo_musgd.resources.check_file`.
+            UserError: see `check_parent` and `yolo_musgd.resources.check_file`.
         """
+        if hasattr(self, "project"):
+            check_parent(self.project, getattr(self, "name", None))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata["file"] and value:

@@ -64,7 +64,7 @@ def test_a_name_is_of_one_folder(here, capsys, tiny_data, words, name):
         ([*COMPARE, "tune={lr0: [1,2], trials: 100000000}"], "trials must be in [1, 10000]"),
         ([*COMPARE, f"optimizers=[{{optimizer: SGD, grid: {{lr0: {MANY}, momentum: {MANY}}}}}]"], "40000 points"),
         ([*COMPARE, "threads=100000000"], "threads must be in"),
-        ([*COMPARE, f"cfg={LONG}"], "File name too long"),
+        ([*COMPARE, f"protocol={LONG}"], "File name too long"),
         ([*COMPARE, f"project={LONG}"], "cannot hold results"),
         (["compare", f"data={LONG}.yaml"], "too long"),
         (["steptime", "device=foo"], "device=foo"),

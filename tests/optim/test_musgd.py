@@ -176,7 +176,7 @@ def test_a_non_finite_gradient_skips_the_step_and_is_counted(backend, poison):
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_the_skip_decided_on_the_device_equals_the_one_decided_on_the_host(nesterov, decoupled):
     """What a GPU does without waiting, run on the CPU: betas and the finite flag stay tensors."""
-    from yolo_musgd.optim.kernels import Hyper, update_foreach, update_single
+    from yolo_musgd.optim.kernels import Hyper, update, update_single
 
     hyper = Hyper(lr=0.1, weight_decay=0.01, nesterov=nesterov, decoupled_decay=decoupled)
     params, twin = make_params(), make_params()
@@ -185,13 +185,13 @@ def test_the_skip_decided_on_the_device_equals_the_one_decided_on_the_host(neste
     set_grads(params, 0)
     grads = [p.grad for p in params]
     with torch.no_grad():
-        update_foreach(params, grads, velocities, betas, hyper, torch.tensor(1.0))
+        update(params, grads, velocities, betas, hyper, torch.tensor(1.0))
         update_single(twin, grads, twin_velocities, betas.tolist(), hyper)
         for a, b in zip(params + velocities, twin + twin_velocities, strict=True):
             torch.testing.assert_close(a, b)
         before = [t.clone() for t in params + velocities]
         grads[0].view(-1)[0] = float("nan")
-        update_foreach(params, grads, velocities, betas, hyper, torch.tensor(0.0))
+        update(params, grads, velocities, betas, hyper, torch.tensor(0.0))
     assert all(torch.equal(a, b) for a, b in zip(params + velocities, before, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Momentum-SGD updates with one momentum coefficient per tensor: single-tensor, foreach and fused back ends.
+"""Momentum-SGD updates with one momentum coefficient per tensor: single-tensor, foreach, fused, and flat for a device.
 
 All of them compute, for parameter p, gradient g, velocity v and momentum beta,
 
@@ -19,6 +19,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+from yolo_musgd.optim.flat import flatten, spread, unflatten
 
 BACKENDS = ("auto", "single", "foreach", "fused")
 Coefficients = list[float] | Tensor  # one a tensor: on the host, or on the device where a copy would be a sync
@@ -115,15 +117,24 @@ def update(
 ) -> None:
     """One step of these tensors by the back end that is asked for, or by the fastest; arguments of the functions below.
 
-    On a device only foreach can skip a step without waiting.
+    On a device there is one way only, the one that can skip a step without waiting.
     """
     dtypes = {p.dtype for p in params}
+    if finite is not None and len(dtypes) == 1:
+        update_flat(params, grads, buffers, betas, hyper, finite)
+        return
+    if finite is not None:
+        single = isinstance(betas, Tensor) and betas.ndim == 0
+        for dtype in dtypes:
+            here = [i for i, p in enumerate(params) if p.dtype == dtype]
+            own = betas if single else torch.stack([torch.as_tensor(betas[i]) for i in here])
+            ps, gs, vs = ([x[i] for i in here] for x in (params, grads, buffers))
+            update_flat(ps, gs, vs, own, hyper, finite)
+        return
     if backend in ("auto", "fused"):
         fused = not hyper.lr_in_velocity and all(fused_available(params[0].device.type, d) for d in dtypes)
         backend = "fused" if fused else "single"
-    if finite is not None:
-        update_foreach(params, grads, buffers, betas, hyper, finite)
-    elif backend == "single" or len(dtypes) > 1:
+    if backend == "single" or len(dtypes) > 1:
         update_single(params, grads, buffers, betas, hyper)
     elif backend == "foreach":
         update_foreach(params, grads, buffers, betas, hyper)
@@ -152,36 +163,14 @@ def update_single(
 
 
 def update_foreach(
-    params: list[Tensor],
-    grads: list[Tensor],
-    buffers: list[Tensor],
-    betas: Coefficients,
-    hyper: Hyper,
-    finite: Tensor | None = None,
+    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], betas: Coefficients, hyper: Hyper
 ) -> None:
-    """All tensors at once, few launches.
-
-    Args:
-        params: parameters, changed in place.
-        grads: gradients, only read.
-        buffers: velocities, changed in place.
-        betas: (len(params),), numbers or a tensor; one number for all (a 0-d tensor) is the fast path on a GPU.
-        hyper: hyper-parameters.
-        finite: 0-d, 1 to update and 0 to leave parameters and velocities as they are, decided on the device;
-            None always updates.
-    """
+    """All tensors at once; betas (len(params),), numbers or a tensor."""
     lr, wd = hyper.lr, hyper.weight_decay
-    if finite is not None:  # a skipped step keeps the velocity: beta is 1 and every gradient counts as 0
-        betas = torch.where(finite > 0, torch.as_tensor(betas, device=finite.device), 1.0)
     if wd and hyper.decoupled_decay:
-        if finite is None:
-            torch._foreach_mul_(params, 1 - lr * wd)
-        else:
-            torch._foreach_mul_(params, (1 - lr * wd * finite).to(params[0].dtype))
+        torch._foreach_mul_(params, 1 - lr * wd)
     elif wd:
         grads = list(torch._foreach_add(grads, params, alpha=wd))
-    if finite is not None:
-        grads = zero_unless(finite, grads)
     scale = lr if hyper.lr_in_velocity else 1
     factors = _factors(betas, buffers[0].dtype)
     torch._foreach_mul_(buffers, factors)
@@ -194,9 +183,43 @@ def update_foreach(
     else:
         updates = list(torch._foreach_mul(buffers, factors))
         torch._foreach_add_(updates, grads, alpha=scale)
-    if finite is not None:
-        updates = list(torch._foreach_mul(updates, finite.to(params[0].dtype)))
     torch._foreach_add_(params, updates, alpha=-1.0 if hyper.lr_in_velocity else -lr)
+
+
+def update_flat(
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    betas: Coefficients,
+    hyper: Hyper,
+    finite: Tensor,
+) -> None:
+    """All tensors as one vector, a few launches however many there are, and no value asked for.
+
+    Args:
+        params: parameters of one type, changed in place.
+        grads: gradients, only read.
+        buffers: velocities, changed in place.
+        betas: (len(params),), numbers or a tensor, or a 0-d tensor for all.
+        hyper: hyper-parameters.
+        finite: 0-d, 1 to update and 0 to leave parameters and velocities as they are, decided on the device.
+    """
+    lr, wd, dtype, sizes = hyper.lr, hyper.weight_decay, params[0].dtype, [p.numel() for p in params]
+    g = flatten(grads)
+    if wd and hyper.decoupled_decay:
+        torch._foreach_mul_(params, (1 - lr * wd * finite).to(dtype))
+    elif wd:
+        g.add_(flatten(params), alpha=wd)
+    # A skipped step keeps the velocity: beta is 1 and every gradient counts as 0.
+    g = torch.where(finite > 0, g, g.new_zeros(()))
+    kept = torch.where(finite > 0, torch.as_tensor(betas, device=g.device), 1.0).to(dtype)
+    past = spread(kept, torch.tensor(sizes).to(g.device, non_blocking=True), sum(sizes))
+    if hyper.lr_in_velocity:
+        g.mul_(lr)
+    v = flatten(buffers).mul_(past).add_(g)
+    torch._foreach_copy_(buffers, unflatten(v, buffers))
+    step = (torch.addcmul(g, v, past) if hyper.nesterov else v).mul_(finite.to(dtype))
+    torch._foreach_add_(params, unflatten(step, params), alpha=-1.0 if hyper.lr_in_velocity else -lr)
 
 
 def _factors(betas: Coefficients, dtype: torch.dtype) -> Any:
@@ -205,12 +228,6 @@ def _factors(betas: Coefficients, dtype: torch.dtype) -> Any:
         betas = betas.to(dtype)
         return betas if betas.ndim == 0 else list(betas.unbind())
     return betas[0] if len(set(betas)) == 1 else betas
-
-
-def zero_unless(finite: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors, or zeros of the same layout where ``finite`` is 0: NaN * 0 would stay NaN."""
-    zero = finite.new_zeros((), dtype=tensors[0].dtype)
-    return [torch.where(finite > 0, t, zero) for t in tensors]
 
 
 def update_fused(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from operator import is_
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from yolo_musgd.optim.checks import Wanted, wide_dtype
-from yolo_musgd.optim.kernels import zero_unless
+from yolo_musgd.optim.device_steps import Bucket, advance, blocks, orthogonalized, pieces, plan_buckets
+from yolo_musgd.optim.flat import unflatten
 from yolo_musgd.optim.muon_update import (
     Chunk,
     advance_momentum,
@@ -29,6 +30,7 @@ from yolo_musgd.optim.settings import MuonSettings
 MOMENTUM, ROWS, SGD_MOMENTUM = "exp_avg", "exp_avg_sq", "momentum_buffer"
 
 
+C = TypeVar("C", bound=Chunk)
 _KEYS = tuple(name for name in MuonSettings.names() if name != "muon_rest")
 
 
@@ -52,7 +54,7 @@ class MatrixSteps:
     def __init__(self, exclude: Collection[Tensor]):
         self.exclude = set(exclude)
         self.update_rms: list[Tensor] = []
-        self._plans: dict[int, list[Chunk]] = {}
+        self._plans: dict[int, Sequence[Chunk]] = {}
         self._planned: dict[int, tuple[Any, ...]] = {}  # what each plan was made for
         self._generators: dict[torch.device, torch.Generator] = {}
 
@@ -118,26 +120,39 @@ class MatrixSteps:
             number: place of the group among the optimizer's, under which its plan is kept.
         """
         settings = muon_settings(group)
-        own = list(betas.expand(len(params)).unbind()) if isinstance(betas, Tensor) else betas
-        count = group["muon_step"] = int(group.get("muon_step", 0)) + 1
-        mu = settings.muon_momentum or float(group["momentum"])
+        group["muon_step"] = int(group.get("muon_step", 0)) + 1
         ranks = dist.get_world_size() if settings.muon_shard and _distributed() else 1
+        if finite is not None:
+            shared = torch.as_tensor(betas).to(finite.device) if isinstance(betas, list) else betas
+            self._step_ahead(group, settings, params, grads, states, finite, shared, number, ranks)
+        else:
+            own = list(betas.expand(len(params)).unbind()) if isinstance(betas, Tensor) else betas
+            self._step(group, settings, params, grads, states, own, number, ranks)
+
+    def _step(
+        self,
+        group: dict[str, Any],
+        settings: MuonSettings,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Any]],
+        betas: list[Any] | None,
+        number: int,
+        ranks: int,
+    ) -> None:
+        """Chunk by chunk, while one is in the cache: for a CPU."""
+        mu = settings.muon_momentum or float(group["momentum"])
         waiting: list[tuple[Chunk, list[Tensor] | None]] = []
-        for chunk in self._chunks(number, params, settings, ranks):
+        for chunk in self._plan(number, params, settings, ranks, plan_chunks):
             mine = ranks == 1 or chunk.owner == dist.get_rank()
-            due = count % settings.muon_every == chunk.turn
+            due = group["muon_step"] % settings.muon_every == chunk.turn
             batches = []
             for part in chunk.parts:
                 g = [grads[i] for i in part.index]
                 if g[0].dtype != (wide := wide_dtype(g[0].dtype)):
                     g = [x.to(wide) for x in g]
                 buffers = [self.buffers(group, params[i], states[i]) for i in part.index]
-                past = None if own is None else [own[i] for i in part.index]
-                if finite is not None and past is None:  # m <- m to the last bit, whatever the gradient holds
-                    g = [torch.where(finite > 0, a, b.to(a.dtype)) for a, b in zip(g, buffers, strict=True)]
-                elif finite is not None and past is not None:
-                    g = zero_unless(finite, g)
-                    past = [torch.where(finite > 0, beta, 1.0).to(g[0].dtype) for beta in past]
+                past = None if betas is None else [betas[i] for i in part.index]
                 momenta = advance_momentum(g, buffers, mu, past, self._generator(settings, g[0].device))
                 if due and mine:
                     nesterov = settings.muon_nesterov
@@ -148,9 +163,9 @@ class MatrixSteps:
             if ranks > 1:
                 waiting.append((chunk, results))
             else:
-                self._apply(chunk, cast("list[Tensor]", results), group, settings, params, states, finite)
+                self._apply(chunk, cast("list[Tensor]", results), group, settings, params, states)
         for chunk, results in waiting:
-            self._apply(chunk, _broadcast(chunk, results, params), group, settings, params, states, finite)
+            self._apply(chunk, _broadcast(chunk, results, params), group, settings, params, states)
 
     def _apply(
         self,
@@ -160,32 +175,118 @@ class MatrixSteps:
         s: MuonSettings,
         params: list[Tensor],
         states: list[dict[str, Any]],
-        finite: Tensor | None,
     ) -> None:
         """Step the parameters of a chunk along the orthogonalised updates."""
-        lr = float(group["lr"]) * group["muon_lr"] * s.muon_every
-        decay = lr * s.muon_decay * group["weight_decay"]
+        lr, decay = _rates(group, s)
         for part, result in zip(chunk.parts, results, strict=True):
             targets = [params[i] for i in part.index]
             if s.muon_rows:
-                number = (int(group["muon_step"]) - chunk.turn) // s.muon_every + (chunk.turn > 0)
-                result = _even_rows(result, [states[i][ROWS] for i in part.index], s.muon_rows, number, finite)
+                result = _even_rows(result, [states[i][ROWS] for i in part.index], s, group, chunk)
             factor = lr * s.muon_share * update_scale(part.shape, s.muon_scale)
             rms = torch.linalg.vector_norm(result.flatten(1), dim=1, dtype=torch.float32)
             self.update_rms.append(rms.mul_(factor / result[0].numel() ** 0.5))
-            if finite is not None:
-                result = torch.where(finite > 0, result, torch.zeros_like(result))
             if decay:
-                keep = 1 - decay if finite is None else (1 - decay * finite).to(targets[0].dtype)
-                torch._foreach_mul_(targets, keep)
+                torch._foreach_mul_(targets, 1 - decay)
             torch._foreach_add_(targets, list(part.slots(result)), alpha=-factor)
 
-    def _chunks(self, number: int, params: list[Tensor], settings: MuonSettings, ranks: int) -> list[Chunk]:
+    def _step_ahead(
+        self,
+        group: dict[str, Any],
+        settings: MuonSettings,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Any]],
+        finite: Tensor,
+        betas: Tensor | None,
+        number: int,
+        ranks: int,
+    ) -> None:
+        """In few launches and without a value that the host would wait for: for a device."""
+        mu = settings.muon_momentum or float(group["momentum"])
+        for block in blocks(self._plan(number, params, settings, ranks, plan_buckets)):
+            index = [i for bucket in block for i in bucket.index]
+            here = [params[i] for i in index]
+            momenta = [self.buffers(group, params[i], states[i]) for i in index]
+            own = betas
+            if betas is not None and betas.ndim:
+                own = betas.index_select(0, torch.tensor(index).to(betas.device, non_blocking=True))
+            generator = self._generator(settings, finite.device)
+            mine = [grads[i] for i in index]
+            vector = advance(here, mine, momenta, own, settings, mu, finite, generator)
+            due = self._orthogonalize(block, vector, group, settings, states, finite, ranks)
+            self._walk(here, vector, due, group, settings, finite)
+
+    def _orthogonalize(
+        self,
+        block: list[Bucket],
+        vector: Tensor,
+        group: dict[str, Any],
+        settings: MuonSettings,
+        states: list[dict[str, Any]],
+        finite: Tensor,
+        ranks: int,
+    ) -> list[int]:
+        """Replace the updates in the vector by orthogonalised ones; returns the places of those whose turn it is."""
+        due: list[int] = []
+        results, start, place = [], 0, 0
+        for bucket in block:
+            if group["muon_step"] % settings.muon_every == bucket.turn:
+                if ranks == 1 or bucket.owner == dist.get_rank():
+                    result = orthogonalized(bucket, vector, start, settings)
+                else:
+                    shape = (len(bucket.index), bucket.side, bucket.width)
+                    result = torch.empty(shape, dtype=bucket.kernel.dtype, device=vector.device)
+                results.append((bucket, start, result))
+                due += range(place, place + len(bucket.index))
+            place += len(bucket.index)
+            start += sum(len(part.index) * part.shape.numel() for part in bucket.parts)
+        for bucket, start, result in results:
+            if ranks > 1:
+                dist.broadcast(result, bucket.owner)
+            slots = zip(bucket.parts, bucket.slots(result), pieces(bucket, vector, start), strict=True)
+            for part, found, piece in slots:
+                if settings.muon_rows:
+                    found = _even_rows(found, [states[i][ROWS] for i in part.index], settings, group, bucket, finite)
+                piece.copy_(found)
+        return due
+
+    def _walk(
+        self,
+        params: list[Tensor],
+        vector: Tensor,
+        due: list[int],
+        group: dict[str, Any],
+        s: MuonSettings,
+        finite: Tensor,
+    ) -> None:
+        """Step those parameters of a block whose turn it is along the orthogonalised updates in the vector."""
+        if not due:
+            return
+        lr, decay = _rates(group, s)
+        steps = unflatten(torch.where(finite > 0, vector, vector.new_zeros(())), params)
+        chosen, targets = ([x[i] for i in due] for x in (steps, params))
+        torch._foreach_mul_(chosen, [lr * s.muon_share * update_scale(p.shape, s.muon_scale) for p in targets])
+        lengths = list(torch._foreach_norm(chosen))
+        torch._foreach_div_(lengths, [p.numel() ** 0.5 for p in targets])
+        self.update_rms.append(torch.stack(lengths))
+        if decay:
+            torch._foreach_mul_(targets, (1 - decay * finite).to(targets[0].dtype))
+        torch._foreach_add_(targets, chosen, alpha=-1)
+
+    def _plan(
+        self,
+        number: int,
+        params: list[Tensor],
+        settings: MuonSettings,
+        ranks: int,
+        make: Callable[[Sequence[Tensor], MuonSettings, int], list[C]],
+    ) -> list[C]:
+        """The chunks or buckets of a param group; kept as long as it holds the same parameters."""
         known, *same = self._planned.get(number, ([], None))
-        if same != [settings, ranks] or len(known) != len(params) or not all(map(is_, known, params)):
-            self._planned[number] = (params, settings, ranks)
-            self._plans[number] = plan_chunks(params, settings, ranks)
-        return self._plans[number]
+        if same != [settings, ranks, make] or len(known) != len(params) or not all(map(is_, known, params)):
+            self._planned[number] = (params, settings, ranks, make)
+            self._plans[number] = make(params, settings, ranks)
+        return cast("list[C]", self._plans[number])
 
     def _generator(self, settings: MuonSettings, device: torch.device) -> torch.Generator | None:
         """Random bits of the rounding: a stream of its own, so that it does not disturb the data loader's."""
@@ -196,10 +297,24 @@ class MatrixSteps:
         return self._generators[device]
 
 
-def _even_rows(result: Tensor, means: list[Tensor], decay: float, number: int, finite: Tensor | None) -> Tensor:
+def _rates(group: dict[str, Any], settings: MuonSettings) -> tuple[float, float]:
+    """Learning rate of a group's matrices, and what a step takes off them by decay."""
+    lr = float(group["lr"]) * group["muon_lr"] * settings.muon_every
+    return lr, lr * settings.muon_decay * group["weight_decay"]
+
+
+def _even_rows(
+    result: Tensor,
+    means: list[Tensor],
+    settings: MuonSettings,
+    group: dict[str, Any],
+    chunk: Chunk,
+    finite: Tensor | None = None,
+) -> Tensor:
     """NorMuon's normalisation of a batch; ``means`` are the running mean squares, changed in place."""
+    number = (int(group["muon_step"]) - chunk.turn) // settings.muon_every + (chunk.turn > 0)
     stacked = torch.stack(means)
-    result = normalize_rows(result, stacked, decay, number)
+    result = normalize_rows(result, stacked, settings.muon_rows, number)
     if finite is not None:
         stacked = torch.where(finite > 0, stacked, torch.stack(means))
     torch._foreach_copy_(means, list(stacked.unbind(0)))

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolo_musgd.optim.flat import is_nhwc
 from yolo_musgd.optim.kernel_plan import CHUNK_ELEMENTS, Plan, choose_kernels, iteration_flops, make_plan
 from yolo_musgd.optim.orthogonalize import Kernel, Step, newton_schulz, ns_coefficients, svd_orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
@@ -114,7 +115,7 @@ def plan_chunks(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1
         settings: decides kernel and coefficients.
         ranks: processes; every one must call this with the same shapes in the same order.
     """
-    coefficients = _coefficients(settings)
+    coefficients = iteration(settings)
     families: dict[tuple[Any, ...], dict[tuple[torch.Size, bool], list[int]]] = {}
     for device in {p.device for p in params}:
         here = [i for i, p in enumerate(params) if p.device == device]
@@ -122,19 +123,18 @@ def plan_chunks(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1
         kernels = choose_kernels(counts, device, coefficients, settings.muon_precision)
         for i in here:
             p = params[i]
-            nhwc = p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
             matrix = flat_shape(p.shape)
             family = families.setdefault((str(device), p.dtype, min(matrix), kernels[matrix]), {})
-            family.setdefault((p.shape, nhwc), []).append(i)
+            family.setdefault((p.shape, is_nhwc(p)), []).append(i)
     chunks = []
     for (device_name, _, _, kernel), family in families.items():
         limit = CHUNK_ELEMENTS if device_name == "cpu" else 16 * CHUNK_ELEMENTS
         for parts in _fill(family, limit):
             flops = sum(len(q.index) * iteration_flops(*q.matrix, coefficients, kernel.restarts) for q in parts)
             chunks.append(Chunk(tuple(parts), kernel, flops))
-    for chunk, owner in zip(chunks, _share_out(chunks, ranks), strict=True):
+    for chunk, owner in zip(chunks, share_out(chunks, ranks), strict=True):
         chunk.owner = owner
-    for chunk, turn in zip(chunks, _share_out(chunks, settings.muon_every), strict=True):
+    for chunk, turn in zip(chunks, share_out(chunks, settings.muon_every), strict=True):
         chunk.turn = turn
     return chunks
 
@@ -156,7 +156,7 @@ def _fill(family: dict[tuple[torch.Size, bool], list[int]], limit: int) -> list[
     return chunks
 
 
-def _share_out(chunks: list[Chunk], parts: int) -> list[int]:
+def share_out(chunks: Sequence[Chunk], parts: int) -> list[int]:
     """The part that each chunk goes to: largest chunk first, always to the part with least work."""
     load = [0] * parts
     out = [0] * len(chunks)
@@ -166,7 +166,8 @@ def _share_out(chunks: list[Chunk], parts: int) -> list[int]:
     return out
 
 
-def _coefficients(settings: MuonSettings) -> tuple[Step, ...]:
+def iteration(settings: MuonSettings) -> tuple[Step, ...]:
+    """Coefficients of every step that the settings ask for."""
     if settings.muon_method == "svd":
         return ((1.0, 0.0, 0.0),)
     return ns_coefficients(settings.muon_method, settings.muon_steps)
@@ -176,14 +177,14 @@ def describe(params: Sequence[Tensor], settings: MuonSettings) -> Plan:
     """The plan for these parameters, to print."""
     shapes = [flat_shape(p.shape) for p in params]
     device = params[0].device if params else torch.device("cpu")
-    return make_plan(shapes, device, _coefficients(settings), settings.muon_precision)
+    return make_plan(shapes, device, iteration(settings), settings.muon_precision)
 
 
 def orthogonal_updates(batches: list[Tensor], kernel: Kernel, settings: MuonSettings) -> list[Tensor]:
     """Orthogonalise the batches (count, rows, columns) of one chunk; they are overwritten."""
     if settings.muon_method == "svd":
         return [svd_orthogonalize(batch).to(batch.dtype) for batch in batches]
-    return newton_schulz(batches, _coefficients(settings), kernel.restarts, settings.muon_method == "cubic")
+    return newton_schulz(batches, iteration(settings), kernel.restarts, settings.muon_method == "cubic")
 
 
 def normalize_rows(update: Tensor, mean_sq: Tensor, decay: float, step: int) -> Tensor:

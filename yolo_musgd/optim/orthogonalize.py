@@ -203,6 +203,29 @@ def newton_schulz(
     return X
 
 
+def few_launches(X: Tensor, coefficients: Sequence[Step]) -> Tensor:
+    """The standard kernel in three products a step and nothing else, for a device that products do not keep busy.
+
+    Args:
+        X: contiguous, (b, s, n) with s <= n, fp32 or bf16; overwritten.
+        coefficients: (a, b, c) per step.
+
+    Returns:
+        The orthogonalised batch, of the shape and type of ``X``; zero matrices stay zero.
+    """
+    wide = torch.float32 if X.device.type == "mps" else torch.float64  # squares of elements above 1e19 fit too
+    norm = torch.linalg.vector_norm(X, dim=(1, 2), keepdim=True, dtype=wide)
+    X = X.div_(norm.clamp_(math.sqrt(TINY), 3e38).float())
+    Y, R = torch.empty_like(X), X.new_empty(len(X), X.shape[1], X.shape[1])
+    P = torch.empty_like(R)
+    for a, b, c in coefficients:
+        torch.bmm(X, X.mT, out=R)
+        torch.baddbmm(R, R, R, beta=b, alpha=c, out=P)
+        torch.baddbmm(X, P, X, beta=a, out=Y)
+        X, Y = Y, X
+    return X
+
+
 def tame(X: Sequence[Tensor]) -> None:
     """Divide matrices (b, rows, columns) whose squares may leave fp32's range by their largest element, in place.
 

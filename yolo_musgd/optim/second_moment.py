@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from yolo_musgd.optim.checks import wide_dtype
-from yolo_musgd.optim.kernels import zero_unless
+from yolo_musgd.optim.flat import zero_unless
 
 SECOND_MOMENT, COUNT = "square_avg", "square_avg_steps"
 EPS = 1e-8

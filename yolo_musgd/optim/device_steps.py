@@ -1,0 +1,203 @@
+"""Muon's step on a device that runs ahead of the host: few launches instead of few operations.
+
+Starting a kernel costs a GPU as much as ten million multiplications, and a small network has a hundred matrices of
+thirty shapes. So momentum is advanced on one vector of all gradients (:mod:`yolo_musgd.optim.flat`), and matrices of
+several shapes are padded with zeros into one batch wherever that saves more launches than it adds work: zero rows and
+columns stay zero in every product, so padding changes no result.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolo_musgd.optim.checks import wide_dtype
+from yolo_musgd.optim.flat import flatten, is_nhwc, spread, unflatten
+from yolo_musgd.optim.kernel_plan import CHUNK_ELEMENTS, choose_kernels, iteration_flops
+from yolo_musgd.optim.kernels import in_layout_of
+from yolo_musgd.optim.muon_update import Chunk, Part, flat_shape, iteration, orthogonal_updates, share_out
+from yolo_musgd.optim.orthogonalize import Kernel, Step, few_launches
+from yolo_musgd.optim.settings import MuonSettings
+from yolo_musgd.optim.state import stochastic_round
+
+LIMIT = 16 * CHUNK_ELEMENTS  # elements of a batch, and of the vectors that are worked on at a time
+LAUNCH = 5e-6  # seconds that one costs the host, which is what a small network waits for
+# FLOP/s of large products, and the side at which half of that is reached: those of an A100, to be measured.
+RATE: dict[torch.dtype, tuple[float, float]] = {torch.float32: (15e12, 64), torch.bfloat16: (100e12, 256)}
+Shape = tuple[int, int]  # smaller side, larger side
+
+
+@dataclass
+class Bucket(Chunk):
+    """Matrices that are padded to one shape and orthogonalised together.
+
+    Attributes:
+        side: rows of the batch.
+        width: columns of the batch, at least as many; higher matrices lie on their side in it.
+    """
+
+    side: int = 0
+    width: int = 0
+
+    def slots(self, batch: Tensor) -> list[Tensor]:
+        """The places of each part's matrices in the batch (count, side, width), as views (count, rows, columns)."""
+        out, start = [], 0
+        for part in self.parts:
+            rows, columns = part.matrix
+            piece = batch[start : start + len(part.index)]
+            out.append(piece[:, :rows, :columns] if rows <= columns else piece[:, :columns, :rows].mT)
+            start += len(part.index)
+        return out
+
+
+def plan_buckets(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1) -> list[Bucket]:
+    """Put the parameters into buckets and share them out; the arguments are those of ``plan_chunks``."""
+    coefficients, buckets = iteration(settings), []
+    kinds: dict[tuple[Any, ...], dict[tuple[torch.Size, bool], list[int]]] = {}
+    for i, p in enumerate(params):
+        kinds.setdefault((p.device, p.dtype), {}).setdefault((p.shape, is_nhwc(p)), []).append(i)
+    for (device, _), parts in kinds.items():
+        counts = Counter({lying(key[0]): 0 for key in parts})
+        for key, index in parts.items():
+            counts[lying(key[0])] += len(index)
+        kernel = next(iter(choose_kernels(counts, device, coefficients, settings.muon_precision).values()))
+        exact = settings.muon_method == "svd"  # which costs what it costs, and more for every zero
+        groups = [[shape] for shape in counts] if exact else join(counts, coefficients, kernel)
+        for group in groups:
+            members = {key: index for key, index in parts.items() if lying(key[0]) in group}
+            side, width = (max(sizes) for sizes in zip(*group, strict=True))
+            if exact:  # a wide and a high matrix are two shapes to it
+                buckets += [b for key, index in members.items() for b in _fill({key: index}, side, width, kernel)]
+            else:
+                buckets += _fill(members, side, width, kernel)
+    for bucket in buckets:
+        bucket.flops = len(bucket.index) * iteration_flops(bucket.side, bucket.width, coefficients)
+    for bucket, owner in zip(buckets, share_out(buckets, ranks), strict=True):
+        bucket.owner = owner
+    for bucket, turn in zip(buckets, share_out(buckets, settings.muon_every), strict=True):
+        bucket.turn = turn
+    return buckets
+
+
+def lying(shape: Sequence[int]) -> Shape:
+    """Smaller and larger side of a flattened tensor."""
+    rows, columns = flat_shape(shape)
+    return min(rows, columns), max(rows, columns)
+
+
+def join(counts: Mapping[Shape, int], coefficients: Sequence[Step], kernel: Kernel) -> list[list[Shape]]:
+    """Shapes in groups, each padded to its largest sides: the two that gain most are joined until none gain.
+
+    Args:
+        counts: number of matrices of each shape.
+        coefficients: the iteration.
+        kernel: its precision decides what an operation costs.
+    """
+
+    def seconds(group: Sequence[Shape]) -> float:
+        side, width = (max(sizes) for sizes in zip(*group, strict=True))
+        peak, half = RATE[kernel.dtype]
+        flops: int = sum(counts[shape] for shape in group) * iteration_flops(side, width, coefficients)
+        rate: float = peak * side / (side + half)
+        return LAUNCH * (5 + 3 * len(coefficients)) + flops / rate
+
+    groups = [[shape] for shape in counts]
+    while len(groups) > 1:
+        gains = [(seconds(a) + seconds(b) - seconds(a + b), a, b) for a, b in combinations(groups, 2)]
+        gain, a, b = max(gains, key=lambda g: g[0])
+        if gain <= 0:
+            break
+        groups = [g for g in groups if g is not a and g is not b] + [a + b]
+    return groups
+
+
+def _fill(members: dict[tuple[torch.Size, bool], list[int]], side: int, width: int, kernel: Kernel) -> list[Bucket]:
+    """Buckets of at most ``LIMIT`` elements or of one matrix."""
+    most = max(1, LIMIT // (side * width))
+    everything = [(key, i) for key, index in members.items() for i in index]
+    buckets = []
+    for start in range(0, len(everything), most):
+        found: dict[tuple[torch.Size, bool], list[int]] = {}
+        for key, i in everything[start : start + most]:
+            found.setdefault(key, []).append(i)
+        parts = tuple(Part(tuple(index), shape, nhwc) for (shape, nhwc), index in found.items())
+        buckets.append(Bucket(parts, kernel, 0, side=side, width=width))
+    return buckets
+
+
+def blocks(buckets: Sequence[Bucket]) -> list[list[Bucket]]:
+    """Buckets of one device and type whose parameters are worked on as one vector."""
+    out: list[list[Bucket]] = []
+    room = 0
+    for bucket in buckets:
+        size = sum(len(part.index) * part.shape.numel() for part in bucket.parts)
+        if size > room or not out:
+            out.append([])
+            room = LIMIT
+        out[-1].append(bucket)
+        room -= size
+    return out
+
+
+def advance(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    betas: Tensor | None,
+    settings: MuonSettings,
+    mu: float,
+    finite: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Advance the momenta in place and return what is to be orthogonalised, as one vector in their order.
+
+    The formulas are those of :mod:`yolo_musgd.optim.muon_update`.
+
+    Args:
+        params: parameters, whose memory order the vector has.
+        grads: their gradients, only read.
+        momenta: changed in place, unless ``finite`` is 0.
+        betas: coefficient of each old momentum (n,) or of all (0-d); ``mu`` if None.
+        settings: of Muon.
+        mu: momentum coefficient; 1 - mu is the gradient's weight.
+        finite: 0-d, 1 or 0.
+        generator: random bits for momenta in bf16.
+    """
+    wide, sizes = wide_dtype(params[0].dtype), [p.numel() for p in params]
+    g = flatten([in_layout_of(p, g) for p, g in zip(params, grads, strict=True)]).to(wide)
+    m = flatten([in_layout_of(p, m) for p, m in zip(params, momenta, strict=True)]).to(wide)
+    kept = torch.where(finite > 0, mu if betas is None else betas, 1.0).to(wide)
+    past = spread(kept, torch.tensor(sizes).to(g.device, non_blocking=True), sum(sizes))
+    g = torch.where(finite > 0, g, g.new_zeros(()))
+    m.mul_(past).add_(g, alpha=1 - mu)
+    held = stochastic_round(m, generator) if settings.muon_state == "bfloat16" else m
+    torch._foreach_copy_(momenta, unflatten(held, params))
+    return torch.addcmul(g.mul_(1 - mu), m, past) if settings.muon_nesterov else m
+
+
+def orthogonalized(bucket: Bucket, vector: Tensor, start: int, settings: MuonSettings) -> Tensor:
+    """The bucket's matrices, which begin at ``start`` in the vector, orthogonalised: (count, side, width)."""
+    shape = (len(bucket.index), bucket.side, bucket.width)
+    batch = torch.zeros(shape, dtype=bucket.kernel.dtype, device=vector.device)
+    for slot, piece in zip(bucket.slots(batch), pieces(bucket, vector, start), strict=True):
+        slot.copy_(piece)
+    if settings.muon_method in ("svd", "cubic"):
+        return orthogonal_updates([batch], bucket.kernel, settings)[0]
+    return few_launches(batch, iteration(settings))
+
+
+def pieces(bucket: Bucket, vector: Tensor, start: int) -> list[Tensor]:
+    """Views (count, rows, columns) of each part's matrices in the vector."""
+    out = []
+    for part in bucket.parts:
+        count, (rows, columns) = len(part.index), part.matrix
+        end = start + count * rows * columns
+        out.append(vector[start:end].view(count, rows, columns))
+        start = end
+    return out

@@ -9,19 +9,20 @@ columns stay zero in every product, so padding changes no result.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from yolo_musgd.optim.checks import wide_dtype
 from yolo_musgd.optim.flat import flatten, is_nhwc, spread, unflatten
 from yolo_musgd.optim.kernel_plan import CHUNK_ELEMENTS, choose_kernels, iteration_flops
 from yolo_musgd.optim.kernels import in_layout_of
-from yolo_musgd.optim.muon_update import Chunk, Part, flat_shape, iteration, orthogonal_updates, share_out
+from yolo_musgd.optim.muon_update import Chunk, Part, flat_shape, iteration, orthogonal_updates, share_out, update_scale
 from yolo_musgd.optim.orthogonalize import Kernel, Step, few_launches
 from yolo_musgd.optim.settings import MuonSettings
 from yolo_musgd.optim.state import stochastic_round
@@ -44,6 +45,11 @@ class Bucket(Chunk):
 
     side: int = 0
     width: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Elements of the matrices themselves."""
+        return sum(len(part.index) * part.shape.numel() for part in self.parts)
 
     def slots(self, batch: Tensor) -> list[Tensor]:
         """The places of each part's matrices in the batch (count, side, width), as views (count, rows, columns)."""
@@ -136,12 +142,11 @@ def blocks(buckets: Sequence[Bucket]) -> list[list[Bucket]]:
     out: list[list[Bucket]] = []
     room = 0
     for bucket in buckets:
-        size = sum(len(part.index) * part.shape.numel() for part in bucket.parts)
-        if size > room or not out:
+        if bucket.elements > room or not out:
             out.append([])
             room = LIMIT
         out[-1].append(bucket)
-        room -= size
+        room -= bucket.elements
     return out
 
 
@@ -201,3 +206,81 @@ def pieces(bucket: Bucket, vector: Tensor, start: int) -> list[Tensor]:
         out.append(vector[start:end].view(count, rows, columns))
         start = end
     return out
+
+
+def orthogonalize_block(
+    block: Sequence[Bucket],
+    vector: Tensor,
+    settings: MuonSettings,
+    step: int,
+    ranks: int,
+    even: Callable[[Bucket, Part, Tensor], Tensor] | None = None,
+) -> list[int]:
+    """Replace the updates in a block's vector by orthogonalised ones, of the matrices whose turn it is.
+
+    Args:
+        block: buckets, in the order of the vector.
+        vector: from :func:`advance`; changed in place.
+        settings: of Muon.
+        step: number of this step, from 1.
+        ranks: processes, each of which does its own buckets and sends them to the others.
+        even: NorMuon's normalisation of a part's orthogonalised matrices.
+
+    Returns:
+        Their places among the block's matrices.
+    """
+    due: list[int] = []
+    results, start, place = [], 0, 0
+    for bucket in block:
+        if step % settings.muon_every == bucket.turn:
+            if ranks == 1 or bucket.owner == dist.get_rank():
+                result = orthogonalized(bucket, vector, start, settings)
+            else:
+                shape = (len(bucket.index), bucket.side, bucket.width)
+                result = torch.empty(shape, dtype=bucket.kernel.dtype, device=vector.device)
+            results.append((bucket, start, result))
+            due += range(place, place + len(bucket.index))
+        place += len(bucket.index)
+        start += bucket.elements
+    for bucket, start, result in results:
+        if ranks > 1:
+            dist.broadcast(result, bucket.owner)
+        for part, slot, piece in zip(bucket.parts, bucket.slots(result), pieces(bucket, vector, start), strict=True):
+            piece.copy_(even(bucket, part, slot) if even else slot)
+    return due
+
+
+def walk(
+    params: list[Tensor],
+    vector: Tensor,
+    due: Sequence[int],
+    settings: MuonSettings,
+    lr: float,
+    decay: float,
+    finite: Tensor,
+) -> Tensor:
+    """Step a block's parameters at the places ``due`` along the orthogonalised updates in the vector.
+
+    Args:
+        params: of the block, in the order of the vector.
+        vector: from :func:`orthogonalize_block`.
+        due: from there.
+        settings: of Muon.
+        lr: learning rate of matrices.
+        decay: what a step takes off them.
+        finite: 0-d, 0 to leave them as they are.
+
+    Returns:
+        RMS of each step, fp32.
+    """
+    steps = unflatten(torch.where(finite > 0, vector, vector.new_zeros(())), params)
+    chosen, targets = ([x[i] for i in due] for x in (steps, params))
+    torch._foreach_mul_(
+        chosen, [lr * settings.muon_share * update_scale(p.shape, settings.muon_scale) for p in targets]
+    )
+    lengths = list(torch._foreach_norm(chosen))
+    torch._foreach_div_(lengths, [p.numel() ** 0.5 for p in targets])
+    if decay:
+        torch._foreach_mul_(targets, (1 - decay * finite).to(targets[0].dtype))
+    torch._foreach_add_(targets, chosen, alpha=-1)
+    return torch.stack(lengths).float()

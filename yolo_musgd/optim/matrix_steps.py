@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import is_
 from typing import Any, TypeVar, cast
 
@@ -12,10 +12,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from yolo_musgd.optim.checks import Wanted, wide_dtype
-from yolo_musgd.optim.device_steps import Bucket, advance, blocks, orthogonalized, pieces, plan_buckets
-from yolo_musgd.optim.flat import unflatten
+from yolo_musgd.optim.device_steps import (
+    Bucket,
+    advance,
+    blocks,
+    orthogonalize_block,
+    plan_buckets,
+    walk,
+)
 from yolo_musgd.optim.muon_update import (
     Chunk,
+    Part,
     advance_momentum,
     gather,
     normalize_rows,
@@ -213,65 +220,13 @@ class MatrixSteps:
             generator = self._generator(settings, finite.device)
             mine = [grads[i] for i in index]
             vector = advance(here, mine, momenta, own, settings, mu, finite, generator)
-            due = self._orthogonalize(block, vector, group, settings, states, finite, ranks)
-            self._walk(here, vector, due, group, settings, finite)
-
-    def _orthogonalize(
-        self,
-        block: list[Bucket],
-        vector: Tensor,
-        group: dict[str, Any],
-        settings: MuonSettings,
-        states: list[dict[str, Any]],
-        finite: Tensor,
-        ranks: int,
-    ) -> list[int]:
-        """Replace the updates in the vector by orthogonalised ones; returns the places of those whose turn it is."""
-        due: list[int] = []
-        results, start, place = [], 0, 0
-        for bucket in block:
-            if group["muon_step"] % settings.muon_every == bucket.turn:
-                if ranks == 1 or bucket.owner == dist.get_rank():
-                    result = orthogonalized(bucket, vector, start, settings)
-                else:
-                    shape = (len(bucket.index), bucket.side, bucket.width)
-                    result = torch.empty(shape, dtype=bucket.kernel.dtype, device=vector.device)
-                results.append((bucket, start, result))
-                due += range(place, place + len(bucket.index))
-            place += len(bucket.index)
-            start += sum(len(part.index) * part.shape.numel() for part in bucket.parts)
-        for bucket, start, result in results:
-            if ranks > 1:
-                dist.broadcast(result, bucket.owner)
-            slots = zip(bucket.parts, bucket.slots(result), pieces(bucket, vector, start), strict=True)
-            for part, found, piece in slots:
-                if settings.muon_rows:
-                    found = _even_rows(found, [states[i][ROWS] for i in part.index], settings, group, bucket, finite)
-                piece.copy_(found)
-        return due
-
-    def _walk(
-        self,
-        params: list[Tensor],
-        vector: Tensor,
-        due: list[int],
-        group: dict[str, Any],
-        s: MuonSettings,
-        finite: Tensor,
-    ) -> None:
-        """Step those parameters of a block whose turn it is along the orthogonalised updates in the vector."""
-        if not due:
-            return
-        lr, decay = _rates(group, s)
-        steps = unflatten(torch.where(finite > 0, vector, vector.new_zeros(())), params)
-        chosen, targets = ([x[i] for i in due] for x in (steps, params))
-        torch._foreach_mul_(chosen, [lr * s.muon_share * update_scale(p.shape, s.muon_scale) for p in targets])
-        lengths = list(torch._foreach_norm(chosen))
-        torch._foreach_div_(lengths, [p.numel() ** 0.5 for p in targets])
-        self.update_rms.append(torch.stack(lengths))
-        if decay:
-            torch._foreach_mul_(targets, (1 - decay * finite).to(targets[0].dtype))
-        torch._foreach_add_(targets, chosen, alpha=-1)
+            even = None
+            if settings.muon_rows:
+                means = [state[ROWS] for state in states]
+                even = partial(_even_part, means=means, settings=settings, group=group, finite=finite)
+            due = orthogonalize_block(block, vector, settings, group["muon_step"], ranks, even)
+            if due:
+                self.update_rms.append(walk(here, vector, due, settings, *_rates(group, settings), finite))
 
     def _plan(
         self,
@@ -301,6 +256,19 @@ def _rates(group: dict[str, Any], settings: MuonSettings) -> tuple[float, float]
     """Learning rate of a group's matrices, and what a step takes off them by decay."""
     lr = float(group["lr"]) * group["muon_lr"] * settings.muon_every
     return lr, lr * settings.muon_decay * group["weight_decay"]
+
+
+def _even_part(
+    bucket: Bucket,
+    part: Part,
+    result: Tensor,
+    means: list[Tensor],
+    settings: MuonSettings,
+    group: dict[str, Any],
+    finite: Tensor,
+) -> Tensor:
+    """NorMuon's normalisation of a bucket's matrices of one shape; ``means`` are those of all matrices."""
+    return _even_rows(result, [means[i] for i in part.index], settings, group, bucket, finite)
 
 
 def _even_rows(

@@ -22,7 +22,7 @@ PARTS = ("tests", "steptime", "train")
 OPTIMIZERS = ("MuSGD", "auto", "SGD", "MuSGD-native")
 STEPS = (
     *("torch SGD foreach", "torch SGD fused", "torch AdamW fused", "torch Muon + SGD", "MuSGD-native"),
-    *("MuSGD", "MuSGD recorded", "MuSGD article", "MuonSGD", "MuonAdamW"),
+    *("MuSGD", "MuSGD graph", "MuSGD recorded", "MuSGD article", "MuonSGD", "MuonAdamW"),
 )
 EPOCHS = {"fine-tuned": 20, "scratch": 60}
 PACKAGES = "numpy matplotlib pillow pyyaml requests scipy psutil polars filelock jinja2 pytest pytest-timeout"

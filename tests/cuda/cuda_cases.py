@@ -23,6 +23,7 @@ OPTIMIZERS = {  # name -> (class, settings)
     "MuSGD shared": (MuSGD, {**FP32, "muon_share": 0.5, "muon_decay": 1.0}),
     "MuSGD every second": (MuSGD, {**FP32, "muon_every": 2}),
     "MuSGD polar": (MuSGD, {**FP32, "muon_method": "polar-express", "muon_steps": 4}),
+    "MuSGD graph": (MuSGD, {**FP32, "muon_graph": True}),
     "MuSGD cubic": (MuSGD, {**FP32, "muon_method": "cubic"}),
     "MuSGD svd": (MuSGD, {**FP32, "muon_method": "svd"}),
     "article": (MuSGD, {"orthogonalize": False}),

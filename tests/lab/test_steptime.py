@@ -1,4 +1,4 @@
-"""The step-time table: what it measures, and that it says None rather than guess; covers lab/clock.py."""
+"""The step-time table: what it measures, and that it says None rather than guess."""
 
 from __future__ import annotations
 

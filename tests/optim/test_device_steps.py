@@ -106,6 +106,33 @@ def test_padding_changes_no_result(method):
                 torch.testing.assert_close(matrix, wanted, rtol=2e-3, atol=2e-3)
 
 
+def test_a_graph_is_recorded_once_and_replayed_with_new_gradients(monkeypatch):
+    """What a CUDA graph does, on the CPU: the same work on the same memory."""
+    made = []
+
+    def recorded(work):
+        result = torch.empty_like(work())
+        made.append(work)
+        return lambda: result.copy_(work()), result
+
+    monkeypatch.setattr("yolo_musgd.optim.hybrid.runs_ahead", lambda device: True)
+    monkeypatch.setattr("yolo_musgd.optim.kernel_plan.runs_ahead", lambda device: True)
+    monkeypatch.setattr(device_steps, "can_record", lambda device: True)
+    monkeypatch.setattr(device_steps, "recorded", recorded)
+    ends = []
+    for graph in (False, True):
+        params = [nn.Parameter(t) for t in tensors()]
+        optimizer = MuSGD(params, muon_graph=graph)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        ends.append(params)
+        assert len(made) == (len(optimizer.matrices._plans[0]) if graph else 0)
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 def cost(group, counts, steps):
     """What ``join`` minimises, written out: a launch each, and products of the largest sides."""
     side, width = (max(s) for s in zip(*group, strict=True))

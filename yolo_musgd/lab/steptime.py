@@ -117,13 +117,13 @@ def ultralytics_groups(model: nn.Module, lr: float = 0.01, momentum: float = 0.9
     ]
 
 
-def as_trained(name: str, model: nn.Module) -> Optimizer:
-    """The optimizer that ``yolo train optimizer=<name>`` makes from the plugin's defaults."""
+def as_trained(name: str, model: nn.Module, **args: Any) -> Optimizer:
+    """The optimizer that ``yolo train optimizer=<name>`` makes from the plugin's defaults and these arguments."""
     from yolo_musgd.optim.registry import find
 
     build = find(name).build
     assert build is not None, f"{name} is the host's"
-    return build(ultralytics_groups(model), {}, model)
+    return build(ultralytics_groups(model), args, model)
 
 
 def contenders() -> dict[str, Builder]:
@@ -148,6 +148,7 @@ def contenders() -> dict[str, Builder]:
         "torch AdamW foreach": torch_optimizer(torch.optim.AdamW, lr=1e-3, foreach=True),
         "torch AdamW fused": torch_optimizer(torch.optim.AdamW, lr=1e-3, fused=True),
         "MuSGD": lambda m: [as_trained("MuSGD", m)],
+        "MuSGD graph": lambda m: [as_trained("MuSGD", m, muon_graph=True)],
         "MuSGD recorded": lambda m: [_Recorded(as_trained("MuSGD", m), m)],
         "MuSGD article": lambda m: [MuSGD(ultralytics_groups(m), orthogonalize=False)],
         "MuSGD article global": lambda m: [MuSGD(ultralytics_groups(m), orthogonalize=False, norm_scope="global")],

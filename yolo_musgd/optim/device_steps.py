@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -41,10 +42,12 @@ class Bucket(Chunk):
     Attributes:
         side: rows of the batch.
         width: columns of the batch, at least as many; higher matrices lie on their side in it.
+        graph: its iteration as a CUDA graph, with the batch that it reads and the one that it writes.
     """
 
     side: int = 0
     width: int = 0
+    graph: tuple[Callable[[], None], Tensor, Tensor] | None = None
 
     @property
     def elements(self) -> int:
@@ -189,12 +192,47 @@ def advance(
 def orthogonalized(bucket: Bucket, vector: Tensor, start: int, settings: MuonSettings) -> Tensor:
     """The bucket's matrices, which begin at ``start`` in the vector, orthogonalised: (count, side, width)."""
     shape = (len(bucket.index), bucket.side, bucket.width)
+    other = settings.muon_method in ("svd", "cubic")
+    if settings.muon_graph and can_record(vector.device) and not other:
+        if bucket.graph is None:
+            batch = torch.zeros(shape, dtype=bucket.kernel.dtype, device=vector.device)
+            bucket.graph = (*recorded(partial(few_launches, batch, iteration(settings))), batch)
+        replay, result, batch = bucket.graph
+        fill(bucket, batch.zero_(), vector, start)
+        replay()
+        return result
     batch = torch.zeros(shape, dtype=bucket.kernel.dtype, device=vector.device)
+    fill(bucket, batch, vector, start)
+    return (
+        orthogonal_updates([batch], bucket.kernel, settings)[0] if other else few_launches(batch, iteration(settings))
+    )
+
+
+def fill(bucket: Bucket, batch: Tensor, vector: Tensor, start: int) -> None:
+    """Copy the bucket's matrices into their places."""
     for slot, piece in zip(bucket.slots(batch), pieces(bucket, vector, start), strict=True):
         slot.copy_(piece)
-    if settings.muon_method in ("svd", "cubic"):
-        return orthogonal_updates([batch], bucket.kernel, settings)[0]
-    return few_launches(batch, iteration(settings))
+
+
+def can_record(device: torch.device) -> bool:
+    """Whether the device has graphs."""
+    return device.type == "cuda"
+
+
+def recorded(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """A CUDA graph of some work: what runs it again, and the tensor that then holds its result.
+
+    The work is done once before, on a stream of its own: libraries set themselves up outside of a graph.
+    """
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph.replay, result
 
 
 def pieces(bucket: Bucket, vector: Tensor, start: int) -> list[Tensor]:

@@ -84,6 +84,7 @@ class MuSGD(Hybrid):
         muon_state: momentum of matrices, ``float32`` (the parameter's type) or ``bfloat16``.
         muon_every: orthogonalise a matrix every so many steps, by a step as many times as long; >= 1.
         muon_adapt: beta_t on the momentum of matrices too.
+        muon_graph: on a CUDA device, replay the orthogonalisation as a CUDA graph.
         muon_shard: under DDP, each process orthogonalises its share of the matrices.
         exclude: matrices that SGD updates all the same.
         backend: ``single``, ``foreach``, ``fused`` (torch's kernel, CPU), or ``auto``: fused on the CPU where there is
@@ -127,6 +128,7 @@ class MuSGD(Hybrid):
         muon_state: str = "float32",
         muon_every: int = 1,
         muon_adapt: bool = True,
+        muon_graph: bool = False,
         muon_shard: bool = True,
         exclude: Collection[Tensor] = (),
         backend: str = "auto",

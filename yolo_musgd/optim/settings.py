@@ -77,6 +77,9 @@ class MuonSettings(Settings):
         "sgd", "what updates the rest in MuonSGD: sgd, or musgd with its beta_t", choices=("sgd", "musgd")
     )
     muon_adapt: bool = setting(False, "beta_t on the momentum of matrices too, see adapt_factor")
+    muon_graph: bool = setting(
+        False, "on a CUDA device, replay the orthogonalisation as a CUDA graph: one launch a batch of matrices"
+    )
     muon_shard: bool = setting(True, "under DDP, each process orthogonalises its share of the matrices")
 
     @classmethod

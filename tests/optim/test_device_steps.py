@@ -84,6 +84,8 @@ def test_three_products_a_step_are_the_same_iteration(method):
     found = few_launches(batch.clone(), ns_coefficients(method))
     torch.testing.assert_close(found, orthogonalize(batch, method), rtol=1e-4, atol=1e-4)
     assert not found[1].any()
+    for size in (1e-15, 1e30):  # squares of either leave fp32
+        torch.testing.assert_close(few_launches(batch * size, ns_coefficients(method)), found, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["quintic", "cubic", "svd"])

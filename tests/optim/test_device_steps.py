@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_musgd.optim import device_steps
-from yolo_musgd.optim.device_steps import Bucket, blocks, join, lying, orthogonalized, plan_buckets
+from yolo_musgd.optim.device_steps import Stack, blocks, join, lying, orthogonalized, plan_stacks
 from yolo_musgd.optim.flat import flatten, is_nhwc, spread, unflatten, zero_unless
 from yolo_musgd.optim.kernel_plan import iteration_flops
 from yolo_musgd.optim.musgd import MuSGD
@@ -93,16 +93,16 @@ def test_padding_changes_no_result(method):
     chosen = MuonSettings(muon_method=method, muon_precision="float32")
     params = tensors()
     index = tuple(range(len(params)))
-    parts = plan_buckets([nn.Parameter(p) for p in params], chosen)
+    parts = plan_stacks([nn.Parameter(p) for p in params], chosen)
     if method != "svd":  # all in one batch, however wasteful
-        found = [part for bucket in parts for part in bucket.parts]
-        parts = [Bucket(tuple(found), Kernel(), 0, side=64, width=80)]
+        found = [part for stack in parts for part in stack.parts]
+        parts = [Stack(tuple(found), Kernel(), 0, side=64, width=80)]
     assert sorted(i for b in parts for i in b.index) == list(index)
-    for bucket in parts:
-        vector = flatten([params[i] for i in bucket.index])
-        result = orthogonalized(bucket, vector, 0, chosen)
-        assert result.shape == (len(bucket.index), bucket.side, bucket.width)
-        for part, slot in zip(bucket.parts, bucket.slots(result), strict=True):
+    for stack in parts:
+        vector = flatten([params[i] for i in stack.index])
+        result = orthogonalized(stack, vector, 0, chosen)
+        assert result.shape == (len(stack.index), stack.side, stack.width)
+        for part, slot in zip(stack.parts, stack.slots(result), strict=True):
             for i, matrix in zip(part.index, slot, strict=True):
                 wanted = orthogonalize(params[i].flatten(1), method)
                 torch.testing.assert_close(matrix, wanted, rtol=2e-3, atol=2e-3)
@@ -161,11 +161,11 @@ def test_small_matrices_share_a_batch_and_large_ones_do_not():
 def test_blocks_and_batches_are_bounded(monkeypatch):
     monkeypatch.setattr(device_steps, "LIMIT", 4000)
     params = [nn.Parameter(t) for t in tensors()]
-    buckets = plan_buckets(params, MuonSettings())
-    for bucket in buckets:
-        assert len(bucket.index) * bucket.side * bucket.width <= 4000 or len(bucket.index) == 1
-    assert [b for block in blocks(buckets) for b in block] == buckets
-    assert len(blocks(buckets)) > 1
+    stacks = plan_stacks(params, MuonSettings())
+    for stack in stacks:
+        assert len(stack.index) * stack.side * stack.width <= 4000 or len(stack.index) == 1
+    assert [b for block in blocks(stacks) for b in block] == stacks
+    assert len(blocks(stacks)) > 1
 
 
 class Launches(TorchDispatchMode):

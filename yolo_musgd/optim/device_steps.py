@@ -36,7 +36,7 @@ Shape = tuple[int, int]  # smaller side, larger side
 
 
 @dataclass
-class Bucket(Chunk):
+class Stack(Chunk):
     """Matrices that are padded to one shape and orthogonalised together.
 
     Attributes:
@@ -65,9 +65,9 @@ class Bucket(Chunk):
         return out
 
 
-def plan_buckets(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1) -> list[Bucket]:
-    """Put the parameters into buckets and share them out; the arguments are those of ``plan_chunks``."""
-    coefficients, buckets = iteration(settings), []
+def plan_stacks(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1) -> list[Stack]:
+    """Put the parameters into stacks and share them out; the arguments are those of ``plan_chunks``."""
+    coefficients, stacks = iteration(settings), []
     kinds: dict[tuple[Any, ...], dict[tuple[torch.Size, bool], list[int]]] = {}
     for i, p in enumerate(params):
         kinds.setdefault((p.device, p.dtype), {}).setdefault((p.shape, is_nhwc(p)), []).append(i)
@@ -82,16 +82,16 @@ def plan_buckets(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 
             members = {key: index for key, index in parts.items() if lying(key[0]) in group}
             side, width = (max(sizes) for sizes in zip(*group, strict=True))
             if exact:  # a wide and a high matrix are two shapes to it
-                buckets += [b for key, index in members.items() for b in _fill({key: index}, side, width, kernel)]
+                stacks += [b for key, index in members.items() for b in _fill({key: index}, side, width, kernel)]
             else:
-                buckets += _fill(members, side, width, kernel)
-    for bucket in buckets:
-        bucket.flops = len(bucket.index) * iteration_flops(bucket.side, bucket.width, coefficients)
-    for bucket, owner in zip(buckets, share_out(buckets, ranks), strict=True):
-        bucket.owner = owner
-    for bucket, turn in zip(buckets, share_out(buckets, settings.muon_every), strict=True):
-        bucket.turn = turn
-    return buckets
+                stacks += _fill(members, side, width, kernel)
+    for stack in stacks:
+        stack.flops = len(stack.index) * iteration_flops(stack.side, stack.width, coefficients)
+    for stack, owner in zip(stacks, share_out(stacks, ranks), strict=True):
+        stack.owner = owner
+    for stack, turn in zip(stacks, share_out(stacks, settings.muon_every), strict=True):
+        stack.turn = turn
+    return stacks
 
 
 def lying(shape: Sequence[int]) -> Shape:
@@ -126,30 +126,30 @@ def join(counts: Mapping[Shape, int], coefficients: Sequence[Step], kernel: Kern
     return groups
 
 
-def _fill(members: dict[tuple[torch.Size, bool], list[int]], side: int, width: int, kernel: Kernel) -> list[Bucket]:
+def _fill(members: dict[tuple[torch.Size, bool], list[int]], side: int, width: int, kernel: Kernel) -> list[Stack]:
     """Buckets of at most ``LIMIT`` elements or of one matrix."""
     most = max(1, LIMIT // (side * width))
     everything = [(key, i) for key, index in members.items() for i in index]
-    buckets = []
+    stacks = []
     for start in range(0, len(everything), most):
         found: dict[tuple[torch.Size, bool], list[int]] = {}
         for key, i in everything[start : start + most]:
             found.setdefault(key, []).append(i)
         parts = tuple(Part(tuple(index), shape, nhwc) for (shape, nhwc), index in found.items())
-        buckets.append(Bucket(parts, kernel, 0, side=side, width=width))
-    return buckets
+        stacks.append(Stack(parts, kernel, 0, side=side, width=width))
+    return stacks
 
 
-def blocks(buckets: Sequence[Bucket]) -> list[list[Bucket]]:
+def blocks(stacks: Sequence[Stack]) -> list[list[Stack]]:
     """Buckets of one device and type whose parameters are worked on as one vector."""
-    out: list[list[Bucket]] = []
+    out: list[list[Stack]] = []
     room = 0
-    for bucket in buckets:
-        if bucket.elements > room or not out:
+    for stack in stacks:
+        if stack.elements > room or not out:
             out.append([])
             room = LIMIT
-        out[-1].append(bucket)
-        room -= bucket.elements
+        out[-1].append(stack)
+        room -= stack.elements
     return out
 
 
@@ -189,28 +189,26 @@ def advance(
     return torch.addcmul(g.mul_(1 - mu), m, past) if settings.muon_nesterov else m
 
 
-def orthogonalized(bucket: Bucket, vector: Tensor, start: int, settings: MuonSettings) -> Tensor:
-    """The bucket's matrices, which begin at ``start`` in the vector, orthogonalised: (count, side, width)."""
-    shape = (len(bucket.index), bucket.side, bucket.width)
+def orthogonalized(stack: Stack, vector: Tensor, start: int, settings: MuonSettings) -> Tensor:
+    """The stack's matrices, which begin at ``start`` in the vector, orthogonalised: (count, side, width)."""
+    shape = (len(stack.index), stack.side, stack.width)
     other = settings.muon_method in ("svd", "cubic")
     if settings.muon_graph and can_record(vector.device) and not other:
-        if bucket.graph is None:
-            batch = torch.zeros(shape, dtype=bucket.kernel.dtype, device=vector.device)
-            bucket.graph = (*recorded(partial(few_launches, batch, iteration(settings))), batch)
-        replay, result, batch = bucket.graph
-        fill(bucket, batch.zero_(), vector, start)
+        if stack.graph is None:
+            batch = torch.zeros(shape, dtype=stack.kernel.dtype, device=vector.device)
+            stack.graph = (*recorded(partial(few_launches, batch, iteration(settings))), batch)
+        replay, result, batch = stack.graph
+        fill(stack, batch.zero_(), vector, start)
         replay()
         return result
-    batch = torch.zeros(shape, dtype=bucket.kernel.dtype, device=vector.device)
-    fill(bucket, batch, vector, start)
-    return (
-        orthogonal_updates([batch], bucket.kernel, settings)[0] if other else few_launches(batch, iteration(settings))
-    )
+    batch = torch.zeros(shape, dtype=stack.kernel.dtype, device=vector.device)
+    fill(stack, batch, vector, start)
+    return orthogonal_updates([batch], stack.kernel, settings)[0] if other else few_launches(batch, iteration(settings))
 
 
-def fill(bucket: Bucket, batch: Tensor, vector: Tensor, start: int) -> None:
-    """Copy the bucket's matrices into their places."""
-    for slot, piece in zip(bucket.slots(batch), pieces(bucket, vector, start), strict=True):
+def fill(stack: Stack, batch: Tensor, vector: Tensor, start: int) -> None:
+    """Copy the stack's matrices into their places."""
+    for slot, piece in zip(stack.slots(batch), pieces(stack, vector, start), strict=True):
         slot.copy_(piece)
 
 
@@ -235,10 +233,10 @@ def recorded(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     return graph.replay, result
 
 
-def pieces(bucket: Bucket, vector: Tensor, start: int) -> list[Tensor]:
+def pieces(stack: Stack, vector: Tensor, start: int) -> list[Tensor]:
     """Views (count, rows, columns) of each part's matrices in the vector."""
     out = []
-    for part in bucket.parts:
+    for part in stack.parts:
         count, (rows, columns) = len(part.index), part.matrix
         end = start + count * rows * columns
         out.append(vector[start:end].view(count, rows, columns))
@@ -247,21 +245,21 @@ def pieces(bucket: Bucket, vector: Tensor, start: int) -> list[Tensor]:
 
 
 def orthogonalize_block(
-    block: Sequence[Bucket],
+    block: Sequence[Stack],
     vector: Tensor,
     settings: MuonSettings,
     step: int,
     ranks: int,
-    even: Callable[[Bucket, Part, Tensor], Tensor] | None = None,
+    even: Callable[[Stack, Part, Tensor], Tensor] | None = None,
 ) -> list[int]:
     """Replace the updates in a block's vector by orthogonalised ones, of the matrices whose turn it is.
 
     Args:
-        block: buckets, in the order of the vector.
+        block: stacks, in the order of the vector.
         vector: from :func:`advance`; changed in place.
         settings: of Muon.
         step: number of this step, from 1.
-        ranks: processes, each of which does its own buckets and sends them to the others.
+        ranks: processes, each of which does its own stacks and sends them to the others.
         even: NorMuon's normalisation of a part's orthogonalised matrices.
 
     Returns:
@@ -269,22 +267,22 @@ def orthogonalize_block(
     """
     due: list[int] = []
     results, start, place = [], 0, 0
-    for bucket in block:
-        if step % settings.muon_every == bucket.turn:
-            if ranks == 1 or bucket.owner == dist.get_rank():
-                result = orthogonalized(bucket, vector, start, settings)
+    for stack in block:
+        if step % settings.muon_every == stack.turn:
+            if ranks == 1 or stack.owner == dist.get_rank():
+                result = orthogonalized(stack, vector, start, settings)
             else:
-                shape = (len(bucket.index), bucket.side, bucket.width)
-                result = torch.empty(shape, dtype=bucket.kernel.dtype, device=vector.device)
-            results.append((bucket, start, result))
-            due += range(place, place + len(bucket.index))
-        place += len(bucket.index)
-        start += bucket.elements
-    for bucket, start, result in results:
+                shape = (len(stack.index), stack.side, stack.width)
+                result = torch.empty(shape, dtype=stack.kernel.dtype, device=vector.device)
+            results.append((stack, start, result))
+            due += range(place, place + len(stack.index))
+        place += len(stack.index)
+        start += stack.elements
+    for stack, start, result in results:
         if ranks > 1:
-            dist.broadcast(result, bucket.owner)
-        for part, slot, piece in zip(bucket.parts, bucket.slots(result), pieces(bucket, vector, start), strict=True):
-            piece.copy_(even(bucket, part, slot) if even else slot)
+            dist.broadcast(result, stack.owner)
+        for part, slot, piece in zip(stack.parts, stack.slots(result), pieces(stack, vector, start), strict=True):
+            piece.copy_(even(stack, part, slot) if even else slot)
     return due
 
 

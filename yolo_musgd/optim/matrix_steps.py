@@ -13,11 +13,11 @@ from torch import Tensor
 
 from yolo_musgd.optim.checks import Wanted, wide_dtype
 from yolo_musgd.optim.device_steps import (
-    Bucket,
+    Stack,
     advance,
     blocks,
     orthogonalize_block,
-    plan_buckets,
+    plan_stacks,
     walk,
 )
 from yolo_musgd.optim.muon_update import (
@@ -210,7 +210,7 @@ class MatrixSteps:
     ) -> None:
         """In few launches and without a value that the host would wait for: for a device."""
         mu = settings.muon_momentum or float(group["momentum"])
-        for block in blocks(self._plan(number, params, settings, ranks, plan_buckets)):
+        for block in blocks(self._plan(number, params, settings, ranks, plan_stacks)):
             index = [i for bucket in block for i in bucket.index]
             here = [params[i] for i in index]
             momenta = [self.buffers(group, params[i], states[i]) for i in index]
@@ -236,7 +236,7 @@ class MatrixSteps:
         ranks: int,
         make: Callable[[Sequence[Tensor], MuonSettings, int], list[C]],
     ) -> list[C]:
-        """The chunks or buckets of a param group; kept as long as it holds the same parameters."""
+        """The chunks or stacks of a param group; kept as long as it holds the same parameters."""
         known, *same = self._planned.get(number, ([], None))
         if same != [settings, ranks, make] or len(known) != len(params) or not all(map(is_, known, params)):
             self._planned[number] = (params, settings, ranks, make)
@@ -259,7 +259,7 @@ def _rates(group: dict[str, Any], settings: MuonSettings) -> tuple[float, float]
 
 
 def _even_part(
-    bucket: Bucket,
+    stack: Stack,
     part: Part,
     result: Tensor,
     means: list[Tensor],
@@ -267,8 +267,8 @@ def _even_part(
     group: dict[str, Any],
     finite: Tensor,
 ) -> Tensor:
-    """NorMuon's normalisation of a bucket's matrices of one shape; ``means`` are those of all matrices."""
-    return _even_rows(result, [means[i] for i in part.index], settings, group, bucket, finite)
+    """NorMuon's normalisation of a stack's matrices of one shape; ``means`` are those of all matrices."""
+    return _even_rows(result, [means[i] for i in part.index], settings, group, stack, finite)
 
 
 def _even_rows(

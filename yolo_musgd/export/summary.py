@@ -89,19 +89,20 @@ def _search_table(built: Built) -> list[str]:
     steps = built.evidence.get("search") or []
     if not steps:
         return []
-    header = ["groups in float", "layers in float", "mAP50-95", "drop", "times FP32", "last group added"]
+    header = ["groups in float", "layers in float", "mAP50-95", "drop", "score shift", "times FP32", "last group added"]
     rows = [
         [
             len(step["groups"]),
             len(step["float_layers"]),
             f"{step['map50_95']:.4f}",
             f"{step['drop']:.4f}",
+            _signed(step["score_shift"]),
             _number(step["fp32_ms"] / step["latency_ms"], 2),
             step["groups"][-1] if step["groups"] else "",
         ]
         for step in steps
     ]
-    return [f"## Sensitivity search, {built.runtime}", "", markdown_table(header, rows, "rrrrrl"), ""]
+    return [f"## Sensitivity search, {built.runtime}", "", markdown_table(header, rows, "rrrrrrl"), ""]
 
 
 def draw_searches(job: Job, artifacts: Sequence[Built], folder: Path) -> None:

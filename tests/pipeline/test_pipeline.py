@@ -168,6 +168,8 @@ def test_the_page_of_other_pipelines(pipeline):
     figures["pruning"], figures["labels"]["final"], figures["settings"]["target_fps"] = None, "base INT8", 30.0
     anchor = {"model": "yolo26n.yaml", "imgsz": 640, "ms": 67, "how": "published"}
     figures["choice"] = {"model": "m.yaml", "imgsz": 448, "gflops": 2.5, "estimated_fps": 31.2, "anchor": anchor}
+    scores = {"shift": -0.041, "recall": [0.8, 0.712]}
+    figures["quantization"] |= {"scores": scores, "conf": 0.314, "guard_note": "loses .02, but that may be chance"}
     figures["bench"] |= {"joules": 0.123, "watts": 4.5, "sensor": "pmic"}
     drawn = {
         "tradeoff": svg.tradeoff(figures["rows"], figures["labels"], "test"),
@@ -178,6 +180,9 @@ def test_the_page_of_other_pipelines(pipeline):
     text = pipeline_report.to_html(figures, {**drawn, "search": svg.search(steps)}, [])
     assert "0.123 J a frame, 4.50 W (pmic)" in text
     assert "<b>estimated</b> 31 frames" in text
+    assert "-0.041 in the mean against its own FP32; at FP32's best threshold recall goes from 0.800 to 0.712" in text
+    assert "<code>conf=0.31</code>" in text
+    assert "loses .02, but that may be chance" in text
     assert "Nothing of it was measured here" in text
     assert "<h2>Pruning</h2>" not in text
     assert "<h2>Training</h2>" not in text

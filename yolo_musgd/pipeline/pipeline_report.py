@@ -136,6 +136,9 @@ def _quantization(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "search",
         "judged_by",
         "agreement",
+        "scores",
+        "conf",
+        "guard_note",
     )
     return {key: manifest.get(key) for key in keys}
 

@@ -211,7 +211,7 @@ class MatrixSteps:
         """In few launches and without a value that the host would wait for: for a device."""
         mu = settings.muon_momentum or float(group["momentum"])
         for block in blocks(self._plan(number, params, settings, ranks, plan_stacks)):
-            index = [i for bucket in block for i in bucket.index]
+            index = [i for stack in block for i in stack.index]
             here = [params[i] for i in index]
             momenta = [self.buffers(group, params[i], states[i]) for i in index]
             own = betas

@@ -95,6 +95,7 @@ def test_a_result_says_three_lines_and_is_json():
     assert str(found).splitlines() == ["smaller by half", "results: runs/x", "next: yolo-musgd bundle"]
     assert json.loads(json.dumps(found.to_dict()))["figures"] == {"drop": None}
     assert str(Result("idle", "3 W")) == "3 W"
+    assert str(Result("x", "done", "runs", {"page": "runs/a.html"})).splitlines()[1] == "results: runs/a.html"
 
 
 @pytest.mark.parametrize(("argv", "said"), [("/usr/bin/yolo-musgd", "yolo-musgd"), ("a/edge.pyz", "python3 edge.pyz")])

@@ -21,7 +21,7 @@ class Result:
         command: Its name.
         said: What it found, in a sentence.
         folder: Where the results lie; empty where nothing was written.
-        files: What -> path.
+        files: What -> path; ``page`` is the report that people open.
         figures: Name -> number or text; None for what was not measured.
         next: What to type next; empty where nothing follows.
         code: Exit code of the command.
@@ -47,7 +47,7 @@ class Result:
 
     def __str__(self) -> str:
         """Return the last lines: what was found, where it lies, what to type next."""
-        where = self.folder or ", ".join(self.files.values())
+        where = self.files.get("page") or self.folder or ", ".join(self.files.values())
         rows = [self.said, where and "results: " + where, self.next and "next: " + self.next]
         return "\n".join(one_line(row) for row in rows if row)
 

@@ -112,8 +112,8 @@ def _result(folder: Path, files: Sequence[Path]) -> Result:
     figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     best = winner(figures)
     following = f"yolo train {best} data=<yours>" if best else ""
-    named = {file.name: str(file) for file in files}
-    return Result("compare", summary(figures), str(folder / "report.html"), named, figures, following)
+    named = {"page": str(folder / "report.html"), **{file.name: str(file) for file in files}}
+    return Result("compare", summary(figures), str(folder), named, figures, following)
 
 
 def _check_folder(folder: Path, protocol: Protocol) -> None:

@@ -98,9 +98,9 @@ def _result(finished: FinishedPipeline) -> Result:
         f"{base['map50_95']:.3f}), {final['size_bytes'] / 1e6:.1f} MB (base {base['size_bytes'] / 1e6:.1f})"
     )
     archive = next(bundle.glob("edge-*.tar.gz"), bundle)
-    files = {"report": str(folder / "report.html"), "figures": str(folder / "report.json"), "bundle": str(archive)}
+    files = {"page": str(folder / "report.html"), "figures": str(folder / "report.json"), "bundle": str(archive)}
     return Result(
-        "pipeline", said, str(folder / "report.html"), files, figures,
+        "pipeline", said, str(folder), files, figures,
         f"scp {archive} <the board>:, unpack it there and type: sh run.sh",
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ Covers _autoload.py and resources.py.
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -167,12 +168,31 @@ def test_shipped_yaml_is_found_by_name_from_anywhere(monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     assert check_yaml("shapes.yaml").endswith("datasets/shapes.yaml")
+    assert check_yaml("quickstart").endswith("cfg/train/quickstart.yaml")  # cfg=quickstart
     assert check_yaml("on-device.yaml").endswith("cfg/train/on-device.yaml")
     assert check_file("coco8.yaml").endswith("cfg/datasets/coco8.yaml")  # Ultralytics' own
     (tmp_path / "shapes.yaml").write_text("path: mine\n")
     assert check_yaml("shapes.yaml") == "shapes.yaml"  # the user's file comes first
     with pytest.raises(FileNotFoundError):
         check_file("no-such-data.yaml")
+
+
+def test_a_data_set_is_named_by_a_copy_that_stays(monkeypatch, tmp_path):
+    """A run that was trained on shapes.yaml resumes where the plugin is gone: its YAML lies beside the images."""
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.checks import check_yaml
+
+    from yolo_musgd import resources
+
+    monkeypatch.chdir(tmp_path)
+    assert Path(check_yaml("shapes.yaml")).parent == Path(SETTINGS["datasets_dir"]) / resources.COPIES
+    shipped = resources.find("shapes.yaml")
+    copy = resources.copied(shipped, tmp_path / "sets")
+    assert copy == tmp_path / "sets" / resources.COPIES / "shapes.yaml"
+    copy.write_text("of an older release")
+    assert resources.copied(shipped, tmp_path / "sets").read_text() == shipped.read_text()
+    (tmp_path / "file").touch()
+    assert resources.copied(shipped, tmp_path / "file") == shipped, "nothing can be written there"
 
 
 def test_recipes_hold_only_known_arguments():

@@ -1,4 +1,4 @@
-"""runtimes/mnn_runtime.py and export/mnn.py: the same detections as in ONNX Runtime."""
+"""runtimes/mnn_runtime.py and yolo_musgd/export/mnn.py: the same detections as in ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""serve: real clients over the loopback, hostile ones among them, and a real browser."""
+"""serve.py and web/{server,requests,metrics,shared}.py.
+
+Real clients over the loopback, hostile ones among them, and a real browser.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from .text import markdown_table
 TIE = 1.03  # who takes less than 3 % longer is as fast
 SLOW = 1.5  # who takes half as long again in the first round does not run the others
 WARM = 3  # frames before each turn's first that counts
-ENTERED = ("onnxruntime", "openvino", "ncnn", "mnn", "tensorrt")  # trtexec times no whole frames
+ENTERED = ("onnxruntime", "openvino", "ncnn", "mnn", "executorch", "tensorrt")  # trtexec times no whole frames
 
 RACE_OPTIONS = {
     "model": (options.REQUIRED, options.text, "folder of artifacts, or a list: [best.onnx,best_ncnn_model]"),

@@ -108,7 +108,9 @@ class Backend:
         }
         write_artifact(self.folder, self.job, self.name, self.model.name, self.evidence)
         size = sum(
-            p.stat().st_size for p in self.folder.iterdir() if p.suffix in (".onnx", ".xml", ".bin", ".param", ".mnn")
+            p.stat().st_size
+            for p in self.folder.iterdir()
+            if p.suffix in (".onnx", ".xml", ".bin", ".param", ".mnn", ".pte")
         )
         return Built(self.folder, self.name, self.model.name, size, self.accuracy, self.evidence)
 
@@ -303,6 +305,15 @@ class MnnBackend(Backend):
         return mnn.save_mnn(self.graph.path, self.folder / "model.mnn", metadata, self.job.precision == "fp16")
 
 
+class ExecuTorchBackend(Backend):
+    """ExecuTorch for XNNPACK, by Ultralytics' exporter."""
+
+    name, suffix, judged_by = "executorch", "executorch_model", "executorch"
+
+    def _converted(self) -> Path:
+        return self._by_ultralytics(".pte")
+
+
 BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend
     for backend in (
@@ -310,6 +321,7 @@ BACKENDS: dict[str, type[Backend]] = {
         OpenVinoBackend,
         NcnnBackend,
         MnnBackend,
+        ExecuTorchBackend,
         TensorRtBackend,
     )
 }

@@ -263,7 +263,7 @@ def _places(artifacts: list[Artifact], folder: Path) -> list[tuple[Artifact, Pat
 
 
 def _requirements(board: Target, artifacts: list[Artifact]) -> list[str]:
-    needed = {"mnn": "MNN", "openvino": "openvino", "ncnn": "ncnn"}
+    needed = {"mnn": "MNN", "openvino": "openvino", "ncnn": "ncnn", "executorch": "executorch"}
     known = {re.split(r"[<>=;\[ ]", line)[0] for line in board.requirements}
     return board.requirements + sorted({needed[a.format] for a in artifacts if a.format in needed} - known)
 

@@ -17,7 +17,13 @@ from yolo_musgd.edge.runtimes.open import RUNTIMES, available, open_runtime
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.export.tensorrt_graph import operator_table, unsupported
 
-PROBES = ("onnxruntime", "openvino", "ncnn", "mnn")  # on any PC; an engine of TensorRT runs on the GPU that built it
+PROBES = (
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "mnn",
+    "executorch",
+)  # on any PC; an engine needs its GPU
 SLACK = 1e-3  # of a score beside [0, 1]: half precision rounds
 
 

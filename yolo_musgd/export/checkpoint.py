@@ -147,7 +147,8 @@ def export_by_ultralytics(
     """
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    require({"onnx": ("onnx", "onnxslim", "onnxruntime"), "openvino": ("openvino",), "ncnn": ("ncnn",)}[fmt])
+    packages = {"onnx": ("onnx", "onnxslim", "onnxruntime")}
+    require(packages.get(fmt, (fmt,)), fmt if fmt == "executorch" else "export")
     copy = folder / "model.pt"  # Ultralytics writes beside the checkpoint, and the user's folder is not ours
     shutil.copyfile(checkpoint.path, copy)
     model = load_model(copy)

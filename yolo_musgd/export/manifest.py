@@ -20,7 +20,7 @@ from yolo_musgd.edge.runtimes.artifact import MANIFEST, sha256_of
 from yolo_musgd.export.settings import Job
 from yolo_musgd.tables import escape_markdown
 
-_PACKAGES = ("ultralytics", "torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "MNN", "tensorrt")
+_PACKAGES = ("ultralytics", "torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "MNN", "executorch", "tensorrt")
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ RUNTIMES = (  # those of backends.BACKENDS
     "openvino",
     "ncnn",
     "mnn",
+    "executorch",
     "tensorrt",
 )
 

@@ -1,4 +1,7 @@
-"""sources/{base,devices,kinds,live}.py: real streams over the loopback, cameras at their interface, and what is told of a loss."""
+"""sources/{base,devices,kinds,live}.py.
+
+Real streams over the loopback, cameras at their interface, and what is told of a loss.
+"""
 
 from __future__ import annotations
 

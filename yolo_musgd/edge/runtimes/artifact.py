@@ -43,6 +43,7 @@ FORMATS = {
     ".xml": "openvino",
     ".param": "ncnn",
     ".mnn": "mnn",
+    ".pte": "executorch",
 }
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".torchscript", ".npy", ".npz")
 
@@ -52,7 +53,7 @@ class Artifact(NamedTuple):
 
     path: str
     model: str  # the file that the runtime opens
-    format: str  # onnx, engine, ncnn, openvino, mnn
+    format: str  # onnx, engine, ncnn, openvino, mnn, executorch
     names: Dict[int, str]
     imgsz: Tuple[int, int]  # height, width in pixels
     head: Optional[str]  # raw, nms_free, nms (done in the graph), rtdetr, or None: to be told from the output's shape
@@ -117,7 +118,7 @@ def _model_in_folder(folder: str) -> str:
     if len(found) != 1:
         raise UserError(
             "{} holds {} model files ({}); name one of them, or add a {}".format(
-                folder, len(found), ", ".join(found) or "no .onnx, .engine, .xml, .param or .mnn", MANIFEST
+                folder, len(found), ", ".join(found) or "no .onnx, .engine, .xml, .param, .mnn or .pte", MANIFEST
             )
         )
     return os.path.join(folder, found[0])

@@ -5,6 +5,7 @@ from typing import Dict, List, Optional, Tuple, Type
 from ..errors import RuntimeMissing, UserError
 from .artifact import Artifact
 from .base import Runtime
+from .executorch_runtime import ExecuTorch
 from .mnn_runtime import Mnn
 from .ncnn_runtime import Ncnn
 from .onnx_runtime import OnnxRuntime
@@ -18,6 +19,7 @@ CLASSES = (  # in the order in which one is chosen
     OpenVino,
     Ncnn,
     Mnn,
+    ExecuTorch,
     Trtexec,
 )
 RUNTIMES: Dict[str, Type[Runtime]] = {runtime.name: runtime for runtime in CLASSES}

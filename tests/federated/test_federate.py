@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,7 +126,7 @@ SPOILED = textwrap.dedent("""
             local.train = train
         if number == 2 and home.name == "client 2":
             arrays = {name: array.numpy() for name, array in reply["arrays"].items()}
-            arrays["model.0.conv.weight"] = np.full_like(arrays["model.0.conv.weight"], np.nan)
+            arrays["dense"] = np.full_like(arrays["dense"], np.nan)
             reply["arrays"] = record(arrays)
         return reply
 
@@ -147,7 +148,7 @@ def test_a_client_that_dies_or_sends_nan_is_left_out_of_that_round(tiny_data, tm
     table = rows(tmp_path / "exp")
     assert [(r["clients"], r["left_out"]) for r in table] == [("2", "client 1"), ("2", "client 2"), ("3", "")], out
     assert "round 1: client 1 is left out: its process ended while it trained" in out
-    assert "round 2: client 2 is left out: model.0.conv.weight holds NaN or infinity" in out
+    assert re.search(r"round 2: client 2 is left out: model\.\S+ holds NaN or infinity", out), out
     assert all(
         np.isfinite(a).all() for n, a in read_arrays(tmp_path / "exp" / "state.npz").items() if n.startswith("model/")
     )

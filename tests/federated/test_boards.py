@@ -23,7 +23,9 @@ except ImportError:  # Python 3.10, which Flower does not run on
 from yolo_musgd.federated import boards
 from yolo_musgd.federated.settings import FederateSettings
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="keys.sh calls openssl")
+needs_openssl = pytest.mark.skipif(
+    None in (shutil.which("openssl"), shutil.which("ssh-keygen")), reason="keys.sh calls openssl and ssh-keygen"
+)
 
 
 def make(folder, **words):
@@ -104,10 +106,15 @@ class Machines:
         self.running = {}
 
     def start(self, name, *words, cwd=None):
-        log = (self.folder / f"{name}.log").open("a")
-        self.running[name] = subprocess.Popen(
-            list(map(str, words)), env=self.env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        with (self.folder / f"{name}.log").open("a") as log:
+            self.running[name] = subprocess.Popen(
+                list(map(str, words)),
+                env=self.env,
+                cwd=cwd,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         return self.running[name]
 
     def kill(self, name):
@@ -182,7 +189,9 @@ def test_a_server_and_two_boards_with_certificates(machines, tiny_data, tmp_path
             shutil.copy(made / "keys" / f"board-{number}.key", place)
             machines.start(f"board-{number}", place / "board.sh", f"board-{number}", tiny_data)
     stranger = tmp_path / "place-3"
-    shutil.copy(made / "keys" / "server.key", stranger / "board-3.key")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", stranger / "board-3.key"], check=True
+    )
     machines.start("board-3", stranger / "board.sh", "board-3", tiny_data)
     code, out = machines.do("flwr", "run", ".", "boards", cwd=made)
     assert code == 0, out

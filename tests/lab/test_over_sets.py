@@ -1,6 +1,6 @@
 """Figures over several data sets, on runs written by hand whose answer is known beforehand.
 
-Covers over_sets_view.py.
+Covers over_sets_view.py and over_sets_plots.py.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from yolo_musgd.lab.analysis import analyse
 from yolo_musgd.lab.comparison_report import write_report
 from yolo_musgd.lab.intervals import first_reach, nested_bootstrap
 from yolo_musgd.lab.over_sets import mean_ranks, over_sets, performance_profiles
-from yolo_musgd.lab.over_sets_view import headline
+from yolo_musgd.lab.over_sets_view import draw, headline
 
 BASE = {"a.yaml": [0.1, 0.2, 0.3, 0.4], "b.yaml": [0.2, 0.4, 0.5, 0.6]}
 MINE = {"a.yaml": [0.1, 0.42, 0.39, 0.5], "b.yaml": [0.3, 0.4, 0.5, 0.58]}
@@ -71,6 +71,17 @@ def test_what_auto_picked_is_told(two_sets, tmp_path):
     assert json.loads(figures.read_text())["groups"][0]["arms"][0]["picked"] == PICKED
     assert page.read_text().index("Over 2 data sets") < page.read_text().index("Final accuracy</h3>")
     assert (tmp_path / "plots/all_data_sets-yolo26n_scratch-profile.png").is_file()
+
+
+def test_every_set_has_a_panel_with_the_curves_of_those_that_ran_on_all(two_sets):
+    arms, store = two_sets
+    found = analyse(arms, store, "x", {})
+    (summary,) = found["over_sets"]
+    picture = draw(summary, found["groups"], "mAP")["curves"]
+    assert [a.get_title(loc="left") for a in picture.axes] == ["a", "b"]
+    assert [t.get_text() for t in picture.legends[0].get_texts()] == ["auto", "MuSGD"]
+    thick = [line.get_ydata() for line in picture.axes[1].lines if line.get_linewidth() > 2]
+    np.testing.assert_allclose(thick, np.array([BASE["b.yaml"], MINE["b.yaml"]]) + 0.005)
 
 
 def test_the_page_with_two_sets_in_a_browser(two_sets, tmp_path):

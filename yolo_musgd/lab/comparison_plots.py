@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
@@ -24,16 +25,8 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axis = figure.subplots()
         for arm in group["arms"]:
-            curves = list(arm["curves"].values())
-            if not curves:
-                continue
-            length = min(map(len, curves))
-            x, median = np.arange(1, length + 1), np.median([c[:length] for c in curves], axis=0)
-            colored: dict[str, Any] = {"color": colour[arm["label"]], "marker": "." if length < 3 else None}
-            for curve in curves if len(curves) > 1 else ():
-                axis.plot(np.arange(1, len(curve) + 1), curve, lw=0.7, alpha=0.45, **colored)
-            seeds = f"{len(curves)} seed{'s' * (len(curves) > 1)}"
-            axis.plot(x, median, lw=2.2, label=plot_text(f"{arm['label']} ({seeds})"), **colored)
+            seeds = len(arm["curves"])
+            draw_curves(axis, arm, colour[arm["label"]], f"{arm['label']} ({seeds} seed{'s' * (seeds > 1)})")
         if group["target_mean"] is not None:
             axis.axhline(group["target_mean"], color=INK, lw=1, ls=":")
             axis.annotate(
@@ -49,6 +42,19 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
         return figure
+
+
+def draw_curves(axis: Axes, arm: Mapping[str, Any], colour: str, name: str) -> None:
+    """One optimizer's curves: each seed thin, their median thick and named; nothing without a finished run."""
+    curves = list(arm["curves"].values())
+    if not curves:
+        return
+    length = min(map(len, curves))
+    style: dict[str, Any] = {"color": colour, "marker": "." if length < 3 else None}
+    for curve in curves if len(curves) > 1 else ():
+        axis.plot(np.arange(1, len(curve) + 1), curve, lw=0.7, alpha=0.45, **style)
+    median = np.median([c[:length] for c in curves], axis=0)
+    axis.plot(np.arange(1, length + 1), median, lw=2.2, label=plot_text(name), **style)
 
 
 def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | None:
@@ -98,49 +104,6 @@ def plot_difference(group: Mapping[str, Any], colour: Mapping[str, str], metric:
         )
         axis.set_title("Final accuracy (diamond: mean, dots: seeds, band: 95 % bootstrap)")
         axis.grid(axis="x", alpha=0.25)
-        return figure
-
-
-def plot_profile(summary: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | None:
-    """Performance profile: share of the data sets on which each needs at most tau times the epochs of the fastest."""
-    last = max((tau for arm in summary["arms"] for tau, _ in arm["profile"]), default=1.0)
-    if not any(share for arm in summary["arms"] for _, share in arm["profile"]):
-        return None
-    with plot_style():
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-        axis = figure.subplots()
-        end = max(1.1 * last, 1.5)
-        for arm in summary["arms"]:
-            taus, shares = zip(*arm["profile"], strict=True)
-            style: dict[str, Any] = {"color": colour[arm["label"]], "label": plot_text(arm["label"])}
-            axis.step([*taus, end], [*shares, shares[-1]], where="post", lw=2.2, alpha=0.85, **style)
-        axis.set_xlim(1, end)
-        axis.set_ylim(-0.03, 1.05)
-        axis.set_xlabel("tau: epochs to the target, as a multiple of the fastest optimizer's on the same data set")
-        axis.set_ylabel("share of the data sets")
-        axis.set_title(
-            plot_text(f"How often is it nearly the fastest? (target: {summary['baseline']}'s final accuracy)")
-        )
-        axis.legend(loc="lower right", fontsize=9)
-        axis.grid(alpha=0.25)
-        return figure
-
-
-def plot_sets(summary: Mapping[str, Any], colour: Mapping[str, str], metric: str) -> Figure:
-    """Final metric on each data set: a row a set, a dot an optimizer."""
-    with plot_style():
-        names = list(reversed(summary["sets"]))
-        figure = Figure(figsize=(7.2, 1.5 + 0.45 * len(names)), layout="constrained")
-        axis = figure.subplots()
-        for arm in summary["arms"]:
-            style: dict[str, Any] = {"color": colour[arm["label"]], "label": plot_text(arm["label"])}
-            axis.plot([arm["finals"][n] for n in names], range(len(names)), "o", ms=8, alpha=0.85, **style)
-        axis.set_yticks(range(len(names)), [plot_text(n) for n in names])
-        axis.set_ylim(-0.6, len(names) - 0.4)
-        axis.set_xlabel(plot_text(f"final {metric}, mean of the seeds (right: better)"))
-        axis.set_title("Final accuracy on each data set")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=4, fontsize=9)
-        axis.grid(alpha=0.25)
         return figure
 
 

@@ -35,8 +35,9 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
     write_json(folder / JSON, figures)
     metric = metric_name(figures["protocol"]["metric"])
     (folder / "plots").mkdir(exist_ok=True)
-    sections = [(("all data sets", s["start"]), over_sets_view.draw(s, metric)) for s in figures["over_sets"]]
-    sections += [((g["data"], g["start"]), draw(g, metric)) for g in figures["groups"]]
+    summaries, groups = figures["over_sets"], figures["groups"]
+    sections = [(("all data sets", s["start"]), over_sets_view.draw(s, groups, metric)) for s in summaries]
+    sections += [((g["data"], g["start"]), draw(g, metric)) for g in groups]
     inline, files = [], []
     for place, drawn in sections:
         where = "-".join(map(slug, place))

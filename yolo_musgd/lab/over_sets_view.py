@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from yolo_musgd.lab import comparison_plots
+from yolo_musgd.lab import over_sets_plots
+from yolo_musgd.lab.comparison_plots import colours
 from yolo_musgd.lab.comparison_tables import interval_text, number_text, ratio_text
 
 Summary = Mapping[str, Any]
@@ -70,11 +71,13 @@ def _table(summary: Summary, metric: str) -> dict[str, Any]:
     return {"title": "Over the data sets", "note": note, "head": head, "rows": rows}
 
 
-def draw(summary: Summary, metric: str) -> dict[str, Figure]:
-    """Name -> picture."""
-    colour = comparison_plots.colours([a["label"] for a in summary["arms"]], summary["baseline"])
+def draw(summary: Summary, groups: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Figure]:
+    """Name -> picture, of a summary and the figures of each data set and start."""
+    colour = colours([a["label"] for a in summary["arms"]], summary["baseline"])
+    sets = [g for g in groups if g["start"] == summary["start"]]
     found = {
-        "profile": comparison_plots.plot_profile(summary, colour),
-        "sets": comparison_plots.plot_sets(summary, colour, metric),
+        "curves": over_sets_plots.plot_all_curves(sets, colour, metric),
+        "profile": over_sets_plots.plot_profile(summary, colour),
+        "sets": over_sets_plots.plot_sets(summary, colour, metric),
     }
     return {k: f for k, f in found.items() if f is not None}

@@ -2,7 +2,8 @@
 
 After each end no file under its final name may be half written, and the same command must then finish with the result
 of an undisturbed run: the same files, and in them the same figures but for times. Two processes that do the same work
-at once must both finish with it. ``scripts/kills 50 bundle train`` tries some commands only.
+at once must both finish with it. ``scripts/kills 50 bundle train`` tries some commands only,
+``seed=1`` other places.
 """
 
 from __future__ import annotations
@@ -444,7 +445,7 @@ def faults(count: int, writes: int, seconds: float, seed: int) -> Iterable[Fault
             yield Fault(kind, chance.randint(1, max(1, writes)))
 
 
-def main(count: int, names: list[str]) -> int:
+def main(count: int, names: list[str], seed: int = 0) -> int:
     """Try so many ends, a share of them with each command; print a row a command, and what was lost."""
     place = tempfile.mkdtemp(prefix="yolo-musgd-kills-")
     lost, struck, sums = [], Counter(), [0, 0, 0]
@@ -452,10 +453,10 @@ def main(count: int, names: list[str]) -> int:
     chosen = {k: v for k, v in grounds.cases.items() if not names or k in names}
     total = sum(case.share for case in chosen.values())
     print(f"{'command':<15}{'tries':>6}{'struck':>8}{'lost':>6}{'races':>7}{'writes':>8}{'s':>7}", flush=True)
-    for seed, (name, case) in enumerate(chosen.items()):
+    for number, (name, case) in enumerate(chosen.items()):
         started, wrong, hits = time.monotonic(), [], 0
         whole, writes, seconds = grounds.undisturbed(name)
-        tries = list(faults(max(2, round(count * case.share / total)), writes, seconds, seed))
+        tries = list(faults(max(2, round(count * case.share / total)), writes, seconds, 100 * seed + number))
         for fault in tries:
             hit, why = grounds.survives(name, fault, whole)
             hits += hit
@@ -475,4 +476,5 @@ def main(count: int, names: list[str]) -> int:
 
 if __name__ == "__main__":
     given, sys.argv[1:] = sys.argv[1:], []  # Ultralytics reads them where it is imported
-    sys.exit(main(int(given[0]) if given else 220, given[1:]))
+    names, seeds = ([w for w in given[1:] if w.startswith("seed=") == is_seed] for is_seed in (False, True))
+    sys.exit(main(int(given[0]) if given else 220, names, int(seeds[0][5:]) if seeds else 0))

@@ -3,15 +3,17 @@
 from typing import Any, Optional
 
 from ..errors import UserError
+from ..interrupts import held_back
 
 INSTALL = "python3 -m pip install opencv-python-headless   (or: sudo apt install python3-opencv; or pip's pillow)"
 
 
 def _load(name: str, *parts: str) -> Any:
     try:
-        module = __import__(name)
-        for part in parts:
-            __import__("{}.{}".format(name, part))
+        with held_back():
+            module = __import__(name)
+            for part in parts:
+                __import__("{}.{}".format(name, part))
         return module
     except Exception:  # absent, or its native libraries are
         return None

@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from ..errors import RuntimeMissing, UserError
+from ..interrupts import held_back
 from .artifact import Artifact
 
 
@@ -28,7 +29,8 @@ class Runtime:
     def load(cls) -> Any:
         """Import the runtime's package, or raise RuntimeMissing with the line to type."""
         try:
-            return __import__(cls.package)
+            with held_back():
+                return __import__(cls.package)
         except Exception as error:  # a broken native library raises OSError or worse, not only ImportError
             reason = str(error).splitlines()[0] if str(error) else "-"
             raise RuntimeMissing(

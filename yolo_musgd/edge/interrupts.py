@@ -18,7 +18,7 @@ def held_back() -> Iterator[None]:
         yield
         return
     came: List[Tuple[int, Any]] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (int(signal.SIGINT), int(signal.SIGTERM))
     kept = {number: signal.signal(number, lambda *given: came.append(given)) for number in numbers}
     try:
         yield
@@ -26,7 +26,7 @@ def held_back() -> Iterator[None]:
         for number, handler in kept.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for number, frame in came[:1]:
-            handler = kept[signal.Signals(number)]
+            handler = kept[number]
             if callable(handler):
                 handler(number, frame)
             elif handler != signal.SIG_IGN:

@@ -72,7 +72,7 @@ def comparison(tmp_path_factory, tiny_data, run):
     pytest.importorskip("ray", reason="the extra ray is not installed")
     folder = tmp_path_factory.mktemp("compare").resolve()
     (folder / "mine.yaml").write_text(PROTOCOL.format(data=tiny_data))
-    words = ("cfg=mine.yaml", "jobs=2", "threads=1")
+    words = ("protocol=mine.yaml", "jobs=2", "threads=1")
 
     first = start(folder, *words)
     wait_for(lambda: workers(folder), first)
@@ -149,7 +149,7 @@ def test_the_command_on_record_is_the_same_run(comparison, run, tmp_path):
 def test_another_protocol_does_not_write_into_this_folder(comparison, monkeypatch, capsys):
     folder, _, _ = comparison
     monkeypatch.chdir(folder)
-    assert cli.main(["compare", "cfg=mine.yaml", "epochs=3"]) == 2
+    assert cli.main(["compare", "protocol=mine.yaml", "epochs=3"]) == 2
     assert "holds the comparison of another protocol (epochs differ); choose another name=" in capsys.readouterr().err
     assert yaml.safe_load((folder / "runs/compare/mine/protocol.yaml").read_text())["epochs"] == 2
 
@@ -174,7 +174,7 @@ BAD = [
     (["jobs=0"], "jobs must be >= 1, got 0"),
     (["train={imgsz: abc}"], "imgsz"),
     (["optimizers=[{optimizer: MuSGD,adapt_factor: -1}]"], "adapt_factor"),
-    (["cfg=nowhere"], "cfg=nowhere is no protocol"),
+    (["protocol=nowhere"], "protocol=nowhere is no protocol"),
     (["ray=127.0.0.1:1"], "ray=127.0.0.1:1: no cluster there"),
     (["ray=somewhere"], "ray=somewhere: no cluster there"),
 ]

@@ -37,7 +37,7 @@ def test_inputs_are_correlated():
 
 def test_results_are_written_and_folders_count_up(tmp_path, capsys):
     for folder in ("exp", "exp2"):
-        assert main({"project": str(tmp_path), "steps": "5"}) == 0
+        assert main({"project": str(tmp_path), "steps": "5"}).code == 0
         files = {p.name for p in (tmp_path / folder).iterdir()}
         assert files == {"demo.json", "demo.md", "newton_schulz.png", "loss.png"}
     record = json.loads((tmp_path / "exp" / "demo.json").read_text())

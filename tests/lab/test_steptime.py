@@ -87,7 +87,7 @@ def test_groups_are_ultralytics(tmp_path):
 
 def test_command_prints_and_writes(tmp_path, capsys):
     args = {"optimizers": "torch SGD fused,MuSGD", "steps": "1", "imgsz": "64", "project": str(tmp_path)}
-    assert main(args) == 0
+    assert main(args).code == 0
     record = json.loads((tmp_path / "exp" / "steptime.json").read_text())
     assert [r["optimizer"] for r in record["rows"]] == ["torch SGD fused", "MuSGD"]
     assert record["rows"][0]["vs_native"] is None

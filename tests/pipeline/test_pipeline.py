@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from yolo_musgd import cli
 from yolo_musgd.pipeline import pipeline_report, svg
+from yolo_musgd.tables import INK
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +194,7 @@ def test_pictures_follow_the_pages_ink():
     table = [{"before": 32, "after": 16}, {"before": 64, "after": 64}]
     text = svg.layers(table)
     assert "currentColor" in text
-    assert "#123457" not in text
+    assert INK not in text
     assert "1 of 2 convolutions are narrower" in text
     assert not re.search(r' id="(figure|axes|patch|text)_', text)
 

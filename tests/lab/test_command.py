@@ -169,7 +169,7 @@ BAD = [
     (["optimizers=MuSDG"], "optimizer=MuSDG"),
     (["data=nowhere.yaml"], "data=nowhere.yaml"),
     (["seeds=0"], "got 0"),
-    (["starts=nowhere.pt"], "model=nowhere.pt"),
+    (["starts=nowhere.pt"], "starts=nowhere.pt does not exist"),
     (["optimisers=SGD"], "did you mean optimizers?"),
     (["jobs=0"], "jobs must be >= 1, got 0"),
     (["train={imgsz: abc}"], "imgsz"),

@@ -200,7 +200,7 @@ def launches_of(make, model):
 def test_a_step_of_yolo26n_starts_two_thirds_of_natives_kernels(fake_gpu, monkeypatch):
     from ultralytics.nn.tasks import DetectionModel
 
-    from yolo_musgd.lab.steptime import contenders
+    from yolo_musgd.lab.contenders import contenders
 
     monkeypatch.setattr("yolo_musgd.optim.kernel_plan.has_fast_bf16", lambda device: True)
     found = {}

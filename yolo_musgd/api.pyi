@@ -14,7 +14,7 @@ def documentation(name: str) -> str: ...
 def bench(
     model: Words,
     *,
-    runtime: Literal["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "trtexec"] | None = None,
+    runtime: Literal["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "executorch", "trtexec"] | None = None,
     imgsz: int | None = None,
     engine: Words | None = None,
     precision: Literal["fp32", "fp16", "int8"] | None = None,
@@ -98,7 +98,7 @@ def compare(
 def detect(
     model: Words,
     *,
-    runtime: Literal["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "trtexec"] | None = None,
+    runtime: Literal["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "executorch", "trtexec"] | None = None,
     imgsz: int | None = None,
     engine: Words | None = None,
     precision: Literal["fp32", "fp16", "int8"] | None = None,
@@ -132,7 +132,7 @@ def export(
     data: Words | None = None,
     imgsz: int | None = None,
     head: Literal["raw", "nms_free"] | None = None,
-    runtime: Literal["auto", "onnxruntime", "openvino", "ncnn", "mnn", "tensorrt"] = "auto",
+    runtime: Literal["auto", "onnxruntime", "openvino", "ncnn", "mnn", "executorch", "tensorrt"] = "auto",
     variant: Literal["universal", "universal-all", "x86"] | None = None,
     calibration: Literal["minmax", "entropy", "percentile"] = "percentile",
     calibration_images: int = 128,
@@ -252,7 +252,7 @@ def prune(
 def val(
     model: Words,
     *,
-    runtime: Literal["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "trtexec"] | None = None,
+    runtime: Literal["tensorrt", "onnxruntime", "openvino", "ncnn", "mnn", "executorch", "trtexec"] | None = None,
     imgsz: int | None = None,
     engine: Words | None = None,
     precision: Literal["fp32", "fp16", "int8"] | None = None,

@@ -313,7 +313,7 @@ def names_as_list(folder: Path) -> None:
 SITUATIONS: tuple[Callable[[Path], None], ...] = (
     plain, mixed_rows, polygons, odd_images, hidden, formats, no_labels, as_list, repeated_rows, beyond_the_border,
     below_zero, unknown_class, key_point_rows, commas, words, decimal_classes, windows, other_encodings, upper_case,
-    images_in_images, same_names, two_suffixes, dots, special_characters, linked_images, linked_files, two_folders,
+    images_in_images, same_names, two_suffixes, dots, special_characters, linked_files, two_folders,
     a_list_that_repeats, turned_by_exif, depths, cut_jpegs, bytes_before_the_end, long_and_narrow, empty_labels,
     boxes_without_area, crowds, names_as_list,
 )  # fmt: skip
@@ -368,3 +368,18 @@ def on_the_board(model: Path, folder: Path, place: Path) -> dict[str, float]:
         source = folder / listed
     command(["val", str(model), f"source={source}", f"project={place}/board", "runtime=onnxruntime", "threads=1"])
     return json.loads((place / "board" / "val" / "val.json").read_text())["result"]
+
+
+def test_a_linked_folder_has_no_labels_for_ultralytics(photographs: Path, real_graph: Path, tmp_path: Path) -> None:
+    """It looks for them beside the folder that the link leads to (its issues 5036 and 14672); so does a PC here, which
+    then has nothing to judge by. A board looks beside the link."""
+    from ultralytics import YOLO
+
+    folder = Path(shutil.copytree(photographs, tmp_path / "set"))
+    linked_images(folder)
+    theirs = YOLO(str(real_graph), task="detect").val(
+        data=str(folder / "data.yaml"), imgsz=160, batch=1, workers=0, plots=False, project=str(tmp_path), rect=False
+    )
+    assert float(theirs.box.map) == 0
+    assert not read_splits(str(folder / "data.yaml")).val
+    assert on_the_board(real_graph, folder, tmp_path)["map50_95"] > 0.05

@@ -1,4 +1,7 @@
-"""``yolo-musgd federate-bundle``: its folder, and a real server with two boards on the loopback, encrypted."""
+"""``yolo-musgd federate-bundle``: its folder, and a real server with two boards on the loopback, encrypted.
+
+Covers apps.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``yolo-musgd federate`` from end to end, on Flower's simulation engine."""
+"""``yolo-musgd federate`` from end to end, on Flower's simulation engine.
+
+Covers {command,settings,federation_report,judge}.py.
+"""
 
 from __future__ import annotations
 

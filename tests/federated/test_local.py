@@ -1,4 +1,7 @@
-"""A client's training is Ultralytics' own: against a central training, to the last bit."""
+"""A client's training is Ultralytics' own: against a central training, to the last bit.
+
+Covers arrays.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The server's rounds, with clients in this process whose training is a sum: every bit is known beforehand."""
+"""The server's rounds, with clients in this process whose training is a sum: every bit is known beforehand.
+
+Covers client.py and history.py.
+"""
 
 from __future__ import annotations
 

@@ -145,10 +145,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def install(check: Check) -> None:
     """An environment over the machine's own packages, with what it lacks from the folder of wheels."""
     place = Path(tempfile.mkdtemp(prefix="gpu-check-venv-"))
-    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", str(place)], check=True)
+    made = subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", str(place)], check=False)
+    if made.returncode:
+        stop("wheels= needs `python3 -m venv`, which failed here; install python3-venv, or what is missing by hand")
     check.python = str(place / "bin" / "python")
     offline = (check.python, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", check.words.wheels)
-    for more in (PACKAGES.split(), ["--no-deps", "ultralytics", "ultralytics-thop"]):
+    for more in (PACKAGES.split(), ["--no-deps", "ultralytics", "ultralytics-thop", "nvidia-ml-py"]):
         code, log = check.call("install.log", 0.5, *offline, *more)
         if code:
             check.parts["Installation"] = fenced(log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import pickle
 import shutil
@@ -34,6 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of which tests train come first: pytest-xdist then has short ones left to even out its workers."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests have imported stays; Ultralytics collects garbage in every training, half a second each."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

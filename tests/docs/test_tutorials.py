@@ -22,6 +22,7 @@ def test_blocks_are_found_and_shortened() -> None:
     page += "```bash\nnot run\n```\n<!-- run -->\n```python\nx = 1\n```\n"
     assert blocks(page) == [Block("bash", "bench n=2 min=3\n", 4), Block("python", "x = 1\n", 11)]
     assert shorten("train(epochs=3, imgsz=128)", ["epochs=1"]) == "train(epochs=1, imgsz=128)"
+    assert shorten("a b x=1\nls\na b\na b y=2\n", ["x=3", "+z=4"]) == "a b x=3 z=4\nls\na b\na b y=2 z=4\n"
     with pytest.raises(ValueError, match="epochs= is not in the block"):
         shorten("train()", ["epochs=1"])
 

@@ -1,7 +1,8 @@
 """Finds and runs the code blocks of a Markdown page that stand under ``<!-- run -->``.
 
-``<!-- run epochs=1 -->`` runs the block with another value for a key=value that is in it, so that a tutorial can be
-tested in a minute; with YOLO_MUSGD_DOCS=full the blocks run exactly as they are printed.
+``<!-- run epochs=1 +plots=False -->`` runs the block with another value for a key=value that is in it, and with a word
+more behind its first command and others of that name, so that a tutorial can be tested in a minute; with
+YOLO_MUSGD_DOCS=full the blocks run exactly as they are printed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ class Block(NamedTuple):
 
 
 def shorten(code: str, words: list[str]) -> str:
-    """Replace the values of ``key=value`` in ``code``.
+    """Replace the values of ``key=value`` in ``code``; ``+word`` goes to the end of lines that begin as the first does.
 
     Raises:
         ValueError: a key that is not in the code: the marker has gone stale.
     """
+    command = re.escape(" ".join(code.split()[:2]))
     for word in words:
         key, _, value = word.partition("=")
+        if word.startswith("+"):
+            code = re.sub(rf"^({command} .*)$", rf"\1 {word[1:]}", code, flags=re.MULTILINE)
+            continue
         code, count = re.subn(rf"(?<![\w.]){re.escape(key)}=[^\s,)]+", f"{key}={value}", code)
         if not count:
             raise ValueError(f"{key}= is not in the block:\n{code}")

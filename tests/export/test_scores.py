@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from yolo_musgd.data.reader import LabelledImage
 from yolo_musgd.edge.evaluate import mean_ap
 from yolo_musgd.edge.pictures.images import write_image
 from yolo_musgd.export import sensitivity
-from yolo_musgd.export.accuracy import Accuracy, evaluate
+from yolo_musgd.export.accuracy import Accuracy, as_dict, evaluate
 from yolo_musgd.export.guard import Guard
 from yolo_musgd.export.loaded import Loaded, load
 from yolo_musgd.export.scores import CUTS, best_cut, drop_interval, f1_and_recall, score_shift
@@ -154,6 +155,7 @@ def test_the_shift_says_where_to_cut_instead(planted, tmp_path: Path) -> None:
     assert 0.3 < found.conf[0] <= 0.9
     assert 0.15 < found.conf[1] <= 0.45
     assert found.f1 == (1.0, 1.0)
+    assert as_dict(dataclasses.replace(found, f1=(1 / 3, 2 / 3)))["f1"] == [0.3333, 0.6667]
     assert found.recall[0] == 1.0
     assert found.recall[1] == (1.0 if found.conf[0] <= 0.45 else 0.0)
 

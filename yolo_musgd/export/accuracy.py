@@ -170,4 +170,6 @@ def as_dict(value: Any) -> dict[str, Any]:
 def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_short(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -3,6 +3,8 @@
 Covers training_images.py.
 """
 
+import random
+
 import pytest
 import torch
 
@@ -86,6 +88,22 @@ def test_recalibration_is_the_average_of_the_batches(model, images):
     torch.testing.assert_close(first.bn.running_var, torch.stack([v for _, v in seen]).mean(0), rtol=1e-4, atol=1e-5)
     assert not any(m.training for m in model.modules())
     assert first.bn.momentum == pytest.approx(0.03)
+
+
+def test_augmented_images_follow_the_seed_and_leave_the_callers_chance_alone(tiny_data, images):
+    data = check(str(tiny_data))
+    made = [Images(data, NO_RULES, 64, 16, 8, seed, augment=True) for seed in (0, 1)]
+    before = random.getstate(), torch.get_rng_state()
+    one, same, other = (torch.cat([b["img"] for b in made[k]]) for k in (0, 0, 1))
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    plain = torch.cat([b["img"] for b in images])
+    assert one.shape == plain.shape
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert not torch.equal(one, plain)
 
 
 def test_too_few_images_are_refused(tmp_path, tiny_data):

@@ -26,7 +26,7 @@ def test_whichever_state_judges_better_is_kept(monkeypatch, tmp_path, split, aft
     model, cost = nn.BatchNorm2d(2), Cost(1, 1)
     plan = PruningPlan(model, cost, cost, [])
     run = object.__new__(Run)
-    run.__dict__.update(split=split, images=(), settings=SimpleNamespace())
+    run.__dict__.update(split=split, augmented=(), settings=SimpleNamespace())
     run._recalibrate(plan, tmp_path, {"map50_95": 0.4 if split == "val" else 0.9})
     assert plan.recalibrated is taken
     assert (float(plan.model.running_mean[0]) == 7.0) is taken

@@ -156,8 +156,15 @@ def read_split(content: Mapping[str, Any], split: str, rules: Rules = NO_RULES) 
     return Split(split, images, left_out, labelled, int(content.get("channels", 3)))
 
 
-def dataset(content: Mapping[str, Any], split: str, rules: Rules = NO_RULES, imgsz: int = 640, batch: int = 16) -> Any:
-    """Ultralytics' own data set of a split, without augmentation, square.
+def dataset(
+    content: Mapping[str, Any],
+    split: str,
+    rules: Rules = NO_RULES,
+    imgsz: int = 640,
+    batch: int = 16,
+    augment: bool = False,
+) -> Any:
+    """Ultralytics' own data set of a split, square.
 
     Args:
         content: from :func:`check`.
@@ -165,16 +172,18 @@ def dataset(content: Mapping[str, Any], split: str, rules: Rules = NO_RULES, img
         rules: of the model's training.
         imgsz: side that its images are brought to, pixels.
         batch: images a batch.
+        augment: as in the last epochs of a training, by Ultralytics' defaults: without mosaic.
     """
     from ultralytics.cfg import get_cfg
     from ultralytics.data import build_yolo_dataset
 
     chosen = list(rules.classes) if rules.classes is not None else None
     wanted = {"task": rules.task, "single_cls": rules.single_cls, "classes": chosen, "imgsz": imgsz}
-    args = get_cfg(overrides={**wanted, "mode": "val", "rect": False, "cache": False})
+    mode = "train" if augment else "val"
+    args = get_cfg(overrides={**wanted, "mode": mode, "rect": False, "cache": False, "mosaic": 0.0})
     names = class_names(content, rules)
     described = {**content, "names": names, "nc": len(names)}
-    return build_yolo_dataset(args, content[split], batch, described, mode="val", rect=False, stride=32)
+    return build_yolo_dataset(args, content[split], batch, described, mode=mode, rect=False, stride=32)
 
 
 def judging_split(content: Mapping[str, Any], rules: Rules = NO_RULES) -> str:

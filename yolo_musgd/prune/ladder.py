@@ -34,7 +34,7 @@ def write_ladder(run: Run, folder: Path) -> Path:
         model = run.graph(run.model).apply(graph.removed(kept, scores))
         if cut:
             model = run.activated(model)
-            recalibrate(model, run.images)
+            recalibrate(model, run.augmented)
         name = f"flops-{share:.3f}"
         stock_checkpoint.save(
             model, folder / f"{name}.pt", run.saved, {"flops": round(share, 4), "times": 1} if cut else {}

@@ -72,7 +72,8 @@ class Run:
         self.data = check(str(self.data_name), settings.data is not None, self.model.task)
         rules = dataclasses.replace(Rules.of_training(trained), task=self.model.task)
         check_classes(self.model, self.data, str(self.data_name), rules)
-        self.images = Images(self.data, rules, self.imgsz, settings.images, settings.batch, settings.seed)
+        chosen = self.imgsz, settings.images, settings.batch, settings.seed
+        self.images, self.augmented = (Images(self.data, rules, *chosen, augment) for augment in (False, True))
         self.arguments = finetuning.training_arguments(settings, str(self.data_name), self.imgsz, rules)
         if settings.teacher:
             finetuning.check_teacher(settings.teacher, self.model.names, self.model.task)
@@ -139,7 +140,7 @@ class Run:
             )
             model = graph.apply(graph.removed(kept, scores))
             if step < chosen.steps:
-                recalibrate(model, self.images)
+                recalibrate(model, self.augmented)
         return PruningPlan(self.activated(model, log), before, after, log)
 
     def activated(self, model: Any, log: list[str] | None = None) -> Any:
@@ -232,7 +233,7 @@ class Run:
             cut: figures of the model as it is, on the split that judges.
         """
         fresh = copy.deepcopy(plan.model)
-        recalibrate(fresh, self.images)
+        recalibrate(fresh, self.augmented)
         before = (cut if self.split == "val" else self._judged(plan.model, folder, "val"))["map50_95"]
         after = self._judged(fresh, folder, "val")["map50_95"]
         if after >= before:

@@ -65,7 +65,14 @@ def _unknown(name: str) -> UserError:
     return UserError(f"unknown command {name!r}; " + (f"did you mean {guess}?" if guess else "see: yolo-musgd help"))
 
 
-_OF_THE_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)  # another one mends it
+_OF_THE_PATH = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # another one mends it
 
 
 def _on_terminate(signum: int, frame: Any) -> None:

@@ -246,3 +246,14 @@ def test_the_guard_judges_it_as_it_does_the_others(make_checkpoint, tiny_data: P
     artifact = open_artifact(str(built.folder))
     assert (artifact.verified, artifact.precision, artifact.format) == (True, "int8", "ncnn")
     assert " 8=2" in Path(artifact.model).read_text()
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_kept(tmp_path: Path) -> None:
+    from yolo_musgd.export.ncnn import _place
+
+    for name in ("ready", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.ncnn.bin").write_text(name)
+    with pytest.raises(UserError, match="is there already"):
+        _place(tmp_path / "ready", tmp_path / "target")
+    assert (tmp_path / "target" / "model.ncnn.bin").read_text() == "target"

@@ -8,6 +8,7 @@ input: ``int8 = round(x * scale)`` (ncnn, src/layer/convolution.cpp).
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import struct
@@ -130,6 +131,20 @@ def _packed(layer: Layer, highest: dict[str, float], keep: set[str]) -> tuple[st
     return layer.line + mark, struct.pack("<I", TAG_INT8) + packed + bias + scales.tobytes() + around
 
 
+def _place(ready: Path, target: Path) -> None:
+    """Rename the finished folder; another process may have made the target meanwhile.
+
+    Raises:
+        UserError: it is there already.
+    """
+    try:
+        ready.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise UserError(f"{target} is there already: remove it or give another name=") from error
+
+
 class FloatNetwork:
     """An exported network in float, from which INT8 ones are made; its activations are measured once.
 
@@ -197,7 +212,7 @@ class FloatNetwork:
             note = part / "metadata.yaml"
             text = re.sub(r"^precision:.*\n", "", note.read_text(encoding="utf-8"), flags=re.MULTILINE)
             note.write_text(f"{text.rstrip()}\nprecision: int8\n", encoding="utf-8")
-            part.rename(target)
+            _place(part, target)
         return {
             "convolutions": len(self.convolutions),
             "convolutions_int8": len(self.convolutions) - len(floats),

@@ -34,6 +34,7 @@ def plot_all_curves(groups: Sequence[Mapping[str, Any]], colour: Mapping[str, st
             if group["target_mean"] is not None:
                 axis.axhline(group["target_mean"], color=INK, lw=1, ls=":")
             axis.set_title(plot_text(group["data"]))
+            axis.set_xlabel("epoch")
             axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.grid(alpha=0.25)
@@ -41,7 +42,6 @@ def plot_all_curves(groups: Sequence[Mapping[str, Any]], colour: Mapping[str, st
             axis.remove()
         named = {text: h for a in figure.axes for h, text in zip(*a.get_legend_handles_labels(), strict=True)}
         figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=COLUMNS)
-        figure.supxlabel("epoch", fontsize=10)
         figure.supylabel(f"{plot_text(metric)} on the validation split", fontsize=10)
         return figure
 

@@ -159,3 +159,15 @@ def test_help_names_every_value_that_a_setting_takes(name):
     for field in dataclasses.fields(commands.load(cli.COMMANDS[name].settings)):
         line = next(x for x in shown if x.strip().startswith(f"{field.name}="))
         assert all(choice in line for choice in field.metadata["choices"] or ()), line
+
+
+def test_a_copy_that_the_disk_has_no_room_for_is_one_line(capsys):
+    import shutil
+
+    def copy():
+        raise shutil.Error([("a", "b", "[Errno 27] File too large: 'b'")])
+
+    assert cli.exit_code(copy) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "File too large" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -97,7 +98,8 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains while it ends
         return 141  # as a program that SIGPIPE ended
     except OSError as error:
-        if not isinstance(error, (PermissionError, NotADirectoryError)) and error.errno not in _OF_THE_PATH:
+        known = isinstance(error, (PermissionError, NotADirectoryError, shutil.Error))  # the last: a copy that failed
+        if not known and error.errno not in _OF_THE_PATH:
             raise  # nothing that the user can put right
         print(f"{name}: {' '.join(str(error).split())[:400]}", file=sys.stderr)
         return 2

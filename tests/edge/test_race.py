@@ -60,6 +60,18 @@ def test_choosing(rows: list[tuple[float, ...]], factor: float) -> None:
     assert len(choose_of(entrants)) in range(1, len(entrants) + 1)
 
 
+def test_who_may_be_as_fast_but_took_longer_is_not_taken_for_its_fewer_threads() -> None:
+    lean, wide = entrant("lean", [9.0, 14.0, 15.0], threads=1), entrant("wide", [10.0, 10.0, 10.0], threads=4)
+    assert choose_of([lean, wide]) == [wide, lean]  # a noisy board: no difference is sure
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("fp32", None), ("int8", None), ("fp16", "fp16")])
+def test_the_runtime_computes_as_in_bench(precision: str, asked: str | None) -> None:
+    one = entrant("x", [1.0])
+    one.artifact.precision = precision
+    assert one.precision == asked  # NCNN would leave its FP16 for a file that says fp32
+
+
 def test_who_is_out_is_not_chosen() -> None:
     kept, wrong = entrant("kept", [10, 10]), entrant("wrong", [1, 1], out="mAP too low")
     assert choose_of([wrong, kept]) == [kept]

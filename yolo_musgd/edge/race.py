@@ -85,9 +85,14 @@ class Entrant:
         """Median of its turns."""
         return float(np.median(self.p50_ms))
 
+    @property
+    def precision(self) -> Optional[str]:
+        """What the runtime is asked for: as in bench, its own choice, unless the artifact is in FP16."""
+        return "fp16" if self.artifact.precision == "fp16" else None
+
     def open(self) -> Runtime:
         """Load it."""
-        return open_runtime(self.artifact, self.runtime, self.threads, precision=self.artifact.precision)
+        return open_runtime(self.artifact, self.runtime, self.threads, precision=self.precision)
 
 
 def enter(paths: Sequence[str], runtimes: Optional[Sequence[str]], threads: Sequence[int]) -> List[Entrant]:
@@ -190,8 +195,8 @@ def surely_slower(one: Entrant, fastest: Entrant) -> bool:
 def choose_of(entrants: Sequence[Entrant]) -> List[Entrant]:
     """Return who may be called the fastest, the one to take first.
 
-    Among those that are as fast the one of fewer threads (the board has other work), then of the smaller file, then by
-    name; so that the same race has the same end.
+    Among those within 3 % the one of fewer threads (the board has other work), then of the smaller file, then by name;
+    so that the same race has the same end.
 
     Raises:
         UserError: Nobody came to the end.
@@ -201,7 +206,11 @@ def choose_of(entrants: Sequence[Entrant]) -> List[Entrant]:
         raise UserError("nobody finished the race: {}".format("; ".join(sorted({one.out for one in entrants}))))
     fastest = min(ran, key=lambda one: one.time_ms)
     as_fast = [one for one in ran if not surely_slower(one, fastest)]
-    return sorted(as_fast, key=lambda one: (one.threads or 0, one.artifact.size_bytes, one.name))
+
+    def order(one: Entrant) -> Any:
+        return one.time_ms > TIE * fastest.time_ms, one.threads or 0, one.artifact.size_bytes, one.name
+
+    return sorted(as_fast, key=order)
 
 
 def table(entrants: Sequence[Entrant], as_fast: Sequence[Entrant]) -> str:
@@ -270,7 +279,7 @@ def _report(chosen: Any, results: Folder, folder: str, entrants: List[Entrant], 
         "model": os.path.relpath(winner.path, folder) if folder else winner.path,
         "runtime": winner.runtime,
         "threads": winner.threads,
-        "precision": winner.artifact.precision,
+        "precision": winner.precision,
         "p50_ms": winner.time_ms,
         "map50_95": winner.map50_95,
         "as_fast": [one.name for one in as_fast[1:]],

@@ -42,7 +42,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
 
     panels = [_draw_norms]
     panels += [_draw_beta] * bool(np.isfinite(steps["beta_t"]).any())
-    panels += [_draw_update] * bool(np.isfinite(steps["update_rms"]).any())
+    panels += [_draw_update] * bool(np.isfinite(steps.get("update_rms", np.nan)).any())  # older files have none
     n = len(steps["step"])
     bins = np.linspace(0, n, min(n, MAX_POINTS) + 1).astype(int)
     with plot_style():

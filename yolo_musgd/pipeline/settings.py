@@ -25,9 +25,7 @@ class PipelineSettings(Settings):
         None, "YAML with some of these arguments; by default the shipped one named as the data set, if there is one; "
         "arguments on the command line win", kind=str,
     )  # fmt: skip
-    model: str = setting(
-        "yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none", file="model"
-    )
+    model: str = setting("yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none")
     imgsz: int | None = setting(
         None, "side of the input, pixels; by default 640, or what target_fps= allows", kind=int, low=32
     )

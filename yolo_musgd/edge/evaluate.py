@@ -310,6 +310,8 @@ def main(args: List[str]) -> Result:
         path = folder.write_text("val.json", json.dumps(content, indent=1))
     if not partial:
         said = _say(content["result"], evaluator.left_out, "")
+        if evaluator.left_out:  # told also where there are too many of them
+            print(said)
         images.tolerate(evaluator.left_out, len(labelled))
     else:
         said = _say(content["result"], evaluator.left_out, ", partial")

@@ -202,7 +202,7 @@ def test_one_bad_line_is_survived_a_lost_sensor_is_told() -> None:
     running = sampler.Sampler(Scripted([2.0, None, None, 2.0, 2.0])).start()
     wait_for(lambda: running.lost)
     running.stop()
-    assert running.watts == [2.0, 2.0, 2.0]
+    assert list(running.watts) == [2.0, 2.0, 2.0]
     assert running.lost == "unplugged"
     span = (running.times[0], running.times[-1] + 10)
     assert sampler.window(running, *span)["energy_j"] is None  # nothing is made up for the time after the loss
@@ -213,7 +213,7 @@ def test_watts_that_cannot_be_are_noise(noise: float) -> None:
     running = sampler.Sampler(Scripted([2.0, noise, 2.0, noise, noise, 2.0, noise, noise, noise, 2.0])).start()
     wait_for(lambda: running.lost)
     running.stop()
-    assert running.watts == [2.0, 2.0, 2.0]
+    assert list(running.watts) == [2.0, 2.0, 2.0]
     assert str(noise) in str(running.lost)
 
 

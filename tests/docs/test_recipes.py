@@ -35,15 +35,15 @@ def test_steps_are_found_and_followed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_works_as_written(name: str, tmp_path: Path, programs: Path) -> None:
-    """In a copy of the repository, whose code comes first on the path."""
+def test_recipe_works_as_written(name: str, tmp_path: Path) -> None:
+    """In a copy of the repository, whose code comes first on the path: of new interpreters, since it changes."""
     copy = tmp_path / "copy"
     cached = shutil.ignore_patterns("__pycache__")
     for part in ("yolo_musgd", "cfg", "datasets", "tests"):
         shutil.copytree(ROOT / part, copy / part, ignore=cached)
     shutil.copy(ROOT / "pyproject.toml", copy)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment |= {"PYTHONPATH": str(copy), "YOLO_CONFIG_DIR": str(tmp_path / "config")}
     for step in RECIPES[name]:
         if step.what != "run":

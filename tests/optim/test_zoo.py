@@ -134,7 +134,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(zoo.importlib, "import_module", refuse)
-    with pytest.raises(MissingExtraError, match=r"optimizer=Lion needs pytorch_optimizer.*yolo-musgd\[zoo\]"):
+    with pytest.raises(MissingExtraError, match=r"optimizer=Lion needs pytorch_optimizer.*: pip install .*\[zoo\]"):
         zoo.zoo_class("Lion")
 
 

@@ -16,6 +16,7 @@ from yolo_musgd.export.accuracy import CONF, Accuracy, match
 CUTS = np.linspace(0.0, 1.0, 1001)
 WINDOW = 51  # of CUTS: the mean over .05, so that single detections do not pick the best one
 LEAST_F1 = 0.1  # below it no cut is worth recommending
+LEAST_MATCHED = 10  # fewer detections have no mean worth acting on
 GROUPS = 20
 
 
@@ -32,7 +33,7 @@ class ScoreShift:
 
     Attributes:
         matched: detections of FP32 above :data:`CONF` that the other has too, at whatever score.
-        shift: mean of the other's score minus FP32's over them.
+        shift: mean of the other's score minus FP32's over them; None of fewer than :data:`LEAST_MATCHED`.
         conf: best-F1 cut of FP32 and of the other.
         f1: there.
         recall: of both at FP32's best cut, a mean over classes.
@@ -79,7 +80,7 @@ def score_shift(expected: Accuracy, other: Accuracy) -> ScoreShift:
     for a, b in zip(expected.detections, other.detections, strict=True):
         sure = a[a[:, 4] > CONF]
         differences += [float(b[j, 4] - sure[i, 4]) for i, j, _ in match(sure, b)]
-    shift = float(np.mean(differences)) if differences else None
+    shift = float(np.mean(differences)) if len(differences) >= LEAST_MATCHED else None
     cuts = best_cut(expected), best_cut(other)
     if cuts[0] is None or cuts[1] is None:
         return ScoreShift(len(differences), shift, None, None, None)

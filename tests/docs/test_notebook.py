@@ -38,20 +38,20 @@ def test_the_notebook_is_well_formed_and_empty() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_notebook_runs(tmp_path: Path) -> None:
+def test_the_notebook_runs(tmp_path: Path, programs: Path) -> None:
     pytest.importorskip("onnxslim", reason="extra export is not installed")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
     environment["YOLO_CONFIG_DIR"] = str(tmp_path / "config")
     subprocess.run(
-        ["yolo", "settings", f"datasets_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}"],
+        [programs / "yolo", "settings", f"datasets_dir={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}"],
         env=environment, cwd=tmp_path, capture_output=True, check=True, timeout=120,
     )  # fmt: skip
     generate(tmp_path / "data" / "yolo-musgd-shapes", {"train": 32, "val": 16, "test": 4}, size=64)
     head = "import subprocess\ndef shell(line):\n    subprocess.run(line, shell=True, check=True)\n"
     code = head + "\n".join(map(as_script, cells())).replace("EPOCHS = 20", "EPOCHS = 1")
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [programs / "python", "-c", code],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

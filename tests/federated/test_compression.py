@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.federated.compression import DENSE, GAPS, VALUES, Compression
+from yolo_musgd.federated.compression import DENSE, GAPS, VALUES, Compression, from_layout, layout
 
 
 def difference(seed=0, scale=1.0):
@@ -17,7 +17,20 @@ def difference(seed=0, scale=1.0):
     return {name: (scale * random.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("text", ["half", "topk:0.1", "topk:1"])
+def test_without_compression_nothing_is_lost():
+    sent, plain = difference(), Compression()
+    assert plain.encode(sent).keys() == {DENSE}
+    for name, value in plain.decode(plain.encode(sent), from_layout(layout(sent))).items():
+        np.testing.assert_array_equal(value, sent[name])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[["a", [-1]]]', '[["a", "b"]]', "null"])
+def test_a_layout_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match="names and shapes cannot be read"):
+        from_layout(text)
+
+
+@pytest.mark.parametrize("text", ["none", "half", "topk:0.1", "topk:1"])
 def test_decoded_has_the_names_and_shapes(text):
     sent = difference()
     seen = Compression.parse(text).decode(Compression.parse(text).encode(sent), sent)

@@ -1,4 +1,7 @@
-"""The step-time table: what it measures, and that it says None rather than guess."""
+"""The step-time table: what it measures, and that it says None rather than guess.
+
+Covers lab/contenders.py too.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ import torch
 from torch import nn
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.lab import contenders as table
 from yolo_musgd.lab import steptime
 from yolo_musgd.lab.clock import device_name, launches, transient_bytes, warm_up
+from yolo_musgd.lab.contenders import contenders, ultralytics_groups
 from yolo_musgd.lab.steptime import (
-    contenders,
     main,
     measure,
     state_bytes,
     to_markdown,
-    ultralytics_groups,
 )
 
 
@@ -38,7 +41,7 @@ def test_rows_hold_ratios_of_medians_and_memory_in_parameters():
 
 
 def test_what_is_not_installed_is_left_out(monkeypatch):
-    monkeypatch.setattr(steptime.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
     assert "pytorch_optimizer Muon" not in contenders()
     assert "MuonSGD" in contenders()
 

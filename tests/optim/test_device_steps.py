@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_musgd.optim import device_steps
-from yolo_musgd.optim.device_steps import Stack, blocks, join, lying, orthogonalized, plan_stacks
+from yolo_musgd.optim.device_steps import Stack, blocks, join, lying, orthogonalize_block, orthogonalized, plan_stacks
 from yolo_musgd.optim.flat import flatten, is_nhwc, spread, unflatten, zero_unless
 from yolo_musgd.optim.kernel_plan import iteration_flops
 from yolo_musgd.optim.musgd import MuSGD
@@ -168,6 +168,38 @@ def test_blocks_and_batches_are_bounded(monkeypatch):
     assert len(blocks(stacks)) > 1
 
 
+@torch.no_grad()
+def test_two_ranks_share_the_stacks_and_end_alike(monkeypatch):
+    """Each orthogonalises its own and gets the other's; the exchange is played by a dictionary."""
+    chosen = MuonSettings(muon_precision="float32")
+    monkeypatch.setattr(device_steps, "LIMIT", 4000)  # or all would be one stack
+    params = [nn.Parameter(t) for t in tensors()]
+    sent, rank, calls = {}, [0], []
+
+    def broadcast(result, owner):
+        key = len(calls)  # every rank broadcasts in the same order
+        calls.append(owner)
+        if owner == rank[0]:
+            sent[key] = result.clone()
+        elif key in sent:
+            result.copy_(sent[key])
+
+    monkeypatch.setattr(device_steps.dist, "get_rank", lambda: rank[0])
+    monkeypatch.setattr(device_steps.dist, "broadcast", broadcast)
+    stacks = plan_stacks(params, chosen, ranks=2)
+    assert {stack.owner for stack in stacks} == {0, 1}
+    ends = []
+    for number in (0, 1, 0, 1, None):  # the first round fills the dictionary; None is one process alone
+        rank[0] = number
+        calls.clear()
+        vector = flatten([params[i] for stack in stacks for i in stack.index])
+        due = orthogonalize_block(stacks, vector, chosen, 1, 1 if number is None else 2)
+        assert due == list(range(len(params)))
+        ends.append(vector)
+    assert torch.equal(ends[2], ends[3])
+    assert torch.equal(ends[2], ends[4])
+
+
 class Launches(TorchDispatchMode):
     """Counts the operators that start work; each is a kernel or, on lists of tensors, a few."""
 
@@ -200,7 +232,7 @@ def launches_of(make, model):
 def test_a_step_of_yolo26n_starts_two_thirds_of_natives_kernels(fake_gpu, monkeypatch):
     from ultralytics.nn.tasks import DetectionModel
 
-    from yolo_musgd.lab.steptime import contenders
+    from yolo_musgd.lab.contenders import contenders
 
     monkeypatch.setattr("yolo_musgd.optim.kernel_plan.has_fast_bf16", lambda device: True)
     found = {}

@@ -26,7 +26,8 @@ def train(rank, settings, shard, device):
     """Three steps of a DDP-wrapped yolo26n, each rank on its own image."""
     from torch.nn.parallel import DistributedDataParallel
 
-    from yolo_musgd.lab.steptime import real_gradients, ultralytics_groups
+    from yolo_musgd.lab.contenders import ultralytics_groups
+    from yolo_musgd.lab.steptime import real_gradients
     from yolo_musgd.optim.muon import MuonSGD
     from yolo_musgd.optim.param_groups import muon_exclusions
     from yolo_musgd.optim.settings import MuonSettings

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import yolo_musgd
-from yolo_musgd.lab.steptime import real_gradients, ultralytics_groups
+from yolo_musgd.lab.contenders import ultralytics_groups
+from yolo_musgd.lab.steptime import real_gradients
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.param_groups import is_matrix, muon_exclusions

@@ -14,7 +14,8 @@ from torch import nn
 from ultralytics.optim import MuSGD as Native
 from ultralytics.utils.torch_utils import convert_optimizer_state_dict_to_fp16
 
-from yolo_musgd.lab.steptime import real_gradients, ultralytics_groups
+from yolo_musgd.lab.contenders import ultralytics_groups
+from yolo_musgd.lab.steptime import real_gradients
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.muon_update import update_scale
 from yolo_musgd.optim.param_groups import muon_exclusions

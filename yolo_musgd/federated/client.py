@@ -25,7 +25,7 @@ from flwr.common.constant import ErrorCode
 from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.federated.arrays import Arrays, flaw, put, read_arrays, take, under, with_prefix, write_arrays
-from yolo_musgd.federated.compression import Compression
+from yolo_musgd.federated.compression import Compression, from_layout
 
 OF_THE_CLIENT = frozenset(
     {"data", "model", "device", "workers", "project", "name", "cache", "pretrained", "cfg", "source"}
@@ -201,7 +201,7 @@ def received(content: RecordDict, state: Arrays) -> Arrays:
     arrays = {name: array.numpy() for name, array in content["arrays"].items()}
     config = content["config"]
     if config["base"] < 0:
-        return arrays
+        return Compression().decode(arrays, from_layout(str(config["layout"])))
     base = under("shadow", state)
     if not base:
         raise UserError("it has lost the model of the round before, to which a difference came")
@@ -212,7 +212,7 @@ def received(content: RecordDict, state: Arrays) -> Arrays:
 def _sent(done: Arrays, start: Arrays, residual: Arrays, compression: Compression) -> tuple[Arrays, Arrays]:
     """What is sent back, and what of it is owed to the next round."""
     if compression.kind == "none":
-        return {name: done[name] for name in start}, {}
+        return compression.encode({name: done[name] for name in start}), {}
     wanted = {name: done[name] - value + residual.get(name, 0) for name, value in start.items()}
     packed = compression.encode(wanted)
     seen = compression.decode(packed, start)
@@ -228,7 +228,7 @@ def evaluate(home: Home, content: RecordDict) -> RecordDict:
     arguments = _own_arguments(json.loads(str(config["arguments"])), home)
     work = Work(home.model, str(home.data), home.folder / "run", arguments, 0, 1, 1, int(config["seed"]))
     model, _, _ = initial_model(work)
-    arrays = {name: array.numpy() for name, array in content["arrays"].items()}
+    arrays = received(content, {})
     arrays |= under("private", home.state(int(config["round"]) + 1))
     if wrong := flaw(arrays, take(model, arrays.keys() & model.state_dict().keys())):
         raise UserError(wrong)

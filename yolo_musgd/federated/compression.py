@@ -6,6 +6,7 @@ et al. 2019, arXiv 1901.09847). Vectors (BatchNorm, biases), one part in thirty 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,13 +51,14 @@ class Compression:
         return cls("topk", ratio)
 
     def encode(self, difference: Mapping[str, np.ndarray]) -> Arrays:
-        """Few large arrays in place of many named ones; `decode` needs the shapes.
+        """Few large arrays in place of many named ones, which would be a request each; `decode` needs the shapes.
 
         Args:
-            difference: tensor name -> float32 array.
+            difference: tensor name -> float32 array; with ``none`` the tensors themselves, which lose nothing.
         """
         dense, sparse = self._sides(difference)
-        packed = {DENSE: _half(_flat(difference, dense))}
+        flat = _flat(difference, dense)
+        packed = {DENSE: flat if self.kind == "none" else _half(flat)}
         if sparse:
             flat = _flat(difference, sparse)
             count = max(1, round(self.ratio * flat.size))
@@ -75,7 +77,8 @@ class Compression:
             UserError: it cannot be of these shapes.
         """
         dense, sparse = self._sides(reference)
-        kinds = {DENSE: np.float16} | ({VALUES: np.float16, GAPS: np.uint8} if sparse else {})
+        plain: type = np.float32 if self.kind == "none" else np.float16
+        kinds: dict[str, type] = {DENSE: plain} | ({VALUES: np.float16, GAPS: np.uint8} if sparse else {})
         if packed.keys() != kinds.keys() or any(packed[k].dtype != t or packed[k].ndim != 1 for k, t in kinds.items()):
             raise UserError("a foreign model: the arrays are not packed as compress= says")
         found = _split(packed[DENSE].astype(np.float32), reference, dense)
@@ -92,6 +95,23 @@ class Compression:
         """The names that go dense, and those of which the largest entries go."""
         sparse = [name for name, value in arrays.items() if self.kind == "topk" and value.ndim > 1]
         return [name for name in arrays if name not in set(sparse)], sparse
+
+
+def layout(arrays: Mapping[str, np.ndarray]) -> str:
+    """Names and shapes as JSON, for a receiver that does not know the model yet."""
+    return json.dumps([[name, list(value.shape)] for name, value in arrays.items()])
+
+
+def from_layout(text: str) -> Arrays:
+    """A reference for `decode` from `layout`'s text; it takes no memory.
+
+    Raises:
+        UserError: it is no layout.
+    """
+    try:
+        return {str(name): np.broadcast_to(np.float32(0), shape) for name, shape in json.loads(text)}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"names and shapes cannot be read: {error}") from None
 
 
 def _half(values: np.ndarray) -> np.ndarray:

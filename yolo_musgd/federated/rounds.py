@@ -20,7 +20,7 @@ from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.federated.arrays import Arrays, put, shared_names, take, under, with_prefix
 from yolo_musgd.federated.client import record
-from yolo_musgd.federated.compression import Compression
+from yolo_musgd.federated.compression import Compression, layout
 from yolo_musgd.federated.history import Progress
 from yolo_musgd.federated.judge import MAIN, METRICS, judge, save_checkpoint
 from yolo_musgd.federated.settings import FederateSettings
@@ -230,10 +230,11 @@ class Federation:
                 continue
             seed = int(self.plan.arguments.get("seed", 0)) + (number - 1) * self.plan.clients + place
             config: dict[str, Any] = {**message.content["config"], "seed": seed}
-            content = message.content["arrays"]
             if packed and node in self.holders:
-                config["base"], content = number - 1, record(packed)
-            chosen.append(Message(RecordDict({"arrays": content, "config": ConfigRecord(config)}), node, "train"))
+                content = RecordDict({"arrays": record(packed), "config": ConfigRecord({**config, "base": number - 1})})
+            else:
+                content = _whole(arrays, config)
+            chosen.append(Message(content, node, "train"))
         return chosen
 
     def _first_reason(self) -> str:
@@ -245,7 +246,7 @@ class Federation:
         put(self.plan.model, self.arrays)
         if self.plan.judges:
             return judge(self.plan.model, str(self.plan.val), self.plan.arguments, self.plan.folder / "judged")
-        content = RecordDict({"arrays": record(self.arrays), "config": self._config(number)})
+        content = _whole(self.arrays, self._config(number))
         asked = [Message(content, node, "evaluate") for node in self.holders]
         replies, _ = self._exchange(asked, self.plan.patience)
         found = [dict(reply.content["metrics"]) for reply in replies if not reply.has_error()]
@@ -283,16 +284,23 @@ class Federation:
                 "epochs": total,
             }
             config = self._config(0, **more, timeout=s.timeout * s.rounds, start=0)
-            message = Message(RecordDict({"arrays": record(begin), "config": config}), node, "train")
-            replies, _ = self._exchange([message], s.timeout * s.rounds)
+            replies, _ = self._exchange([Message(_whole(begin, config), node, "train")], s.timeout * s.rounds)
             if not replies or replies[0].has_error():
                 why = replies[0].error.reason if replies else "no answer"
                 LOGGER.warning(f"{name} could not be trained: {why}")
                 continue
-            put(self.plan.model, {k: a.numpy() for k, a in replies[0].content["arrays"].items()})
+            came = {k: a.numpy() for k, a in replies[0].content["arrays"].items()}
+            put(self.plan.model, Compression().decode(came, begin))
             found = judge(self.plan.model, str(self.plan.val), self.plan.arguments, self.plan.folder / "judged")
             self.progress.add_baseline(name, found)
             LOGGER.info(f"{name}: mAP50-95 {found[MAIN]:.4f}")
+
+
+def _whole(arrays: Arrays, config: Mapping[str, Any]) -> RecordDict:
+    """A message's content with all arrays, and their names and shapes."""
+    return RecordDict(
+        {"arrays": record(Compression().encode(arrays)), "config": ConfigRecord({**config, "layout": layout(arrays)})}
+    )
 
 
 def _mb(count: float) -> str:

@@ -67,9 +67,9 @@ class Receiver:
             if not 1 <= figures["num-examples"] < 2**40:
                 return f"num-examples is {figures['num-examples']:g}"
             size = sum(len(array.data) for array in content["arrays"].values())
+            arrays = self._compression.decode(arrays, self._start)
             if self._compression.kind != "none":
-                difference = self._compression.decode(arrays, self._start)
-                arrays = {name: value + difference[name] for name, value in self._start.items()}
+                arrays = {name: value + arrays[name] for name, value in self._start.items()}
             if wrong := flaw(arrays, self._start):
                 return wrong
         except (KeyError, TypeError, ValueError, EOFError, UserError) as error:

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ from hypothesis import strategies as st
 from yolo_musgd.edge.__main__ import main
 from yolo_musgd.edge.web import metrics
 from yolo_musgd.edge.web.requests import BODY_BYTES, HEAD_BYTES, Refusal, parse
-from yolo_musgd.edge.web.server import CONNECTIONS
+from yolo_musgd.edge.web.server import CONNECTIONS, Connection, Server
 from yolo_musgd.edge.web.shared import PIXELS, STATUS_BYTES, Shared
 
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n{}\r\n"
@@ -267,6 +268,32 @@ def test_slow_loris_is_cut_off_and_others_are_served(served: Served) -> None:
     assert time.monotonic() - begin < 14  # its bytes bought it no time
     for client in slow:
         client.close()
+
+
+class Reset(socket.socket):
+    """A connection that the client resets while it is answered."""
+
+    def send(self, *words: object) -> int:
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("path", ["/", "/stream.mjpg", "/api/events", "/snapshot.jpg", "/nothing"])
+def test_a_client_that_is_gone_while_it_is_answered(path: str) -> None:
+    shared = Shared(0.25)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(listener, shared, {}, None, "page")
+        theirs, ours = socket.socketpair()
+        gone = Reset(fileno=ours.detach())
+        gone.setblocking(False)
+        server.connections[gone] = Connection(gone, time.monotonic())
+        server._selector.register(gone, selectors.EVENT_READ)
+        theirs.sendall(GET.format(path, "").encode())
+        assert server.turn()
+        for number in (1, 2):
+            shared.publish({"detections": []}, number, np.zeros((48, 64, 3), np.uint8))
+            assert server.turn()
+        assert server.connections == {}
+        theirs.close()
 
 
 def test_who_takes_nothing_is_cut_off(served: Served) -> None:

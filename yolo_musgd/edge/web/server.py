@@ -152,8 +152,9 @@ class Server:
         self._selector.register(client, selectors.EVENT_READ)
 
     def _drop(self, connection: Connection) -> None:
+        if self.connections.pop(connection.client, None) is None:  # dropped already, in the midst of an answer
+            return
         self._selector.unregister(connection.client)
-        del self.connections[connection.client]
         connection.client.close()
         self._count()
 
@@ -170,13 +171,12 @@ class Server:
                 if not connection.asked:  # what comes after a request is read and forgotten
                     connection.got += block
                     self._read(connection)
-            if connection.out:
+            if connection.out and connection.client in self.connections:
                 self._write(connection)
         except BlockingIOError:
             pass
         except OSError:
-            if connection.client in self.connections:
-                self._drop(connection)
+            self._drop(connection)
 
     def _read(self, connection: Connection) -> None:
         try:

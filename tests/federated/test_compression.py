@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.federated.compression import DENSE, GAPS, VALUES, Compression, from_layout, layout
+from yolo_musgd.federated.compression import DENSE, GAPS, LAYOUT, VALUES, Compression, from_layout, layout
 
 
 def difference(seed=0, scale=1.0):
@@ -19,7 +19,7 @@ def difference(seed=0, scale=1.0):
 
 def test_without_compression_nothing_is_lost():
     sent, plain = difference(), Compression()
-    assert plain.encode(sent).keys() == {DENSE}
+    assert plain.encode(sent).keys() == {LAYOUT, DENSE}
     for name, value in plain.decode(plain.encode(sent), from_layout(layout(sent))).items():
         np.testing.assert_array_equal(value, sent[name])
 
@@ -116,6 +116,8 @@ def test_a_word_that_is_none_is_answered_in_one_line(text):
         lambda p: p.update({GAPS: np.full_like(p[GAPS], 255)}),
         lambda p: p.update({VALUES: p[VALUES][:-1]}),
         lambda p: p.update({"w": p[VALUES]}),
+        lambda p: p.pop(LAYOUT),
+        lambda p: p.update({LAYOUT: p[LAYOUT] + np.uint32(1)}),
     ],
 )
 def test_arrays_of_another_model_are_refused(spoil):
@@ -124,3 +126,22 @@ def test_arrays_of_another_model_are_refused(spoil):
     spoil(packed)
     with pytest.raises(UserError, match="a foreign model"):
         top.decode(packed, sent)
+
+
+@pytest.mark.parametrize("kind", ["none", "half", "topk:0.5"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda arrays: {**arrays, "a": arrays["a"].reshape(3, 4)},
+        lambda arrays: {"b": arrays["b"], "a": arrays["a"]},
+        lambda arrays: {"c": arrays["a"], "b": arrays["b"]},
+        lambda arrays: {**arrays, "a": arrays["a"].astype(np.float64)},
+    ],
+    ids=["shape", "order", "name", "type"],
+)
+def test_another_layout_of_as_many_values_is_refused(kind, other):
+    """Two matrices of equal shape would be exchanged without a word."""
+    arrays = {name: np.ones((4, 3), np.float32) for name in "ab"}
+    compression = Compression.parse(kind)
+    with pytest.raises(UserError, match=r"a foreign model: (as many values|the arrays are not packed)"):
+        compression.decode(compression.encode(other(arrays)), arrays)

@@ -166,6 +166,7 @@ def spoiled(**changes):
         (lambda: reply(2, spoiled(other=np.zeros(1, np.float32))), "a foreign model: 21 values where 20 belong"),
         (lambda: reply(2, {"w": START["w"]}), "a foreign model: 12 values where 20 belong"),
         (lambda: reply(2, models(1)[0], packed=True), "a foreign model: the arrays are not packed as compress= says"),
+        (lambda: reply(2, spoiled(w=np.zeros((3, 4), np.float32))), "a foreign model: as many values, but its tensors"),
         (lambda: reply(2, {"dense": np.zeros(20)}, packed=True), "a foreign model: the arrays are not packed"),
         (lambda: reply(2, models(1)[0], images=0), "num-examples is 0"),
         (lambda: reply(2, models(1)[0], images=-5.0), "num-examples is -5"),

@@ -7,6 +7,7 @@ et al. 2019, arXiv 1901.09847). Vectors (BatchNorm, biases), one part in thirty 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.federated.arrays import Arrays
 
-DENSE, VALUES, GAPS = "dense", "values", "gaps"
+DENSE, VALUES, GAPS, LAYOUT = "dense", "values", "gaps", "layout"
 _LARGEST = float(np.finfo(np.float16).max)
 _LONGEST = 255  # a gap that one byte holds
 
@@ -53,12 +54,14 @@ class Compression:
     def encode(self, difference: Mapping[str, np.ndarray]) -> Arrays:
         """Few large arrays in place of many named ones, which would be a request each; `decode` needs the shapes.
 
+        A checksum of names, shapes and types goes with them: values of another order would fit, too.
+
         Args:
             difference: tensor name -> float32 array; with ``none`` the tensors themselves, which lose nothing.
         """
         dense, sparse = self._sides(difference)
         flat = _flat(difference, dense)
-        packed = {DENSE: flat if self.kind == "none" else _half(flat)}
+        packed = {LAYOUT: _checksum(difference), DENSE: flat if self.kind == "none" else _half(flat)}
         if sparse:
             flat = _flat(difference, sparse)
             count = max(1, round(self.ratio * flat.size))
@@ -78,7 +81,9 @@ class Compression:
         """
         dense, sparse = self._sides(reference)
         plain: type = np.float32 if self.kind == "none" else np.float16
-        kinds: dict[str, type] = {DENSE: plain} | ({VALUES: np.float16, GAPS: np.uint8} if sparse else {})
+        kinds: dict[str, type] = {LAYOUT: np.uint32, DENSE: plain} | (
+            {VALUES: np.float16, GAPS: np.uint8} if sparse else {}
+        )
         if packed.keys() != kinds.keys() or any(packed[k].dtype != t or packed[k].ndim != 1 for k, t in kinds.items()):
             raise UserError("a foreign model: the arrays are not packed as compress= says")
         found = _split(packed[DENSE].astype(np.float32), reference, dense)
@@ -89,6 +94,8 @@ class Compression:
                 raise UserError("a foreign model: places beyond its weights")
             np.add.at(flat, places, packed[VALUES].astype(np.float32))  # a filler is 0 on top of whatever is there
             found |= _split(flat, reference, sparse)
+        if not np.array_equal(packed[LAYOUT], _checksum(reference)):
+            raise UserError("a foreign model: as many values, but its tensors have other names, shapes or types")
         return {name: found[name] for name in reference}
 
     def _sides(self, arrays: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
@@ -100,6 +107,11 @@ class Compression:
 def layout(arrays: Mapping[str, np.ndarray]) -> str:
     """Names and shapes as JSON, for a receiver that does not know the model yet."""
     return json.dumps([[name, list(value.shape)] for name, value in arrays.items()])
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    types = ",".join(str(value.dtype) for value in arrays.values())
+    return np.array([zlib.crc32(f"{layout(arrays)}{types}".encode())], np.uint32)
 
 
 def from_layout(text: str) -> Arrays:

@@ -72,7 +72,9 @@ class Receiver:
                 arrays = {name: value + arrays[name] for name, value in self._start.items()}
             if wrong := flaw(arrays, self._start):
                 return wrong
-        except (KeyError, TypeError, ValueError, EOFError, UserError) as error:
+        except UserError as error:
+            return str(error)
+        except (KeyError, TypeError, ValueError, EOFError) as error:
             return f"not an answer to this question: {type(error).__name__}: {error}"
         reply.content = RecordDict({"arrays": record(arrays), "metrics": MetricRecord(figures)})
         self.bytes += size

@@ -44,6 +44,11 @@ def quantized(graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return made
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_quantized_graph_is_valid_onnx(variant: str, quantized: Quantized) -> None:
+    onnx.checker.check_model(str(quantized[variant][1]), full_check=True)
+
+
 @pytest.mark.parametrize("head", ["raw", "nms_free"])
 def test_the_head_is_found_by_structure(head: str, graphs: dict[str, Path]) -> None:
     graph = onnx.load(str(graphs[head])).graph
@@ -175,6 +180,7 @@ def test_half_graphs_for_tensorrt_8_2(head: str, missing: list[str], graphs: dic
     import onnxruntime as ort
 
     path = save_half(graphs[head], tmp_path / "half.onnx")
+    onnx.checker.check_model(str(path))
     facts = read_onnx(str(path))
     assert facts.inputs[0][1] == facts.outputs[0][1] == "float32"
     assert unsupported(facts, "8.2") == missing

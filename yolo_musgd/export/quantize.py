@@ -108,6 +108,7 @@ def quantize(plan: QuantizationPlan, path: Path, ranges: Ranges, variant: str, f
         quantizer.quantize_model()
     finally:
         logging.root.setLevel(before)
+    quantizer.model.topological_sort()  # which ONNX asks for and not every reader does without
     made: Any = quantizer.model.model
     del made.metadata_props[:]
     made.metadata_props.extend(onnx.load(str(plan.model), load_external_data=False).metadata_props)

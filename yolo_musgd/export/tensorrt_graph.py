@@ -53,6 +53,7 @@ def save_half(model: Path, path: Path) -> Path:
     strongly typed TensorRT (11) needs, and older ones read it too.
     """
     import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     graph = onnx.load(str(model))
@@ -63,6 +64,7 @@ def save_half(model: Path, path: Path) -> Path:
         if node.output[0] in seen:
             half.graph.node.remove(node)
         seen.update(node.output)
+    ONNXModel(half).topological_sort()  # the casts were appended
     onnx.save(half, str(path))
     return path
 

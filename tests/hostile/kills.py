@@ -125,6 +125,11 @@ def timeless(value: Any) -> Any:
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
+def figures(file: Path, project: Path) -> Any:
+    """What a JSON file says, without times and without the place of the try."""
+    return timeless(json.loads(file.read_text().replace(str(project), "PROJECT")))
+
+
 def newest(project: Path, main: str) -> Path:
     """The result folder that was finished: the last one that holds ``main``."""
     return max((p.parent for p in project.glob(f"*/{main}")), key=lambda p: p.stat().st_mtime_ns)
@@ -136,8 +141,7 @@ def result(main: str, *others: str) -> Callable[[Path], Any]:
     def outcome(project: Path) -> Any:
         folder = newest(project, main)
         hashes = listing(folder)
-        figures = timeless(json.loads((folder / main).read_text()))
-        return sorted(hashes), figures, {name: hashes[name] for name in others}
+        return sorted(hashes), figures(folder / main, project), {name: hashes[name] for name in others}
 
     return outcome
 
@@ -290,13 +294,12 @@ class Range:
     def _exported(project: Path) -> Any:
         manifests = sorted(project.rglob("manifest.json"))
         assert manifests
-        figures = [timeless(json.loads(m.read_text())) for m in manifests]
-        return [str(p.relative_to(project)) for p in shown(project)], figures
+        return [str(p.relative_to(project)) for p in shown(project)], [figures(m, project) for m in manifests]
 
     @staticmethod
     def _pruned(project: Path) -> Any:
         folder = newest(project, "report.md")
-        record = timeless(json.loads((folder / "prune.json").read_text()))
+        record = figures(folder / "prune.json", project)
         record.pop("curves", None)
         record.pop("log", None)
         return sorted(p.name for p in folder.iterdir() if not p.name.startswith("part-")), record
@@ -346,10 +349,8 @@ class Range:
     @staticmethod
     def _piped(project: Path) -> Any:
         files = [str(p.relative_to(project)) for p in shown(project / "out")]
-        figures = {}
-        for file in sorted((project / "out").rglob("prune.json")):
-            figures[file.name] = timeless(json.loads(file.read_text()))["accuracy"]
-        return sorted(f for f in files if "/logs/" not in f), figures
+        pruned = {f.name: figures(f, project)["accuracy"] for f in sorted((project / "out").rglob("prune.json"))}
+        return sorted(f for f in files if "/logs/" not in f), pruned
 
     def undisturbed(self, name: str) -> tuple[Any, int, float]:
         """Outcome, writes and seconds of a command that nothing ends."""

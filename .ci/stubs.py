@@ -40,6 +40,8 @@ def stubs() -> str:
                 f"{a.name}: {a.kind}{' | None' if required and name == 'prune' else none}"
                 + ("" if required and name != "prune" else f" = {None if required else a.default!r}")
             )
+        if COMMANDS[name].trains:
+            lines.append("**train: Words")
         summary = COMMANDS[name].summary
         body = f'"""{summary[0].upper()}{summary[1:]}.\n\n    See `yolo-musgd help {name}`.\n    """'
         parts.append(f"def {name}({', '.join(lines)},) -> Result:\n    {body}\n")

@@ -29,7 +29,7 @@ def test_the_types_are_those_of_the_commands():
 def test_a_function_takes_what_its_command_takes(name):
     parameters = inspect.signature(getattr(yolo_musgd, name)).parameters
     table = commands.arguments(name)
-    assert list(parameters) == [a.name for a in table]
+    assert list(parameters) == [a.name for a in table] + ["train"] * commands.COMMANDS[name].trains
     for a in table:
         assert parameters[a.name].default == (None if a.default is commands.REQUIRED else a.default)
         assert a.help in inspect.getdoc(getattr(api, name))
@@ -56,6 +56,13 @@ def test_words_become_the_commands(monkeypatch, tmp_path):
     }  # fmt: skip
 
 
+def test_arguments_of_training_may_stand_beside_a_federations_own(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(api, "run", lambda name, words: seen.update({name: words}) or Result(name, "done"))
+    yolo_musgd.federate("shapes.yaml", clients=2, imgsz=96, val=None)
+    assert seen == {"federate": ["data=shapes.yaml", "clients=2", "imgsz=96"]}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -67,6 +74,9 @@ def test_words_become_the_commands(monkeypatch, tmp_path):
         (lambda: yolo_musgd.bench("nowhere.onnx"), "no model at nowhere.onnx"),
         (lambda: yolo_musgd.pipeline("nowhere.yaml"), "nowhere.yaml"),
         (lambda: yolo_musgd.prune("x.pt", flops=0.5), "flops must be in"),
+        (lambda: yolo_musgd.federate("x.yaml", roundz=3), "did you mean rounds"),
+        (lambda: yolo_musgd.federate(clients=2), "data= is required"),
+        (lambda: yolo_musgd.export("a.pt", train=3), "export has no argument 'train'"),
     ],
 )
 def test_bad_input_is_a_user_error(call, message, tmp_path, monkeypatch):

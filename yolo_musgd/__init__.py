@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from yolo_musgd.api import bench, bundle, compare, detect, export, pipeline, prune, val
+    from yolo_musgd.api import bench, bundle, compare, detect, export, federate, pipeline, prune, val
     from yolo_musgd.edge.errors import UserError
     from yolo_musgd.edge.result import Result
     from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
@@ -41,6 +41,7 @@ __all__ = [
     "compare",
     "detect",
     "export",
+    "federate",
     "param_groups",
     "pipeline",
     "prune",
@@ -58,7 +59,7 @@ _HOME = {
     "MuonSettings": "yolo_musgd.optim.settings",
     "Result": "yolo_musgd.edge.result",
     "UserError": "yolo_musgd.edge.errors",
-    **dict.fromkeys(("bench", "bundle", "compare", "detect", "val"), "yolo_musgd.api"),
+    **dict.fromkeys(("bench", "bundle", "compare", "detect", "federate", "val"), "yolo_musgd.api"),
     "param_groups": "yolo_musgd.optim.param_groups",
     "MuSGDTrainer": "yolo_musgd.trainers",
     "trainer_class": "yolo_musgd.trainers",

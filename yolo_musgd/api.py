@@ -18,7 +18,7 @@ from typing import Any
 from yolo_musgd.commands import COMMANDS, REQUIRED, arguments, run
 from yolo_musgd.edge.result import Result
 
-NAMES = ("bench", "bundle", "compare", "detect", "export", "pipeline", "prune", "val")
+NAMES = ("bench", "bundle", "compare", "detect", "export", "federate", "pipeline", "prune", "val")
 
 __all__ = list(NAMES)
 
@@ -45,16 +45,19 @@ def _signature(name: str) -> inspect.Signature:
                 annotation=argument.kind,
             )
         )
+    if COMMANDS[name].trains:
+        parameters.append(inspect.Parameter("train", inspect.Parameter.VAR_KEYWORD, annotation="Words"))
     return inspect.Signature(parameters, return_annotation=Result)
 
 
 def _function(name: str) -> Callable[..., Result]:
     signature = _signature(name)
+    names = {argument.name for argument in arguments(name)}
 
     def command(*args: Any, **settings: Any) -> Result:
-        if all(key in signature.parameters for key in settings):  # else the command itself suggests the nearest name
-            settings = signature.bind(*args, **settings).arguments
-        given = {key: value for key, value in settings.items() if value is not None or _takes_none(key)}
+        own = {key: value for key, value in settings.items() if key in names}
+        words = {**signature.bind(*args, **own).arguments, **settings}  # the command itself answers unknown names
+        given = {key: value for key, value in words.items() if value is not None or _takes_none(key)}
         found = run(name, [f"{key}={_word(value)}" for key, value in given.items()])
         assert isinstance(found, Result)
         return found
@@ -72,6 +75,8 @@ def documentation(name: str) -> str:
     """The docstring of a command's function."""
     summary = COMMANDS[name].summary
     lines = [f"{summary[0].upper()}{summary[1:]}.", "", "Args:", *(f"    {a.name}: {a.help}." for a in arguments(name))]
+    if COMMANDS[name].trains:
+        lines.append("    train: arguments of ``yolo train`` such as imgsz and batch.")
     return "\n".join([*lines, "", "Raises:", "    UserError: bad input or a missing package, found before any work."])
 
 

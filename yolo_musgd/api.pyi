@@ -163,6 +163,37 @@ def export(
     See `yolo-musgd help export`.
     """
 
+def federate(
+    data: Words,
+    *,
+    model: Words = "yolo26n.yaml",
+    clients: int = 4,
+    rounds: int = 10,
+    local_epochs: int = 1,
+    optimizer: Words = "MuSGD",
+    split: Words = "iid",
+    share: Words = "all",
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmuon"] = "fedavg",
+    average: Literal["ema", "weights"] = "ema",
+    optimizer_state: Literal["restart", "keep"] = "restart",
+    compress: Words = "none",
+    proximal_mu: float = 0.01,
+    server_lr: float | None = None,
+    server_momentum: float = 0.0,
+    val: Words | None = None,
+    baselines: Literal["none", "central", "alone", "all"] = "none",
+    timeout: float = 3600.0,
+    jobs: int = 1,
+    threads: int | None = None,
+    project: Words = "runs/federate",
+    name: Words = "exp",
+    **train: Words,
+) -> Result:
+    """Many clients, one model: federated training on Flower, simulated here; goes on where it stopped.
+
+    See `yolo-musgd help federate`.
+    """
+
 def pipeline(
     data: Words,
     *,

@@ -31,6 +31,7 @@ class Command:
         examples: two lines to copy, without the program's name.
         page: of the documentation, below docs/.
         files: what its bare words name, for a command that takes some.
+        trains: whether it takes the arguments of ``yolo train``, too.
     """
 
     main: str
@@ -41,6 +42,7 @@ class Command:
     examples: tuple[str, ...] = ()
     page: str = "reference/commands.md"
     files: str = ""
+    trains: bool = False
 
 
 COMMANDS: dict[str, Command] = {
@@ -106,6 +108,7 @@ COMMANDS: dict[str, Command] = {
             "federate data=bccd.yaml split=dirichlet:0.3 compress=topk:0.1 baselines=central",
         ),
         page="federated.md",
+        trains=True,
     ),
     "federate-bundle": Command(
         "yolo_musgd.federated.boards:main",
@@ -114,6 +117,7 @@ COMMANDS: dict[str, Command] = {
         group=OPTIMIZERS,
         examples=("federate-bundle", "federate-bundle host=192.168.1.10 boards=2"),
         page="federated.md",
+        trains=True,
     ),
     "prune": Command(
         "yolo_musgd.prune.command:main",

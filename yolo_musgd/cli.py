@@ -6,16 +6,14 @@ import errno
 import io
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from yolo_musgd import __version__
 from yolo_musgd.commands import COMMANDS, arguments, run
 from yolo_musgd.completion import script
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.interrupts import terminated_as_interrupted
 from yolo_musgd.edge.options import help_table, nearest
 from yolo_musgd.resources import FIRST_COMMAND
 
@@ -76,19 +74,14 @@ _OF_THE_PATH = (
 )  # another one mends it
 
 
-def _on_terminate(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     """What ``work`` returns; 2 for bad input and 130 for Ctrl-C, with one line in place of a traceback.
 
     SIGTERM counts as Ctrl-C, so that a service manager's or a scheduler's stop leaves no half-written folder either.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    previous = signal.signal(signal.SIGTERM, _on_terminate) if in_main_thread else None
     try:
-        code = work()
+        with terminated_as_interrupted():
+            code = work()
         sys.stdout.flush()  # here, where a closed pipe can be told from a fault
         return code
     except UserError as error:
@@ -106,9 +99,6 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _dispatch(words: Sequence[str]) -> int:

@@ -6,7 +6,11 @@ Boxes and mAP, with Ultralytics as oracle.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +26,8 @@ from yolo_musgd.edge.pictures.boxes import iou_matrix
 from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.runtimes.artifact import open_artifact
 from yolo_musgd.edge.runtimes.open import open_runtime
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 def ultralytics_boxes(model: str, image: np.ndarray, imgsz: int, conf: float) -> np.ndarray:
@@ -268,3 +274,25 @@ def test_detect_command(small_models: dict[str, Path], pictures: Path, tmp_path:
         assert picture.shape[:2] == (entry["height"], entry["width"])
     assert main(words) == 0
     assert (tmp_path / "o" / "detect2").is_dir()  # counted up, nothing overwritten
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_stopped_leaves_what_was_detected(sent: int, small_models: dict[str, Path], tmp_path: Path) -> None:
+    """From edge.pyz's command line, as a service manager stops it: the file is whole and has its name."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "first.png")
+    words = ["detect", str(small_models["raw"]), f"source={tmp_path}", "watch=True", "runtime=onnxruntime"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "yolo_musgd.edge", *words, f"project={tmp_path}/out"], text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert "first.png" in process.stdout.readline()
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "edge: interrupted"
+    folder = tmp_path / "out" / "detect"
+    assert sorted(path.name for path in folder.iterdir()) == ["detections.json", "first.jpg"]
+    assert len(json.loads((folder / "detections.json").read_text())["images"]) == 1

@@ -7,6 +7,7 @@ from typing import List, Optional
 
 from . import __version__
 from .errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, UserError
+from .interrupts import terminated_as_interrupted
 
 COMMANDS = {  # command -> (module, function, what it does)
     "bench": ("bench", "main", "FPS, latency percentiles, watts and joules per frame; writes bench.json, .md, .png"),
@@ -59,7 +60,8 @@ def main(args: Optional[List[str]] = None) -> int:
             raise UserError("unknown command {!r}; {}".format(words[0], hint))
         module, function, _ = COMMANDS[words[0]]
         run = getattr(importlib.import_module("." + module, __package__), function)
-        found = run(words[1:])
+        with terminated_as_interrupted():
+            found = run(words[1:])
         return int(found if isinstance(found, int) else found.show())
     except UserError as error:
         print("edge: {}".format(error), file=sys.stderr)

@@ -4,7 +4,6 @@ The report is ``bench.json``; its fields are described in report.py.
 """
 
 import os
-import signal
 import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
@@ -14,6 +13,7 @@ from .choice import apply_choice
 from .detect import MODEL_OPTIONS, Detector, require
 from .errors import EXIT_DONE, EXIT_INTERRUPTED, SensorError, UserError
 from .files import Folder
+from .interrupts import terminated_as_interrupted
 from .pictures import library
 from .power import sampler, system
 from .result import Result
@@ -197,11 +197,6 @@ def _runtime_facts(runtime: Runtime) -> Dict[str, Any]:
     return {"name": runtime.name, "version": runtime.version, "threads": runtime.threads, "detail": runtime.detail}
 
 
-def on_terminate(signum: int, frame: Any) -> None:
-    """End as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 def main(args: List[str]) -> Result:
     """Run ``bench model= ...``: writes bench.json, .md and .png; Ctrl-C writes what there is, marked partial.
 
@@ -231,15 +226,13 @@ def main(args: List[str]) -> Result:
 
 def _bench(bench: Bench, folder: Folder) -> bool:
     """Measure and write the report, also of a run that failed or was cut short after a first setting."""
-    previous = signal.signal(signal.SIGTERM, on_terminate)
     try:
-        complete = bench.run()
+        with terminated_as_interrupted():
+            complete = bench.run()
     except UserError as error:
         if bench.content["runs"]:  # a later setting failed: the earlier ones are kept
             bench.content["error"] = str(error)
             report.write(folder, bench.content, bench.chosen.picture)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     report.write(folder, bench.content, bench.chosen.picture)
     return complete

@@ -1,10 +1,27 @@
-"""Holds Ctrl-C back while a native package is imported."""
+"""What Ctrl-C and SIGTERM do: they end a command alike, and wait while a native package is imported."""
 
 import os
 import signal
 import threading
 from contextlib import contextmanager
 from typing import Any, Iterator, List, Tuple
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that a service manager's stop leaves nothing half-written either."""
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, Deque, Dict, List, Optional, Tuple
 import numpy as np
 
 from . import options
-from .bench import on_terminate, root
+from .bench import root
 from .choice import apply_choice
 from .detect import MODEL_OPTIONS, Detector, as_records, require
 from .errors import UserError
@@ -224,7 +224,6 @@ def main(args: List[str]) -> Result:
     listener = listen(chosen.host, chosen.port)
     port, shared = listener.getsockname()[1], Shared(chosen.conf)
     web = start_web(listener, shared, artifact, token)
-    signal.signal(signal.SIGTERM, on_terminate)
     try:
         source = (
             WatchedFolder(chosen.source, artifact.channels)

@@ -14,7 +14,8 @@ from tutorials import Block, blocks, shorten
 from yolo_musgd.data.shapes import generate
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs" / "tutorials").glob("*.md")), ROOT / "docs" / "federated.md"]
+NEEDS = {"federated": ("flwr", "ray")}  # packages of an extra that the gate does not install
 
 
 def test_blocks_are_found_and_shortened() -> None:
@@ -35,6 +36,8 @@ FULL = os.environ.get("YOLO_MUSGD_DOCS") == "full"
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tutorial_runs_as_written(page: Path, tmp_path: Path, programs: Path) -> None:
     """The blocks of a page, one after another in one folder, by this environment's commands."""
+    for package in NEEDS.get(page.stem, ()):
+        pytest.importorskip(package, reason=f"pip install '.[{page.stem}]' to run {page.name}")
     found = blocks(page.read_text(encoding="utf-8"))
     assert found
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}

@@ -30,7 +30,7 @@ def test_a_layout_that_is_none_is_refused(text):
         from_layout(text)
 
 
-@pytest.mark.parametrize("text", ["none", "half", "topk:0.1", "topk:1"])
+@pytest.mark.parametrize("text", ["none", "half", "topk:0.1", "topk:1", "bits:1", "bits:3"])
 def test_decoded_has_the_names_and_shapes(text):
     sent = difference()
     seen = Compression.parse(text).decode(Compression.parse(text).encode(sent), sent)
@@ -65,9 +65,10 @@ def test_places_far_apart_are_found_again(places):
     np.testing.assert_array_equal(top.decode(top.encode({"w": flat}), {"w": flat})["w"], flat)
 
 
-def test_what_was_not_sent_is_sent_later():
+@pytest.mark.parametrize("text", ["topk:0.05", "bits:1"])
+def test_what_was_not_sent_is_sent_later(text):
     """Error feedback: over rounds, the sum of what was seen approaches the sum of what was meant."""
-    top, residual, meant, seen = Compression.parse("topk:0.05"), None, None, None
+    top, residual, meant, seen = Compression.parse(text), None, None, None
     for number in range(60):
         new = difference(number % 3)
         wanted = new if residual is None else {k: new[k] + residual[k] for k in new}
@@ -77,7 +78,7 @@ def test_what_was_not_sent_is_sent_later():
         seen = got if seen is None else {k: seen[k] + got[k] for k in new}
     for name in meant:
         np.testing.assert_allclose(meant[name] - seen[name], residual[name], atol=2e-3)
-    without = Compression.parse("topk:0.05")
+    without = Compression.parse(text)
     lost = sum(
         np.abs(
             60 * difference(0)["b.weight"]
@@ -101,9 +102,11 @@ def test_a_tenth_of_the_weights_takes_less_than_a_tenth_of_the_bytes():
     assert sum(a.nbytes for a in packed.values()) < 0.1 * sent["w"].nbytes
 
 
-@pytest.mark.parametrize("text", ["", "gzip", "topk", "topk:", "topk:0", "topk:1.5", "topk:nan", "half:2"])
+@pytest.mark.parametrize(
+    "text", ["", "gzip", "topk", "topk:", "topk:0", "topk:1.5", "topk:nan", "half:2", "bits:0", "bits:5", "bits:02"]
+)
 def test_a_word_that_is_none_is_answered_in_one_line(text):
-    with pytest.raises(UserError, match="must be none, half or topk:SHARE"):
+    with pytest.raises(UserError, match="must be none, half, bits:N with N from 1 to 4, or topk:SHARE"):
         Compression.parse(text)
 
 
@@ -128,7 +131,7 @@ def test_arrays_of_another_model_are_refused(spoil):
         top.decode(packed, sent)
 
 
-@pytest.mark.parametrize("kind", ["none", "half", "topk:0.5"])
+@pytest.mark.parametrize("kind", ["none", "half", "topk:0.5", "bits:2"])
 @pytest.mark.parametrize(
     "other",
     [
@@ -143,5 +146,5 @@ def test_another_layout_of_as_many_values_is_refused(kind, other):
     """Two matrices of equal shape would be exchanged without a word."""
     arrays = {name: np.ones((4, 3), np.float32) for name in "ab"}
     compression = Compression.parse(kind)
-    with pytest.raises(UserError, match=r"a foreign model: (as many values|the arrays are not packed)"):
+    with pytest.raises(UserError, match=r"a foreign model: (as many values|the arrays are not packed|no 2 bits)"):
         compression.decode(compression.encode(other(arrays)), arrays)

@@ -191,7 +191,7 @@ def test_heads_may_stay_at_home(tiny_data, tmp_path):
         (("data=tiny", "split=folders"), "one a client"),
         (("data=tiny", "split=sorted"), "must be iid, folders or dirichlet:ALPHA"),
         (("data=tiny", "share=tail"), "'tail' is none of all"),
-        (("data=tiny", "compress=zip"), "must be none, half or topk:SHARE"),
+        (("data=tiny", "compress=zip"), "must be none, half, bits:N with N from 1 to 4, or topk:SHARE"),
         (("data=tiny", "optimizer=MuSDG"), "MuSGD"),
         (("data=tiny", "epochs=3"), "rounds= times local_epochs= are the epochs"),
         (("data=tiny", "imgsz=big"), "imgsz"),

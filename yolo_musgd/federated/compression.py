@@ -1,4 +1,4 @@
-"""What is sent of a difference between two models: all of it, half precision, or its largest entries.
+"""What is sent of a difference between two models: all of it, half precision, few bits, or its largest entries.
 
 What was not sent is not lost: the sender adds it to the next difference (error feedback, Seide et al. 2014; Karimireddy
 et al. 2019, arXiv 1901.09847). Vectors (BatchNorm, biases), one part in thirty of a YOLO, always go in half precision.
@@ -15,6 +15,7 @@ import numpy as np
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.federated.arrays import Arrays
+from yolo_musgd.federated.quantization import CODES, STEP, STEPS, dequantize, quantize
 
 DENSE, VALUES, GAPS, LAYOUT = "dense", "values", "gaps", "layout"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -26,16 +27,18 @@ class Compression:
     """How differences are sent.
 
     Attributes:
-        kind: ``none``, ``half`` or ``topk``.
+        kind: ``none``, ``half``, ``bits`` or ``topk``.
         ratio: share of the weights that ``topk`` sends.
+        bits: that a weight takes with ``bits``.
     """
 
     kind: str = "none"
     ratio: float = 1.0
+    bits: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Compression:
-        """From ``none``, ``half`` or ``topk:0.1``.
+        """From ``none``, ``half``, ``bits:2`` or ``topk:0.1``.
 
         Raises:
             UserError: something else.
@@ -43,12 +46,17 @@ class Compression:
         kind, colon, number = text.partition(":")
         if text in ("none", "half"):
             return cls(text)
+        if kind == "bits" and number in map(str, STEP):
+            return cls("bits", bits=int(number))
         try:
             ratio = float(number) if kind == "topk" and colon else 0.0
         except ValueError:
             ratio = 0.0
         if not 0 < ratio <= 1:
-            raise UserError(f"compress={text}: must be none, half or topk:SHARE with SHARE in (0, 1]")
+            raise UserError(
+                f"compress={text}: must be none, half, bits:N with N from 1 to {max(STEP)}, "
+                "or topk:SHARE with SHARE in (0, 1]"
+            )
         return cls("topk", ratio)
 
     def encode(self, difference: Mapping[str, np.ndarray]) -> Arrays:
@@ -62,7 +70,9 @@ class Compression:
         dense, sparse = self._sides(difference)
         flat = _flat(difference, dense)
         packed = {LAYOUT: _checksum(difference), DENSE: flat if self.kind == "none" else _half(flat)}
-        if sparse:
+        if sparse and self.kind == "bits":
+            packed |= quantize([difference[name] for name in sparse], self.bits)
+        elif sparse:
             flat = _flat(difference, sparse)
             count = max(1, round(self.ratio * flat.size))
             chosen = np.sort(np.argpartition(np.abs(flat), flat.size - count)[flat.size - count :])
@@ -81,13 +91,16 @@ class Compression:
         """
         dense, sparse = self._sides(reference)
         plain: type = np.float32 if self.kind == "none" else np.float16
-        kinds: dict[str, type] = {LAYOUT: np.uint32, DENSE: plain} | (
-            {VALUES: np.float16, GAPS: np.uint8} if sparse else {}
-        )
+        kinds: dict[str, type] = {LAYOUT: np.uint32, DENSE: plain}
+        if sparse:
+            kinds |= {CODES: np.uint8, STEPS: np.float16} if self.bits else {VALUES: np.float16, GAPS: np.uint8}
         if packed.keys() != kinds.keys() or any(packed[k].dtype != t or packed[k].ndim != 1 for k, t in kinds.items()):
             raise UserError("a foreign model: the arrays are not packed as compress= says")
         found = _split(packed[DENSE].astype(np.float32), reference, dense)
-        if sparse:
+        if sparse and self.kind == "bits":
+            tensors = dequantize(packed, [reference[name] for name in sparse], self.bits)
+            found |= dict(zip(sparse, tensors, strict=True))
+        elif sparse:
             flat = np.zeros(sum(reference[name].size for name in sparse), np.float32)
             places = np.cumsum(packed[GAPS], dtype=np.int64)
             if places.size != packed[VALUES].size or (places.size and places[-1] >= flat.size):
@@ -99,8 +112,9 @@ class Compression:
         return {name: found[name] for name in reference}
 
     def _sides(self, arrays: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
-        """The names that go dense, and those of which the largest entries go."""
-        sparse = [name for name, value in arrays.items() if self.kind == "topk" and value.ndim > 1]
+        """The names that go dense, and those of which few bits or the largest entries go."""
+        fewer = self.kind in ("bits", "topk")
+        sparse = [name for name, value in arrays.items() if fewer and value.ndim > 1]
         return [name for name in arrays if name not in set(sparse)], sparse
 
 

@@ -48,7 +48,9 @@ class FederateSettings(Settings):
     optimizer_state: str = setting(
         "restart", "a client's momentum from round to round: restart, or keep", choices=("restart", "keep")
     )
-    compress: str = setting("none", "what is sent: none (float32), half, topk:SHARE (of the weights), both ways")
+    compress: str = setting(
+        "none", "what is sent, both ways: none (float32), half, bits:N (a weight), topk:SHARE (of the weights)"
+    )
     proximal_mu: float = setting(0.01, "weight of fedprox's pull towards the global model", low=0.0, high=1000.0)
     server_lr: float | None = setting(
         None,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from yolo_musgd.edge.__main__ import main
+from yolo_musgd.edge.average_precision import Evaluator
 from yolo_musgd.edge.coco import read_coco
 from yolo_musgd.edge.detect import Detector
-from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge
+from yolo_musgd.edge.evaluate import VAL_CONF, judge
 from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox, place_for_val
 from yolo_musgd.edge.runtimes.artifact import open_artifact

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo_musgd.data.reader import LabelledImage
-from yolo_musgd.edge.evaluate import mean_ap
+from yolo_musgd.edge.average_precision import mean_ap
 from yolo_musgd.edge.pictures.images import write_image
 from yolo_musgd.export import sensitivity
 from yolo_musgd.export.accuracy import Accuracy, as_dict, evaluate

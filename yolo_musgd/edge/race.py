@@ -12,12 +12,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from . import options
+from .average_precision import Evaluator
 from .bench import default_source, root
 from .choice import list_artifacts, write_choice
 from .coco import read_coco
 from .detect import Detector, require
 from .errors import UserError, first_line
-from .evaluate import VAL_CONF, Evaluator, judge
+from .evaluate import VAL_CONF, judge
 from .files import Folder
 from .pictures import images, library
 from .pictures.letterbox import Letterbox

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from yolo_musgd.data.reader import LabelledImage, read_image, tolerate
+from yolo_musgd.edge.average_precision import Evaluator
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.evaluate import VAL_CONF, Evaluator, judge
+from yolo_musgd.edge.evaluate import VAL_CONF, judge
 from yolo_musgd.edge.pictures.boxes import decode, iou_matrix
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.edge.runtimes.artifact import Artifact

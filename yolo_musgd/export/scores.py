@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yolo_musgd.edge.evaluate import mean_ap
+from yolo_musgd.edge.average_precision import mean_ap
 from yolo_musgd.export.accuracy import CONF, Accuracy, match
 
 CUTS = np.linspace(0.0, 1.0, 1001)
@@ -92,7 +92,7 @@ def score_shift(expected: Accuracy, other: Accuracy) -> ScoreShift:
 
 
 def joined(found: Accuracy, without: range = range(0)) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Arguments of :func:`yolo_musgd.edge.evaluate.mean_ap`, from all images but ``without``."""
+    """Arguments of :func:`yolo_musgd.edge.average_precision.mean_ap`, from all images but ``without``."""
     parts = [outcome for k, outcome in enumerate(found.outcomes) if k not in without]
     right, score, actual = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return right, score[:, 0], score[:, 1], actual

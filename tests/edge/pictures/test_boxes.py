@@ -1,4 +1,4 @@
-"""pictures/boxes.py and evaluate.py: heads, NMS, matching and mAP against Ultralytics; label files."""
+"""pictures/boxes.py and average_precision.py: heads, NMS, matching and mAP against Ultralytics; label files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_musgd.edge import evaluate, labels
+from yolo_musgd.edge import average_precision, labels
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures import boxes
 
@@ -110,7 +110,7 @@ def test_map_is_ultralytics(seed: int, torch: Any) -> None:
     from ultralytics.engine.validator import BaseValidator
     from ultralytics.utils.metrics import ap_per_class, box_iou
 
-    evaluator, right, found_all, actual = evaluate.Evaluator(), [], [], []
+    evaluator, right, found_all, actual = average_precision.Evaluator(), [], [], []
     validator = BaseValidator.__new__(BaseValidator)
     validator.iouv = torch.linspace(0.5, 0.95, 10)
     for found, target in random_set(seed):
@@ -119,7 +119,7 @@ def test_map_is_ultralytics(seed: int, torch: Any) -> None:
         right.append(validator.match_predictions(f[:, 5], t[:, 0], box_iou(t[:, 1:], f[:, :4])).numpy())
         found_all.append(found)
         actual.append(target[:, 0])
-        np.testing.assert_array_equal(evaluate.match(found, target), right[-1])
+        np.testing.assert_array_equal(average_precision.match(found, target), right[-1])
     every = np.concatenate(found_all)
     theirs = ap_per_class(np.concatenate(right), every[:, 4], every[:, 5], np.concatenate(actual))
     ap, result = theirs[5], evaluator.result({})
@@ -160,12 +160,12 @@ def test_the_newest_rules_are_the_hosts(oracle: list[str], torch: Any) -> None:
 
 
 def test_perfect_empty_and_absent() -> None:
-    evaluator = evaluate.Evaluator()
+    evaluator = average_precision.Evaluator()
     assert evaluator.result({})["map50_95"] is None  # nothing measured
     target = np.array([[2, 10, 10, 50, 50]], np.float32)
     evaluator.add(np.array([[10, 10, 50, 50, 0.9, 2]], np.float32), target)
     assert evaluator.result({2: "bird"})["classes"] == {"bird": pytest.approx(0.995, abs=0.006)}
-    evaluator = evaluate.Evaluator()
+    evaluator = average_precision.Evaluator()
     evaluator.add(np.zeros((0, 6), np.float32), target)
     assert evaluator.result({})["map50_95"] == 0.0
 

@@ -1,6 +1,6 @@
 """Few launches on a device: one vector of many tensors, padded batches, and the count of what a step starts.
 
-Covers yolo_musgd/optim/flat.py too.
+Covers yolo_musgd/optim/flat.py and stacks.py too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_musgd.optim import device_steps
-from yolo_musgd.optim.device_steps import Stack, blocks, join, lying, orthogonalize_block, orthogonalized, plan_stacks
+from yolo_musgd.optim import device_steps, stacks
+from yolo_musgd.optim.device_steps import orthogonalize_block, orthogonalized
 from yolo_musgd.optim.flat import flatten, is_nhwc, spread, unflatten, zero_unless
 from yolo_musgd.optim.kernel_plan import iteration_flops
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.orthogonalize import Kernel, few_launches, ns_coefficients, orthogonalize
 from yolo_musgd.optim.settings import MuonSettings
+from yolo_musgd.optim.stacks import Stack, blocks, join, lying, plan_stacks
 
 SHAPES = [(16, 8, 3, 3), (8, 16, 1, 1), (32, 8), (16, 8, 3, 3), (40, 3), (64, 64), (8, 16, 1, 1), (5, 7, 3)]
 STARTS = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -138,9 +139,9 @@ def test_a_graph_is_recorded_once_and_replayed_with_new_gradients(monkeypatch):
 def cost(group, counts, steps):
     """What ``join`` minimises, written out: a launch each, and products of the largest sides."""
     side, width = (max(s) for s in zip(*group, strict=True))
-    peak, half = device_steps.RATE[torch.float32]
+    peak, half = stacks.RATE[torch.float32]
     flops = sum(counts[s] for s in group) * iteration_flops(side, width, steps)
-    return device_steps.LAUNCH * (5 + 3 * len(steps)) + flops / (peak * side / (side + half))
+    return stacks.LAUNCH * (5 + 3 * len(steps)) + flops / (peak * side / (side + half))
 
 
 @settings(deadline=None, max_examples=40)
@@ -159,7 +160,7 @@ def test_small_matrices_share_a_batch_and_large_ones_do_not():
 
 
 def test_blocks_and_batches_are_bounded(monkeypatch):
-    monkeypatch.setattr(device_steps, "LIMIT", 4000)
+    monkeypatch.setattr("yolo_musgd.optim.stacks.LIMIT", 4000)
     params = [nn.Parameter(t) for t in tensors()]
     stacks = plan_stacks(params, MuonSettings())
     for stack in stacks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import is_
 from typing import Any, TypeVar, cast
@@ -12,14 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from yolo_musgd.optim.checks import Wanted, wide_dtype
-from yolo_musgd.optim.device_steps import (
-    Stack,
-    advance,
-    blocks,
-    orthogonalize_block,
-    plan_stacks,
-    walk,
-)
+from yolo_musgd.optim.device_steps import advance, orthogonalize_block, walk
 from yolo_musgd.optim.muon_update import (
     Chunk,
     Part,
@@ -32,6 +26,7 @@ from yolo_musgd.optim.muon_update import (
 )
 from yolo_musgd.optim.param_groups import is_matrix
 from yolo_musgd.optim.settings import MuonSettings
+from yolo_musgd.optim.stacks import blocks, plan_stacks
 
 # The first two are names that recent releases of Ultralytics do not halve in checkpoints, and say what they are.
 MOMENTUM, ROWS, SGD_MOMENTUM = "exp_avg", "exp_avg_sq", "momentum_buffer"
@@ -49,6 +44,40 @@ def muon_settings(group: dict[str, Any]) -> MuonSettings:
 @lru_cache(maxsize=64)
 def _settings(*values: Any) -> MuonSettings:
     return MuonSettings(**dict(zip(_KEYS, values, strict=True)))
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of a param group at one step.
+
+    Attributes:
+        group: the param group.
+        settings: Muon's, of the group.
+        params: matrices and filters, changed in place.
+        grads: their gradients, only read.
+        states: their optimizer states.
+        number: place of the group among the optimizer's, under which its plan is kept.
+        ranks: processes that share the work.
+    """
+
+    group: dict[str, Any]
+    settings: MuonSettings
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[dict[str, Any]]
+    number: int
+    ranks: int
+
+    @property
+    def mu(self) -> float:
+        """Momentum coefficient where no beta_t is given."""
+        return self.settings.muon_momentum or float(self.group["momentum"])
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rate, and what a step takes off the matrices by decay."""
+        lr = float(self.group["lr"]) * self.group["muon_lr"] * self.settings.muon_every
+        return lr, lr * self.settings.muon_decay * self.group["weight_decay"]
 
 
 class MatrixSteps:
@@ -129,36 +158,26 @@ class MatrixSteps:
         settings = muon_settings(group)
         group["muon_step"] = int(group.get("muon_step", 0)) + 1
         ranks = dist.get_world_size() if settings.muon_shard and _distributed() else 1
+        given = Matrices(group, settings, params, grads, states, number, ranks)
         if finite is not None:
             shared = torch.as_tensor(betas).to(finite.device) if isinstance(betas, list) else betas
-            self._step_ahead(group, settings, params, grads, states, finite, shared, number, ranks)
+            self._step_ahead(given, shared, finite)
         else:
-            own = list(betas.expand(len(params)).unbind()) if isinstance(betas, Tensor) else betas
-            self._step(group, settings, params, grads, states, own, number, ranks)
+            self._step(given, list(betas.expand(len(params)).unbind()) if isinstance(betas, Tensor) else betas)
 
-    def _step(
-        self,
-        group: dict[str, Any],
-        settings: MuonSettings,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[dict[str, Any]],
-        betas: list[Any] | None,
-        number: int,
-        ranks: int,
-    ) -> None:
+    def _step(self, given: Matrices, betas: list[Any] | None) -> None:
         """Chunk by chunk, while one is in the cache: for a CPU."""
-        mu = settings.muon_momentum or float(group["momentum"])
+        settings, mu, ranks = given.settings, given.mu, given.ranks
         waiting: list[tuple[Chunk, list[Tensor] | None]] = []
-        for chunk in self._plan(number, params, settings, ranks, plan_chunks):
+        for chunk in self._plan(given, plan_chunks):
             mine = ranks == 1 or chunk.owner == dist.get_rank()
-            due = group["muon_step"] % settings.muon_every == chunk.turn
+            due = given.group["muon_step"] % settings.muon_every == chunk.turn
             batches = []
             for part in chunk.parts:
-                g = [grads[i] for i in part.index]
+                g = [given.grads[i] for i in part.index]
                 if g[0].dtype != (wide := wide_dtype(g[0].dtype)):
                     g = [x.to(wide) for x in g]
-                buffers = [self.buffers(group, params[i], states[i]) for i in part.index]
+                buffers = self._momenta(given, part.index)
                 past = None if betas is None else [betas[i] for i in part.index]
                 momenta = advance_momentum(g, buffers, mu, past, self._generator(settings, g[0].device))
                 if due and mine:
@@ -170,77 +189,51 @@ class MatrixSteps:
             if ranks > 1:
                 waiting.append((chunk, results))
             else:
-                self._apply(chunk, cast("list[Tensor]", results), group, settings, params, states)
+                self._apply(given, chunk, cast("list[Tensor]", results))
         for chunk, results in waiting:
-            self._apply(chunk, _broadcast(chunk, results, params), group, settings, params, states)
+            self._apply(given, chunk, _broadcast(chunk, results, given.params))
 
-    def _apply(
-        self,
-        chunk: Chunk,
-        results: list[Tensor],
-        group: dict[str, Any],
-        s: MuonSettings,
-        params: list[Tensor],
-        states: list[dict[str, Any]],
-    ) -> None:
+    def _apply(self, given: Matrices, chunk: Chunk, results: list[Tensor]) -> None:
         """Step the parameters of a chunk along the orthogonalised updates."""
-        lr, decay = _rates(group, s)
+        lr, decay = given.rates
         for part, result in zip(chunk.parts, results, strict=True):
-            targets = [params[i] for i in part.index]
-            if s.muon_rows:
-                result = _even_rows(result, [states[i][ROWS] for i in part.index], s, group, chunk)
-            factor = lr * s.muon_share * update_scale(part.shape, s.muon_scale)
+            targets = [given.params[i] for i in part.index]
+            if given.settings.muon_rows:
+                result = _even_rows(chunk, part, result, given)
+            factor = lr * given.settings.muon_share * update_scale(part.shape, given.settings.muon_scale)
             rms = torch.linalg.vector_norm(result.flatten(1), dim=1, dtype=torch.float32)
             self.update_rms.append(rms.mul_(factor / result[0].numel() ** 0.5))
             if decay:
                 torch._foreach_mul_(targets, 1 - decay)
             torch._foreach_add_(targets, list(part.slots(result)), alpha=-factor)
 
-    def _step_ahead(
-        self,
-        group: dict[str, Any],
-        settings: MuonSettings,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[dict[str, Any]],
-        finite: Tensor,
-        betas: Tensor | None,
-        number: int,
-        ranks: int,
-    ) -> None:
+    def _step_ahead(self, given: Matrices, betas: Tensor | None, finite: Tensor) -> None:
         """In few launches and without a value that the host would wait for: for a device."""
-        mu = settings.muon_momentum or float(group["momentum"])
-        for block in blocks(self._plan(number, params, settings, ranks, plan_stacks)):
+        settings = given.settings
+        even = partial(_even_rows, given=given, finite=finite) if settings.muon_rows else None
+        for block in blocks(self._plan(given, plan_stacks)):
             index = [i for stack in block for i in stack.index]
-            here = [params[i] for i in index]
-            momenta = [self.buffers(group, params[i], states[i]) for i in index]
+            here, grads = ([x[i] for i in index] for x in (given.params, given.grads))
+            momenta = self._momenta(given, index)
             own = betas
             if betas is not None and betas.ndim:
                 own = betas.index_select(0, torch.tensor(index).to(betas.device, non_blocking=True))
             generator = self._generator(settings, finite.device)
-            mine = [grads[i] for i in index]
-            vector = advance(here, mine, momenta, own, settings, mu, finite, generator)
-            even = None
-            if settings.muon_rows:
-                means = [state[ROWS] for state in states]
-                even = partial(_even_part, means=means, settings=settings, group=group, finite=finite)
-            due = orthogonalize_block(block, vector, settings, group["muon_step"], ranks, even)
+            vector = advance(here, grads, momenta, own, settings, given.mu, finite, generator)
+            due = orthogonalize_block(block, vector, settings, given.group["muon_step"], given.ranks, even)
             if due:
-                self.update_rms.append(walk(here, vector, due, settings, *_rates(group, settings), finite))
+                self.update_rms.append(walk(here, vector, due, settings, *given.rates, finite))
 
-    def _plan(
-        self,
-        number: int,
-        params: list[Tensor],
-        settings: MuonSettings,
-        ranks: int,
-        make: Callable[[Sequence[Tensor], MuonSettings, int], list[C]],
-    ) -> list[C]:
+    def _momenta(self, given: Matrices, index: Sequence[int]) -> list[Tensor]:
+        return [self.buffers(given.group, given.params[i], given.states[i]) for i in index]
+
+    def _plan(self, given: Matrices, make: Callable[[Sequence[Tensor], MuonSettings, int], list[C]]) -> list[C]:
         """The chunks or stacks of a param group; kept as long as it holds the same parameters."""
+        number, params, wanted = given.number, given.params, [given.settings, given.ranks, make]
         known, *same = self._planned.get(number, ([], None))
-        if same != [settings, ranks, make] or len(known) != len(params) or not all(map(is_, known, params)):
-            self._planned[number] = (params, settings, ranks, make)
-            self._plans[number] = make(params, settings, ranks)
+        if same != wanted or len(known) != len(params) or not all(map(is_, known, params)):
+            self._planned[number] = (params, *wanted)
+            self._plans[number] = make(params, given.settings, given.ranks)
         return cast("list[C]", self._plans[number])
 
     def _generator(self, settings: MuonSettings, device: torch.device) -> torch.Generator | None:
@@ -252,37 +245,13 @@ class MatrixSteps:
         return self._generators[device]
 
 
-def _rates(group: dict[str, Any], settings: MuonSettings) -> tuple[float, float]:
-    """Learning rate of a group's matrices, and what a step takes off them by decay."""
-    lr = float(group["lr"]) * group["muon_lr"] * settings.muon_every
-    return lr, lr * settings.muon_decay * group["weight_decay"]
-
-
-def _even_part(
-    stack: Stack,
-    part: Part,
-    result: Tensor,
-    means: list[Tensor],
-    settings: MuonSettings,
-    group: dict[str, Any],
-    finite: Tensor,
-) -> Tensor:
-    """NorMuon's normalisation of a stack's matrices of one shape; ``means`` are those of all matrices."""
-    return _even_rows(result, [means[i] for i in part.index], settings, group, stack, finite)
-
-
-def _even_rows(
-    result: Tensor,
-    means: list[Tensor],
-    settings: MuonSettings,
-    group: dict[str, Any],
-    chunk: Chunk,
-    finite: Tensor | None = None,
-) -> Tensor:
-    """NorMuon's normalisation of a batch; ``means`` are the running mean squares, changed in place."""
-    number = (int(group["muon_step"]) - chunk.turn) // settings.muon_every + (chunk.turn > 0)
+def _even_rows(chunk: Chunk, part: Part, result: Tensor, given: Matrices, finite: Tensor | None = None) -> Tensor:
+    """NorMuon's normalisation of a part's matrices; their running mean squares are changed in place."""
+    means = [given.states[i][ROWS] for i in part.index]
+    every, rows = given.settings.muon_every, given.settings.muon_rows
+    number = (int(given.group["muon_step"]) - chunk.turn) // every + (chunk.turn > 0)
     stacked = torch.stack(means)
-    result = normalize_rows(result, stacked, settings.muon_rows, number)
+    result = normalize_rows(result, stacked, rows, number)
     if finite is not None:
         stacked = torch.where(finite > 0, stacked, torch.stack(means))
     torch._foreach_copy_(means, list(stacked.unbind(0)))

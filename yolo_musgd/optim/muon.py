@@ -18,8 +18,8 @@ The update, for every weight W of at least two dimensions with gradient G, flatt
 Where it stands: `hybrid` has the step of a whole optimizer (non-finite gradients, checkpoints, reports), `batches` who
 takes which parameter, `checks` what is refused; `musgd` the rule of beta_t, `momentum` its formula, `kernels` and
 `second_moment` the steps of the rest; `matrix_steps` the steps of the matrices, `muon_update` their momentum, scale
-and division into chunks, `orthogonalize` the iteration and `kernel_plan` which form of it is fastest; `param_groups`
-what is left out, and why.
+and division into chunks, `orthogonalize` the iteration and `kernel_plan` which form of it is fastest; `device_steps`
+all that with few launches, in the batches of `stacks`; `param_groups` what is left out, and why.
 
 Sources: Keller Jordan, "Muon: an optimizer for hidden layers" (https://kellerjordan.github.io/posts/muon/); the
 articles "Depth and breadth of optimization (Adam, Muon)", "From SGD to Muon" (NorMuon's rows) and "Muon, continued: why

@@ -2,11 +2,14 @@
 
 import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 
 from yolo_musgd import cli
-from yolo_musgd.settings import SettingsError, check_parent, new_folder
+from yolo_musgd.edge.files import numbered_folder
+from yolo_musgd.places import check_parent
+from yolo_musgd.settings import SettingsError
 from yolo_musgd.train.settings import TelemetrySettings
 
 LONG = "a" * 5000
@@ -104,6 +107,6 @@ def test_a_parent_that_the_system_cannot_name(tmp_path):
 def test_eight_processes_make_folders_at_once(tmp_path):
     """320 folders, each made once, and none is lost to a race."""
     with multiprocessing.get_context("spawn").Pool(8) as pool:
-        made = pool.starmap(new_folder, [(str(tmp_path), "exp")] * 320, chunksize=40)
+        made = pool.starmap(numbered_folder, [(str(tmp_path), "exp")] * 320, chunksize=40)
     assert len(set(made)) == 320
-    assert {path.name for path in made} == {"exp", *(f"exp{i}" for i in range(2, 321))}
+    assert {Path(path).name for path in made} == {"exp", *(f"exp{i}" for i in range(2, 321))}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.settings import MuSGDSettings
-from yolo_musgd.settings import SettingsError, load_yaml, read_recipe
+from yolo_musgd.resources import load_yaml, read_recipe
+from yolo_musgd.settings import SettingsError
 from yolo_musgd.train.settings import TelemetrySettings, plugin_keys
 
 

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import check_name, results_folder
-from yolo_musgd.settings import check_parent
 
 
 class Place(Protocol):
@@ -32,6 +31,34 @@ class Place(Protocol):
     @property
     def exist_ok(self) -> bool:
         """Whether it may be there already."""
+
+
+def check_parent(project: str, name: str | None = None, word: str = "project") -> None:
+    """Refuse a place for results that cannot be one, before the work whose results it is to hold.
+
+    Args:
+        project: the parent folder.
+        name: of the folder in it; None where it is not chosen by the user.
+        word: the setting that said so, for the message.
+
+    Raises:
+        UserError: a file is in the parent's place or in its path, its folder may not be written, it is no path, or the
+            name is not that of one folder.
+    """
+    if name is not None:
+        check_name(name)
+    try:
+        folder = Path(project).absolute()
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        problem = "" if there.is_dir() else f"{there} is a file"
+        if "\0" in project:
+            problem = "it has a NUL in it"
+        if not problem and not os.access(there, os.W_OK | os.X_OK):
+            problem = f"{there} may not be written"
+    except (OSError, ValueError) as error:  # too long, or with a NUL in it
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise UserError(f"{word}={project[:200]} cannot hold results: {problem}; choose another {word}=")
 
 
 def check_place(settings: Place) -> None:

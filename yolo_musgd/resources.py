@@ -1,11 +1,13 @@
-"""Finds the YAML files that ship with the package, and tells early which models and data sets are nowhere."""
+"""YAML that ships with the package and YAML of a user's; tells early which models and data sets are nowhere."""
 
 from __future__ import annotations
 
 import json
 import re
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
@@ -60,6 +62,82 @@ def find(file: str) -> Path | None:
     except (OSError, ValueError):  # no such folder; no name that the system takes
         return None
     return next((c for c in candidates if c.is_file()), None)
+
+
+def load_yaml(text: str, what: str) -> Any:
+    """What YAML of a user's holds: plain values that are small, finite in depth and have words as keys.
+
+    Args:
+        text: the YAML.
+        what: it is, for the message: a file, or ``key=text``.
+
+    Raises:
+        UserError: not YAML, too large or too deep (aliases counted as what they stand for), or a key that is no word.
+    """
+    import yaml
+
+    if len(text) > MOST_YAML:
+        raise UserError(f"{what[:200]} has {len(text)} characters, more than {MOST_YAML}: not a file of settings")
+    try:
+        if max(accumulate(_BRACKETS.get(letter, 0) for letter in text), default=0) > 100:
+            raise RecursionError  # before the parser, which takes seconds for it
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is not None:
+            _count_nodes(root, {})
+        return _check_keys(yaml.safe_load(text), what)
+    except RecursionError:
+        raise UserError(f"{what[:200]} is nested too deep, or contains itself") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{what[:200]} is not YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
+MOST_YAML = 200_000
+"""Characters, and values with every alias written out: more are no settings."""
+
+
+def _count_nodes(node: Any, sizes: dict[int, int]) -> int:
+    """How many values a YAML node is with every alias written out."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_YAML  # what it counts while inside itself
+        children = node.value if isinstance(node.value, list) else []
+        parts = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
+        sizes[id(node)] = 1 + sum(_count_nodes(part, sizes) for part in parts)
+    if sizes[id(node)] > MOST_YAML:
+        raise RecursionError
+    return sizes[id(node)]
+
+
+def _check_keys(value: Any, what: str) -> Any:
+    """``value``, when all its keys are words."""
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if not isinstance(key, str):
+            hint = "; YAML reads on, off, yes and no as a switch: put it in quotes" if isinstance(key, bool) else ""
+            raise UserError(f"{what[:200]}: the key {key!r} is not a word{hint}")
+        _check_keys(part, what)
+    for part in value if isinstance(value, (list, tuple)) else ():
+        _check_keys(part, what)
+    return value
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file of a user's holds.
+
+    Raises:
+        UserError: not readable, see `load_yaml`, or something else than ``key: value`` lines.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = load_yaml(file.read(MOST_YAML + 1), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold key: value lines")
+    return content
 
 
 def install(extra: str) -> str:

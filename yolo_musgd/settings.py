@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields know their range; key=value and YAML in, one clear line out.
+"""Settings: frozen dataclasses whose fields know their range; key=value in, one clear line out.
 
 This module imports neither torch nor ultralytics, so that the plugin can read its keys at no cost.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
-from itertools import accumulate
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.edge.files import check_name, numbered_folder
 from yolo_musgd.edge.options import nearest
+from yolo_musgd.places import check_parent
 
 S = TypeVar("S", bound="Settings")
 
@@ -160,7 +157,7 @@ class Settings:
         """Refuse a place for results that is none, and models and data sets that are nowhere, before torch is loaded.
 
         Raises:
-            UserError: see `check_parent` and `yolo_musgd.resources.check_file`.
+            UserError: see `yolo_musgd.places.check_parent` and `yolo_musgd.resources.check_file`.
         """
         if hasattr(self, "project"):
             check_parent(self.project, getattr(self, "name", None))
@@ -232,82 +229,6 @@ def parse(cls: type[S], args: Mapping[str, str]) -> S:
     return cls(**values)
 
 
-def load_yaml(text: str, what: str) -> Any:
-    """What YAML of a user's holds: plain values that are small, finite in depth and have words as keys.
-
-    Args:
-        text: the YAML.
-        what: it is, for the message: a file, or ``key=text``.
-
-    Raises:
-        UserError: not YAML, too large or too deep (aliases counted as what they stand for), or a key that is no word.
-    """
-    import yaml
-
-    if len(text) > MOST_YAML:
-        raise UserError(f"{what[:200]} has {len(text)} characters, more than {MOST_YAML}: not a file of settings")
-    try:
-        if max(accumulate(_BRACKETS.get(letter, 0) for letter in text), default=0) > 100:
-            raise RecursionError  # before the parser, which takes seconds for it
-        root = yaml.compose(text, yaml.SafeLoader)
-        if root is not None:
-            _count_nodes(root, {})
-        return _check_keys(yaml.safe_load(text), what)
-    except RecursionError:
-        raise UserError(f"{what[:200]} is nested too deep, or contains itself") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{what[:200]} is not YAML: {' '.join(str(error).split())[:300]}") from None
-
-
-_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
-MOST_YAML = 200_000
-"""Characters, and values with every alias written out: more are no settings."""
-
-
-def _count_nodes(node: Any, sizes: dict[int, int]) -> int:
-    """How many values a YAML node is with every alias written out."""
-    if id(node) not in sizes:
-        sizes[id(node)] = MOST_YAML  # what it counts while inside itself
-        children = node.value if isinstance(node.value, list) else []
-        parts = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
-        sizes[id(node)] = 1 + sum(_count_nodes(part, sizes) for part in parts)
-    if sizes[id(node)] > MOST_YAML:
-        raise RecursionError
-    return sizes[id(node)]
-
-
-def _check_keys(value: Any, what: str) -> Any:
-    """``value``, when all its keys are words."""
-    for key, part in value.items() if isinstance(value, dict) else ():
-        if not isinstance(key, str):
-            hint = "; YAML reads on, off, yes and no as a switch: put it in quotes" if isinstance(key, bool) else ""
-            raise UserError(f"{what[:200]}: the key {key!r} is not a word{hint}")
-        _check_keys(part, what)
-    for part in value if isinstance(value, (list, tuple)) else ():
-        _check_keys(part, what)
-    return value
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file of a user's holds.
-
-    Raises:
-        UserError: not readable, see `load_yaml`, or something else than ``key: value`` lines.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = load_yaml(file.read(MOST_YAML + 1), str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold key: value lines")
-    return content
-
-
 def _convert(name: str, text: str, kind: type, default: Any) -> Any:
     if default is None and text.lower() == "none":
         return None
@@ -322,40 +243,3 @@ def _convert(name: str, text: str, kind: type, default: Any) -> Any:
             expected = "a whole number" if kind is int else "a number"
             raise SettingsError(f"{name} must be {expected}, got {short(text)}") from None
     return text
-
-
-def check_parent(project: str, name: str | None = None, word: str = "project") -> None:
-    """Refuse a place for results that cannot be one, before the work whose results it is to hold.
-
-    Args:
-        project: the parent folder.
-        name: of the folder in it; None where it is not chosen by the user.
-        word: the setting that said so, for the message.
-
-    Raises:
-        UserError: a file is in the parent's place or in its path, its folder may not be written, it is no path, or the
-            name is not that of one folder.
-    """
-    if name is not None:
-        check_name(name)
-    try:
-        folder = Path(project).absolute()
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        problem = "" if there.is_dir() else f"{there} is a file"
-        if "\0" in project:
-            problem = "it has a NUL in it"
-        if not problem and not os.access(there, os.W_OK | os.X_OK):
-            problem = f"{there} may not be written"
-    except (OSError, ValueError) as error:  # too long, or with a NUL in it
-        problem = getattr(error, "strerror", None) or str(error)
-    if problem:
-        raise UserError(f"{word}={project[:200]} cannot hold results: {problem}; choose another {word}=")
-
-
-def new_folder(project: str, name: str) -> Path:
-    """``project/name``, or the first of ``name2``, ``name3``, ... that does not exist yet; created.
-
-    Raises:
-        UserError: ``name`` is not the name of one folder, or it cannot be made.
-    """
-    return Path(numbered_folder(project, name))

@@ -16,7 +16,7 @@ from yolo_musgd.lab.parsing import parse_protocol
 from yolo_musgd.lab.store import read_record
 from yolo_musgd.pipeline.step import MARKER, why_not_done
 from yolo_musgd.prune.search import read_report
-from yolo_musgd.settings import read_recipe
+from yolo_musgd.resources import read_recipe
 from yolo_musgd.train import records
 
 RUN = {

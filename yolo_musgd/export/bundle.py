@@ -29,8 +29,7 @@ from yolo_musgd.export.bundle_model import check_target, copy_model, run_once
 from yolo_musgd.export.bundle_val import ANNOTATIONS, check_val, copy_val
 from yolo_musgd.export.staging import staging
 from yolo_musgd.export.targets import NAMES, Target, load_target
-from yolo_musgd.places import set_aside
-from yolo_musgd.settings import check_parent
+from yolo_musgd.places import check_parent, set_aside
 from yolo_musgd.tables import escape_markdown
 
 EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, so that equal sources give equal bytes

@@ -13,9 +13,10 @@ from typing import Any
 
 from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import numbered_folder
 from yolo_musgd.edge.result import Result
 from yolo_musgd.federated.settings import BundleSettings, FederateSettings, others, training_arguments
-from yolo_musgd.settings import check_parent, new_folder
+from yolo_musgd.places import check_parent
 from yolo_musgd.tables import render
 
 _HERE = Path(__file__).parent / "folder"
@@ -38,7 +39,7 @@ def main(args: Mapping[str, str]) -> Result:
         raise UserError("val= is missing: a data YAML on the server, whose classes count and whose val split judges")
     check_host(settings.host)
     check_parent(settings.project, settings.folder)
-    folder = Path(new_folder(settings.project, settings.folder))
+    folder = Path(numbered_folder(settings.project, settings.folder))
     write(folder, settings, chosen, train)
     said = f"a federation of {settings.boards} boards around {settings.host}:{settings.port}"
     return Result(

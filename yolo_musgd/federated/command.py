@@ -21,7 +21,8 @@ from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
 from yolo_musgd.federated.partition import Images, divide, own_folders, parse_split, write_client
 from yolo_musgd.federated.settings import FederateSettings, others, training_arguments
-from yolo_musgd.settings import check_parent, read_recipe
+from yolo_musgd.places import check_parent
+from yolo_musgd.resources import read_recipe
 
 FREE = ("rounds", "jobs", "threads", "timeout", "project", "baselines")
 """Settings that may change when a federation goes on."""

@@ -9,7 +9,8 @@ from typing import Any
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.host import quiet_host
-from yolo_musgd.settings import Settings, parse, read_recipe, setting
+from yolo_musgd.resources import read_recipe
+from yolo_musgd.settings import Settings, parse, setting
 
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmuon")
 FIXED = {

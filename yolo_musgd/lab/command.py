@@ -23,7 +23,9 @@ from yolo_musgd.lab.protocol import Protocol
 from yolo_musgd.lab.runner import Executor, LocalExecutor, Outcome, do_runs
 from yolo_musgd.lab.settings import CompareSettings
 from yolo_musgd.lab.store import Store
-from yolo_musgd.settings import check_parent, load_yaml, parse, read_recipe
+from yolo_musgd.places import check_parent
+from yolo_musgd.resources import load_yaml, read_recipe
+from yolo_musgd.settings import parse
 
 PROTOCOL_FILE = "protocol.yaml"
 

@@ -14,7 +14,8 @@ from yolo_musgd.edge.options import items, nearest
 from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
 from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
-from yolo_musgd.settings import read_recipe, short
+from yolo_musgd.resources import read_recipe
+from yolo_musgd.settings import short
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""

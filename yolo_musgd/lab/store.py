@@ -20,7 +20,7 @@ from yolo_musgd.lab import identify
 from yolo_musgd.lab.evidence import IDENTITY, flaw, flaw_of_table, seal
 from yolo_musgd.lab.process import KEPT, RECORD, RESULTS
 from yolo_musgd.lab.runs import RunSpec, resolve
-from yolo_musgd.settings import read_recipe
+from yolo_musgd.resources import read_recipe
 from yolo_musgd.train.settings import plugin_keys
 
 

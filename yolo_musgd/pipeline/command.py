@@ -27,7 +27,7 @@ from yolo_musgd.pipeline.progress import in_words
 from yolo_musgd.pipeline.samples import photos
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
 from yolo_musgd.pipeline.step import Step
-from yolo_musgd.settings import check_parent
+from yolo_musgd.places import check_parent
 
 OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
 CACHE = ".files.json"

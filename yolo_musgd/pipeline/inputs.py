@@ -15,7 +15,7 @@ from yolo_musgd.pipeline.dag import runtime_of
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.pipeline.step import Input
-from yolo_musgd.settings import read_recipe
+from yolo_musgd.resources import read_recipe
 
 RUNTIME_PACKAGES = {"openvino": (("openvino",), "openvino"), "ncnn": (("ncnn", "pnnx"), "export")}
 """Runtime -> packages beside the ONNX ones that make and judge its models here, and the extra that has them."""

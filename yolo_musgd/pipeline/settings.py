@@ -9,7 +9,8 @@ from pathlib import Path
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.targets import NAMES, PRECISIONS
-from yolo_musgd.settings import Settings, SettingsError, parse, read_recipe, save_dir, setting
+from yolo_musgd.resources import read_recipe
+from yolo_musgd.settings import Settings, SettingsError, parse, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 

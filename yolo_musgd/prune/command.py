@@ -18,8 +18,7 @@ from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
 from yolo_musgd.places import check_place, make_place, set_aside
 from yolo_musgd.prune.settings import PruneSettings, read_settings
-from yolo_musgd.resources import install
-from yolo_musgd.settings import read_recipe
+from yolo_musgd.resources import install, read_recipe
 
 if TYPE_CHECKING:
     from yolo_musgd.prune.run import Run

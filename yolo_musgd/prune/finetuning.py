@@ -13,7 +13,7 @@ from yolo_musgd.data.reader import NO_RULES, Rules
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
-from yolo_musgd.settings import read_recipe
+from yolo_musgd.resources import read_recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import ClassVar
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
-from yolo_musgd.settings import Settings, SettingsError, exist_ok, parse, read_recipe, save_dir, setting
+from yolo_musgd.resources import read_recipe
+from yolo_musgd.settings import Settings, SettingsError, exist_ok, parse, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 KINDS = ("taylor", "magnitude", "bn", "random")

@@ -1,6 +1,6 @@
 """The trainer classes in this process: every task, pickling, the DDP launch file.
 
-Covers yolo_musgd/trainers.py.
+Covers yolo_musgd/trainers.py and train/announcement.py.
 """
 
 import pickle

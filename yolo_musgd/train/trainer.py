@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,9 @@ from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
 from yolo_musgd.optim.hybrid import Hybrid
-from yolo_musgd.optim.state import picked
 from yolo_musgd.train import activations, cpu, pruned
-from yolo_musgd.train.settings import PLUGIN_SETTINGS, CpuSettings, ModelSettings, TelemetrySettings, plugin_keys
+from yolo_musgd.train.announcement import announce
+from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings
 from yolo_musgd.train.telemetry import Monitor
 
 PREFIX = "MuSGD"
@@ -97,7 +97,8 @@ class MuSGDTrainerMixin:
             given = {**vars(self.args), **start}  # type: ignore[attr-defined]
             optimizer = entry.build(groups, given, unwrap_model(model))
             self._spare_biases(optimizer)
-        self._announce(entry, optimizer, self._settle(entry, optimizer))
+        settled = self._settle(entry, optimizer)
+        announce(entry, optimizer, vars(self.args), settled, self._fine_tunes)  # type: ignore[attr-defined]
         settings = TelemetrySettings.from_mapping(vars(self.args), ignore_unknown=True)  # type: ignore[attr-defined]
         wanted = entry.build is not None if settings.telemetry is None else settings.telemetry
         if wanted and RANK in {-1, 0}:
@@ -211,60 +212,6 @@ class MuSGDTrainerMixin:
         for name in names:
             setattr(args, name, group[name])
         return names
-
-    def _announce(self, entry: registry.OptimizerInfo, optimizer: Optimizer, settled: Sequence[str]) -> None:
-        """One line that says whose optimizer runs, where there could be a doubt, and how to get the other.
-
-        Args:
-            entry: of the registry.
-            optimizer: as it was built.
-            settled: arguments that the start of the weights decided.
-        """
-        native = type(optimizer).__module__.startswith("ultralytics")
-        if entry.name == "auto":
-            self._explain_auto(optimizer)
-            return
-        if native:
-            note = " is Ultralytics' own (Muon + SGD); optimizer=MuSGD is the momentum-adaptive SGD of yolo-musgd"
-        elif entry.build is not None:
-            group, args = optimizer.param_groups[0], vars(self.args)  # type: ignore[attr-defined]
-            shown = {"lr": args["lr0"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
-            shown |= {k: v for k, v in _changed(args).items() if k in entry.known and k not in settled}
-            start = "trained weights" if self._fine_tunes else "random weights"
-            suited = f"; {', '.join(f'{k}={args[k]}' for k in settled)} as suits {start}" if settled else ""
-            words = ", ".join(f"{k}={v}" for k, v in shown.items())
-            note = f"({words}{suited}) from yolo-musgd: {entry.description}"
-            if entry.name == "MuSGD":
-                note += "; for Ultralytics' Muon + SGD use optimizer=MuSGD-native"
-        self._warn_of_idle_arguments(entry, optimizer)
-        if native or entry.build is not None:
-            name = type(optimizer).__name__ if native else entry.name
-            LOGGER.info(f"{colorstr('optimizer:')} {name}{note}")
-
-    def _explain_auto(self, optimizer: Optimizer) -> None:
-        """One line: what ``optimizer=auto`` picked, what it ignores, and how to get this plugin's optimizer."""
-        self._warn_of_idle_arguments(registry.find("auto"), optimizer)
-        found = picked(optimizer)
-        own = " (Ultralytics' own, Muon + SGD)" if type(optimizer).__module__.startswith("ultralytics") else ""
-        rates = ", ".join(f"{k}={found[k]:g}" for k in ("lr0", "momentum") if found[k] is not None)
-        LOGGER.info(
-            f"{colorstr('optimizer:')} auto picked {found['optimizer']}{own} at {rates}, by the number of classes and "
-            "steps; lr0= and momentum= are ignored; for the MuSGD of yolo-musgd use optimizer=MuSGD"
-        )
-
-    def _warn_of_idle_arguments(self, entry: registry.OptimizerInfo, optimizer: Optimizer) -> None:
-        """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""
-        changed = _changed(vars(self.args))  # type: ignore[attr-defined]
-        idle = {k: v for k, v in changed.items() if k not in entry.known}
-        if idle:
-            given = ", ".join(f"{k}={v}" for k, v in idle.items())
-            LOGGER.warning(f"{type(optimizer).__name__} ignores {given}; add optimizer=MuSGD (or MuonSGD) to use it")
-
-
-def _changed(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The plugin's arguments that are not their defaults, of those that are for the optimizer."""
-    quiet = {*TelemetrySettings.names(), *CpuSettings.names(), *ModelSettings.names()}
-    return {k: args[k] for k, (_, d) in plugin_keys().items() if args.get(k, d) != d and k not in quiet}
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The archive for a board: what is in it, what it refuses.
 
-Covers bundle_model.py.
+Covers bundle_model.py and bundle_texts.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import contextlib
 import filecmp
 import gzip
 import os
-import re
 import shutil
 import sys
 import tarfile
@@ -26,16 +25,14 @@ from yolo_musgd.edge.pictures.images import list_images, synthetic_frame, write_
 from yolo_musgd.edge.result import Result
 from yolo_musgd.edge.runtimes.artifact import Artifact, open_artifact
 from yolo_musgd.export.bundle_model import check_target, copy_model, run_once
-from yolo_musgd.export.bundle_val import ANNOTATIONS, check_val, copy_val
+from yolo_musgd.export.bundle_texts import MODEL, MODELS, readme, requirements, run_script
+from yolo_musgd.export.bundle_val import check_val, copy_val
 from yolo_musgd.export.staging import staging
-from yolo_musgd.export.targets import NAMES, Target, load_target
+from yolo_musgd.export.targets import NAMES, load_target
 from yolo_musgd.places import check_parent, set_aside
-from yolo_musgd.tables import escape_markdown
 
 EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, so that equal sources give equal bytes
 
-
-MODEL, MODELS = "model", "models"  # folder of the one artifact, or of several
 
 OPTIONS: options.Spec = {
     "model": (
@@ -102,88 +99,6 @@ def _copy_samples(samples: str, folder: Path) -> int:
     if not paths:
         write_image(str(target / "drawn.png"), synthetic_frame())
     return max(len(paths), 1)
-
-
-def _run_script(board: Target, model: str, judged: bool) -> str:
-    return "\n".join(
-        [
-            "#!/bin/sh",
-            "# Looks at the board, detects objects in samples/, measures speed and power; results/ gets everything.",
-            "set -eu",
-            'cd "$(dirname "$0")"',
-            'PYTHON="${PYTHON:-python3}"',
-            '"$PYTHON" edge.pyz doctor',
-            *([f'"$PYTHON" edge.pyz {_race_words(judged)}'] if model == MODELS else []),
-            f'"$PYTHON" edge.pyz detect {model} source=samples project=results {_engine_words(board)}'.rstrip(),
-            *([f'"$PYTHON" edge.pyz {_val_words(board, model, judged)}'] if judged else []),
-            f'"$PYTHON" edge.pyz bench {model} source=samples project=results {board.bench} "$@"',
-            "",
-        ]
-    )
-
-
-def _race_words(judged: bool) -> str:
-    return f"race {MODELS} source=samples project=results" + (f" labels=val/{ANNOTATIONS}" if judged else "")
-
-
-def _val_words(board: Target, model: str, judged: bool) -> str:
-    source = f"val/{ANNOTATIONS}" if judged else "images/val"
-    return f"val {model} source={source} project=results {_engine_words(board)}".rstrip()
-
-
-def _engine_words(board: Target) -> str:
-    return board.bench if board.bench.startswith("engine=") else ""
-
-
-def _facts(artifact: Artifact) -> str:
-    size = f"{artifact.imgsz[1]}x{artifact.imgsz[0]}"
-    precision = artifact.precision or "precision not told"
-    return f"{precision}, {size}, {len(artifact.names)} classes, sha256 `{artifact.sha256}`"
-
-
-def _readme(artifacts: list[Artifact], target: str, warnings: list[str], judged: bool) -> str:
-    board, block = load_target(target), "```sh\n{}\n```\n"
-    extra = f" {board.bench}" if board.bench else ""
-    model = MODEL if len(artifacts) == 1 else MODELS
-    if model == MODEL:
-        title, facts = Path(artifacts[0].model).name, [f"Model: {_facts(artifacts[0])}. "]
-    else:
-        title = f"{len(artifacts)} artifacts"
-        facts = [f"- `{Path(artifact.path).name}`: {_facts(artifact)}\n" for artifact in artifacts]
-        facts.append(
-            "\n`race` finds the one that is the fastest here and keeps its accuracy; the others then take it. "
-        )
-    parts = [
-        f"# {escape_markdown(title)} on {board.title}\n",
-        "".join(facts)
-        + f"`edge.pyz` checks the hashes of `{model}/` before it runs anything and writes only to `results/`"
-        + (" (and `models/choice.json`).\n" if model == MODELS else ".\n"),
-        *(f"**Note**: {warning}.\n" for warning in warnings),
-        "## Once, on a fresh board\n",
-        block.format("\n".join(board.setup)),
-        "## Everything at once\n",
-        block.format("sh run.sh"),
-        "## One by one\n",
-        block.format(
-            "\n".join(
-                [
-                    "python3 edge.pyz doctor",
-                    *([f"python3 edge.pyz {_race_words(judged)}"] if model == MODELS else []),
-                    f"python3 edge.pyz detect {model} source=samples project=results {_engine_words(board)}".rstrip(),
-                    f"python3 edge.pyz bench {model} source=samples project=results{extra}",
-                    f"python3 edge.pyz bench {model} source=0 project=results{extra}         # a camera",
-                    f"python3 edge.pyz bench {model} source=samples project=results{extra} soak=30     # half an hour",
-                    f"python3 edge.pyz {_val_words(board, model, judged)}"
-                    + ("" if judged else "      # needs labels/val beside images/val"),
-                    f"python3 edge.pyz serve {model} source=0     # a page with the camera on http://127.0.0.1:8000",
-                    "python3 edge.pyz help bench",
-                ]
-            )
-        ),
-        f"## Power\n\n{board.power}\n",
-        "Copy `results/bench/bench.json` back and compare boards with `yolo-musgd compare-bench a.json b.json`.\n",
-    ]
-    return "\n".join(parts)
 
 
 def make_bundle(
@@ -261,23 +176,17 @@ def _places(artifacts: list[Artifact], folder: Path) -> list[tuple[Artifact, Pat
     return [(artifact, folder / MODELS / name) for artifact, name in zip(artifacts, names, strict=True)]
 
 
-def _requirements(board: Target, artifacts: list[Artifact]) -> list[str]:
-    needed = {"mnn": "MNN", "openvino": "openvino", "ncnn": "ncnn", "executorch": "executorch"}
-    known = {re.split(r"[<>=;\[ ]", line)[0] for line in board.requirements}
-    return board.requirements + sorted({needed[a.format] for a in artifacts if a.format in needed} - known)
-
-
 def _write_rest(artifacts: list[Artifact], target: str, warnings: list[str], folder: Path) -> None:
     build_pyz(folder / "edge.pyz")
     board = load_target(target)
-    lines = _requirements(board, artifacts) or ["# nothing from the index: JetPack brings numpy and TensorRT"]
+    lines = requirements(board, artifacts) or ["# nothing from the index: JetPack brings numpy and TensorRT"]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     judged = (folder / "val").is_dir()
     (folder / "run.sh").write_text(
-        _run_script(board, MODEL if len(artifacts) == 1 else MODELS, judged), encoding="utf-8"
+        run_script(board, MODEL if len(artifacts) == 1 else MODELS, judged), encoding="utf-8"
     )
     _make_executable(folder / "run.sh")
-    (folder / "README.md").write_text(_readme(artifacts, target, warnings, judged), encoding="utf-8")
+    (folder / "README.md").write_text(readme(artifacts, target, warnings, judged), encoding="utf-8")
 
 
 def _make_executable(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""One object a runtime: what is opened, written and judged, and how often (export/backends, float_graph, loaded).
+"""One object a runtime: what is opened, written and judged, and how often.
 
-Covers float_graph.py and loaded.py.
+Covers {backend,backends,float_graph,loaded}.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from yolo_musgd.edge.runtimes.base import Runtime
-from yolo_musgd.export import backends, loaded
+from yolo_musgd.export import backend, backends, loaded
 from yolo_musgd.export.command import export_model
 from yolo_musgd.export.settings import RUNTIMES, ExportSettings
 
@@ -43,7 +43,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_every_runtime_of_the_settings_is_one_object() -> None:
     assert tuple(backends.BACKENDS) == RUNTIMES
     assert {name for name, one in backends.BACKENDS.items() if one.judged_by != name} == {"tensorrt"}
-    assert backends.folder_name("tensorrt", "best", "int8") == "best_int8_tensorrt_model"
+    assert backends.BACKENDS["tensorrt"].folder_name("best", "int8") == "best_int8_tensorrt_model"
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
@@ -52,8 +52,8 @@ def test_a_model_is_opened_once_and_its_manifest_written_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     written: list[dict] = []
-    real = backends.write_artifact
-    monkeypatch.setattr(backends, "write_artifact", lambda *a: (written.append(dict(a[-1])), real(*a)))
+    real = backend.write_artifact
+    monkeypatch.setattr(backend, "write_artifact", lambda *a: (written.append(dict(a[-1])), real(*a)))
     settings = ExportSettings(
         model=str(random_checkpoint), data=str(tiny_data), imgsz=64, precision=precision, runtime="onnxruntime",
         calibration_images=4, val_images=2, project=str(tmp_path),

@@ -14,7 +14,7 @@ from yolo_musgd.tables import escape_markdown
 
 if TYPE_CHECKING:
     from yolo_musgd.export.accuracy import Accuracy
-    from yolo_musgd.export.backends import Built
+    from yolo_musgd.export.backend import Built
     from yolo_musgd.export.settings import Job
 
 CARD = "README.md"

@@ -18,7 +18,8 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.result import Result
 from yolo_musgd.export import profiling
 from yolo_musgd.export.accuracy import Accuracy
-from yolo_musgd.export.backends import BACKENDS, Backend, Built, installed
+from yolo_musgd.export.backend import Backend, Built
+from yolo_musgd.export.backends import BACKENDS, installed
 from yolo_musgd.export.bundle import make_bundle
 from yolo_musgd.export.card import CARD, card, check_push, push
 from yolo_musgd.export.float_graph import FloatGraph

@@ -12,7 +12,7 @@ from yolo_musgd.export.scores import best_cut
 from yolo_musgd.tables import escape_markdown, markdown_table, plot_style
 
 if TYPE_CHECKING:
-    from yolo_musgd.export.backends import Built
+    from yolo_musgd.export.backend import Built
     from yolo_musgd.export.settings import Job
 
 

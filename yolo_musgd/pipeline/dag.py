@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yolo_musgd.export.backends import folder_name
+from yolo_musgd.export.backends import BACKENDS
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.pipeline.step import Step
@@ -110,7 +110,7 @@ class Names:
 
 def artifact(precision: str, plan: PipelinePlan, stem: str) -> str:
     """Folder of an exported model below its step's folder, as ``yolo-musgd export`` names it."""
-    return f"export/{folder_name(runtime_of(plan.settings, precision), stem, precision)}"
+    return f"export/{BACKENDS[runtime_of(plan.settings, precision)].folder_name(stem, precision)}"
 
 
 def runtime_of(settings: PipelineSettings, precision: str) -> str:

@@ -246,11 +246,9 @@ def tolerate(left_out: Sequence[str], total: int, what: str) -> None:
     Raises:
         UserError: more than a tenth are bad.
     """
-    if not left_out:
-        return
-    pictures.tolerate(left_out, total, what)
-    told = f"{len(left_out)} of {total} {what} cannot be used: {left_out[0]}" + (", ..." if len(left_out) > 1 else "")
-    log.warning("%s; left out, as Ultralytics does", told)
+    told = pictures.tolerate(left_out, total, what)
+    if told:
+        log.warning("%s; left out, as Ultralytics does", told)
 
 
 def _name(content: Mapping[str, Any]) -> str:

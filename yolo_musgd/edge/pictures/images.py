@@ -130,7 +130,7 @@ def list_images(source: str) -> List[str]:
     return paths
 
 
-def tolerate(left_out: Sequence[str], total: int, what: str = "images") -> None:
+def tolerate(left_out: Sequence[str], total: int, what: str = "images") -> str:
     """One policy for bad images, wherever they are met: a few are left out and named once, many are an error.
 
     Args:
@@ -138,13 +138,19 @@ def tolerate(left_out: Sequence[str], total: int, what: str = "images") -> None:
         total: How many there were.
         what: They are, for the message.
 
+    Returns:
+        How many there are and the first of them; empty where there are none.
+
     Raises:
         UserError: More than a tenth are bad.
     """
+    if not left_out:
+        return ""
+    more = ", ..." if len(left_out) > 1 else ""
+    told = "{} of {} {} cannot be used: {}{}".format(len(left_out), total, what, left_out[0], more)
     if len(left_out) > MOST_BAD * total:
-        told = "{} of {} {} cannot be used: {}".format(len(left_out), total, what, left_out[0])
-        more = ", ..." if len(left_out) > 1 else ""
-        raise UserError("{}{}; more than a tenth: mend the data set first".format(told, more))
+        raise UserError(told + "; more than a tenth: mend the data set first")
+    return told
 
 
 def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterator[Frame]:

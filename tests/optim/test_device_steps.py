@@ -173,7 +173,7 @@ def test_blocks_and_batches_are_bounded(monkeypatch):
 def test_two_ranks_share_the_stacks_and_end_alike(monkeypatch):
     """Each orthogonalises its own and gets the other's; the exchange is played by a dictionary."""
     chosen = MuonSettings(muon_precision="float32")
-    monkeypatch.setattr(device_steps, "LIMIT", 4000)  # or all would be one stack
+    monkeypatch.setattr("yolo_musgd.optim.stacks.LIMIT", 4000)  # or all would be one stack
     params = [nn.Parameter(t) for t in tensors()]
     sent, rank, calls = {}, [0], []
 

@@ -19,7 +19,7 @@ import pytest
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.artifact import open_artifact
-from yolo_musgd.export import backends, settings
+from yolo_musgd.export import backend, settings
 from yolo_musgd.export.checkpoint import read_checkpoint
 from yolo_musgd.export.command import export_model
 from yolo_musgd.export.settings import ExportSettings
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(backends, "write_artifact", full)
+    monkeypatch.setattr(backend, "write_artifact", full)
     settings = ExportSettings(
         model=str(random_checkpoint), data=str(tiny_data), imgsz=64, precision="fp32", runtime="onnxruntime",
         project=str(tmp_path / "out"), val_images=2,

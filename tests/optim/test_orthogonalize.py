@@ -253,7 +253,6 @@ def test_plan_takes_only_safe_kernels_and_is_readable():
     plan = make_plan(shapes, "cpu", ns_coefficients(), "float32")
     assert {b.kernel.dtype for b in plan.buckets} == {torch.float32}
     assert "512 x 4608" in str(plan)
-    assert plan.floor_seconds(1e9, 2e9) == pytest.approx(plan.flops / 1e9)
 
 
 def test_matrices_are_scaled_before_they_are_squared():

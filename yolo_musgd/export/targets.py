@@ -122,8 +122,3 @@ def load_target(name: str) -> Target:
         guess = nearest(unknown[0], [field.name for field in dataclasses.fields(Target)])
         raise UserError(f"{path}: unknown key {unknown[0]!r}" + (f"; did you mean {guess}?" if guess else ""))
     return Target(name=name, **content)
-
-
-def all_targets() -> dict[str, Target]:
-    """Every board by name."""
-    return {name: load_target(name) for name in NAMES}

@@ -57,10 +57,6 @@ class Plan:
         """Floating-point operations per step."""
         return sum(b.flops for b in self.buckets)
 
-    def floor_seconds(self, fp32_rate: float, bf16_rate: float) -> float:
-        """Time of the products alone at the given rates in FLOP/s: no step can be faster with these kernels."""
-        return sum(b.flops / (bf16_rate if b.kernel.dtype == torch.bfloat16 else fp32_rate) for b in self.buckets)
-
     def __str__(self) -> str:
         lines = [f"{'rows x columns':>15}  {'count':>5}  {'kernel':<24} {'GFLOP':>8}  share   ({self.device})"]
         total = max(self.flops, 1)

@@ -64,8 +64,8 @@ def test_truncated_tegrastats_invents_no_rail(cut: int) -> None:
 def test_hostile_text_never_breaks_a_parser(text: str) -> None:
     assert all(math.isfinite(watts) for watts in parsers.parse_tegrastats(text).rails.values())
     parsers.parse_throttled(text)
-    for value in (parsers.parse_vc_temperature(text), parsers.parse_milliwatts(text)):
-        assert value is None or math.isfinite(value)
+    value = parsers.parse_milliwatts(text)
+    assert value is None or math.isfinite(value)
     for call in (lambda: parsers.parse_pmic(text), lambda: parsers.parse_meter_csv(text, "x.csv")):
         with contextlib.suppress(SensorError):
             call()
@@ -101,8 +101,6 @@ def test_throttled(output: str, now: list[str], since_boot: list[str]) -> None:
 
 def test_small_figures() -> None:
     assert parsers.parse_throttled("throttled=zz") is None
-    assert parsers.parse_vc_temperature("temp=39.5'C\n") == 39.5
-    assert parsers.parse_vc_temperature("temp=hot") is None
     assert parsers.parse_milliwatts("[N/A]") is None
     assert parsers.parse_milliwatts("87.25\n") == 87.25
 

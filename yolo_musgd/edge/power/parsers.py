@@ -97,12 +97,6 @@ def parse_throttled(output: str) -> Optional[Dict[str, Any]]:
     }
 
 
-def parse_vc_temperature(output: str) -> Optional[float]:
-    """Parse ``vcgencmd measure_temp`` (``temp=39.5'C``) into degrees Celsius."""
-    match = re.match(r"^temp=(-?\d{1,3}(?:\.\d+)?)'C\s*$", output.strip())
-    return float(match.group(1)) if match else None
-
-
 def parse_milliwatts(text: str) -> Optional[float]:
     """Parse a figure that may be ``[N/A]`` or ``[Not Supported]`` into a float; None when there is none."""
     try:

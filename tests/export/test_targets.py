@@ -6,6 +6,7 @@ import pytest
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.onnxfile import OnnxFacts
+from yolo_musgd.export import targets
 from yolo_musgd.export.backends import BACKENDS
 from yolo_musgd.export.command import MACHINES
 from yolo_musgd.export.quantize import VARIANTS
@@ -68,6 +69,19 @@ def test_what_a_board_cannot_do_is_one_line(words: tuple[str, ...], parts: list[
 def test_an_unknown_board_is_guessed() -> None:
     with pytest.raises(UserError, match="try jetson-nano"):
         load_target("jetson-nanoo")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("", "lacks title, precision, "), ("titel: x", r"unknown key 'titel'; did you mean title\?")],
+)
+def test_a_file_with_wrong_keys_is_one_line(line: str, message: str, tmp_path, monkeypatch) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "toy.yaml").write_text(f"runtimes: {{ncnn: [fp32]}}\n{line}\n")
+    monkeypatch.setattr(targets, "NAMES", ("toy",))
+    monkeypatch.setattr(targets.resources, "folder", lambda name: tmp_path)
+    with pytest.raises(UserError, match=rf"toy\.yaml.*{message}"):
+        load_target.__wrapped__("toy")
 
 
 def facts(opset: int, *operators: str) -> OnnxFacts:

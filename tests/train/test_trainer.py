@@ -3,6 +3,7 @@
 Covers yolo_musgd/trainers.py and train/announcement.py.
 """
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from yolo_musgd import plugin
+from yolo_musgd.optim import registry, zoo
+from yolo_musgd.settings import Settings, setting
+from yolo_musgd.train import announcement
 from yolo_musgd.train import trainer as ours
 
 plugin.register()
@@ -142,6 +146,29 @@ def test_pictures_carry_the_name_that_was_typed(tiny_data, tmp_path, monkeypatch
     monkeypatch.setattr("yolo_musgd.train.optimizer_plots.plot_steps", lambda folder, name: titles.append(name))
     trainer._monitor.plot()
     assert titles == [shown]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"adapt_factor": 0.5}, "SGD ignores adapt_factor=0.5; add optimizer=MuSGD or MuonSGD to use it"),
+        ({"toy_width": 2.0}, "SGD ignores toy_width=2.0; add optimizer=Toy to use it"),
+    ],
+)
+def test_an_argument_of_another_optimizer_says_whose_it_is(monkeypatch, given, told):
+    @dataclasses.dataclass(frozen=True)
+    class ToySettings(Settings):
+        toy_width: float = setting(1.0, "an argument of its own")
+
+    said = []
+    monkeypatch.setitem(zoo.RECIPES, "Toy", zoo.Recipe("torch.optim", "SGD", settings=ToySettings))
+    toy = registry.OptimizerInfo("Toy", "", "", "1x", 0.1, make=zoo.builder("Toy"))
+    monkeypatch.setitem(registry.REGISTRY, "Toy", toy)
+    monkeypatch.setattr("yolo_musgd.train.settings.PLUGIN_SETTINGS", (*ours.PLUGIN_SETTINGS, ToySettings))
+    monkeypatch.setattr(announcement.LOGGER, "warning", said.append)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    announcement.announce(registry.find("SGD"), optimizer, given, (), fine_tunes=False)
+    assert said == [told]
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def load_target(name: str) -> Target:
     """The board of this name.
 
     Raises:
-        UserError: no such board.
+        UserError: no such board, or a file with a key too many or too few.
     """
     import yaml
 
@@ -121,4 +121,7 @@ def load_target(name: str) -> Target:
     if unknown:
         guess = nearest(unknown[0], [field.name for field in dataclasses.fields(Target)])
         raise UserError(f"{path}: unknown key {unknown[0]!r}" + (f"; did you mean {guess}?" if guess else ""))
+    needed = [f.name for f in dataclasses.fields(Target) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [key for key in needed if key not in {*content, "name"}]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; start from the nearest board beside it")
     return Target(name=name, **content)

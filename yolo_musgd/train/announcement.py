@@ -75,7 +75,9 @@ def _warn_of_idle_arguments(entry: registry.OptimizerInfo, optimizer: Optimizer,
     idle = {k: v for k, v in _changed(args).items() if k not in entry.known}
     if idle:
         given = ", ".join(f"{k}={v}" for k, v in idle.items())
-        LOGGER.warning(f"{type(optimizer).__name__} ignores {given}; add optimizer=MuSGD (or MuonSGD) to use it")
+        users = [e.name for e in registry.REGISTRY.values() if not e.known.isdisjoint(idle)]
+        names = " or ".join(users[:2])
+        LOGGER.warning(f"{type(optimizer).__name__} ignores {given}; add optimizer={names} to use it")
 
 
 def _changed(args: Mapping[str, Any]) -> dict[str, Any]:

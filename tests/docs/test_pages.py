@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from test_architecture import ALLOWED
 
+from yolo_musgd.commands import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob(".github/**/*.md"), *ROOT.glob("docs/**/*.md")])
 MADE = {"docs/reference/commands.md", "docs/reference/arguments.md"}  # their headings come from the code
@@ -75,6 +77,11 @@ def arrows(text: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     for start, ends in re.findall(r"^ +(\w+) --> (.*)$", drawing[1], re.MULTILINE):
         drawn[start] |= set(ends.split(" & "))
     return nodes, drawn
+
+
+def test_the_diagram_shows_what_runs_by_name() -> None:
+    (ends,) = re.findall(r"command_table -\. by name \.-> (.*)", (ROOT / "docs" / "architecture.md").read_text())
+    assert set(ends.split(" & ")) == {command.main.split(".")[1].partition(":")[0] for command in COMMANDS.values()}
 
 
 def test_the_diagram_shows_the_walls() -> None:

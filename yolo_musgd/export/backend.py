@@ -102,11 +102,8 @@ class Backend:
             "machine": platform.machine(),
         }
         write_artifact(self.folder, self.job, self.name, self.model.name, self.evidence)
-        size = sum(
-            p.stat().st_size
-            for p in self.folder.iterdir()
-            if p.suffix in (".onnx", ".xml", ".bin", ".param", ".mnn", ".pte")
-        )
+        assert self.loaded
+        size = self.loaded.artifact.size_bytes
         return Built(self.folder, self.name, self.model.name, size, self.accuracy, self.evidence)
 
     def close(self) -> None:

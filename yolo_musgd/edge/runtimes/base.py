@@ -16,7 +16,11 @@ from .artifact import Artifact
 
 
 class Runtime:
-    """A loaded model. Subclasses set the names below, ``version`` and ``detail``, and implement ``infer``."""
+    """A loaded model.
+
+    Subclasses set the names below, ``version``, ``threads`` and ``detail``, and implement ``infer``. They are made as
+    ``cls(artifact, threads, precision)``, or override ``open``, and raise a UserError where the file cannot be run.
+    """
 
     name = ""  # as in runtime=name
     package = ""  # the module that it needs

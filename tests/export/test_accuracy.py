@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, disagreement, match
+from yolo_musgd.export.accuracy import Accuracy, agreement, as_dict, disagreement, paired
 from yolo_musgd.export.sensitivity import Limits, Ranked, answer, search
 
 
@@ -62,7 +62,7 @@ def test_classes_are_not_mixed_up() -> None:
     found = detections(2, 5)
     other = found.copy()
     other[:, 5] += 1
-    assert match(found, other) == [] or all(found[i, 5] == other[j, 5] for i, j, _ in match(found, other))
+    assert paired(found, other) == [] or all(found[i, 5] == other[j, 5] for i, j, _ in paired(found, other))
     assert agreement([found], [other]).matched == 0.0 or len(set(found[:, 5])) > 1
 
 

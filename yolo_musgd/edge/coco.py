@@ -101,9 +101,13 @@ def _classes(path: str, categories: List[Dict[str, Any]], names: Dict[int, str])
     found = {entry["id"]: known.get(str(entry["name"]).strip().lower()) for entry in ordered}
     if all(index is None for index in found.values()):
         if names and len(ordered) != len(names):
-            raise UserError("{} has {} classes, the model {}".format(path, len(ordered), len(names)))
+            raise UserError(
+                "{} has {} classes, the model {}; give the labels of its own data set".format(
+                    path, len(ordered), len(names)
+                )
+            )
         return {entry["id"]: index for index, entry in enumerate(ordered)}
     strange = [str(entry["name"]) for entry in ordered if found[entry["id"]] is None]
     if strange:
-        raise UserError("{}: the model has no class {!r}".format(path, strange[0]))
+        raise UserError("{}: the model has no class {!r}; give the labels of its own data set".format(path, strange[0]))
     return {key: index for key, index in found.items() if index is not None}

@@ -151,7 +151,11 @@ class Written:
         self.count += 1
 
     def close(self, tail: Dict[str, Any]) -> str:
-        """Finish the file and give it its name; returns its path, empty where nothing was added."""
+        """Finish the file and give it its name; returns its path, empty where nothing was added.
+
+        Raises:
+            UserError: The disk is full.
+        """
         if self._file is None:
             return ""
         path = self._folder.join("detections.json")

@@ -11,9 +11,8 @@ from .sources.base import Source
 from .stats import drift, is_steady, slope_per_minute, summarize
 
 _COLUMNS = 6  # start, read, pre, infer, post, detections
-SERIES_LIMIT = (
-    20000  # frames written one by one into the report; longer runs are thinned there, never in the statistics
-)
+# Frames written one by one into the report; longer runs are thinned there, never in the statistics.
+SERIES_LIMIT = 20000
 
 
 class Floors(NamedTuple):

@@ -109,7 +109,7 @@ def folder_name(value: str) -> str:
 
 
 def flag(value: str) -> bool:
-    """True or false."""
+    """True or false; a ValueError for anything else, as every parser here raises: parse_args names the key."""
     lowered = value.lower()
     if lowered in ("true", "1", "yes", "on"):
         return True

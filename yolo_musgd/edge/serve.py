@@ -184,7 +184,11 @@ def token_for(host: str, token: Optional[str]) -> Optional[str]:
 
 
 def start_web(listener: socket.socket, shared: Shared, artifact: Artifact, token: Optional[str]) -> int:
-    """Fork the web process; returns its number. It stands back for the detector, and ends with it."""
+    """Fork the web process; returns its number. It stands back for the detector, and ends with it.
+
+    Raises:
+        UserError: A system without fork.
+    """
     if not hasattr(os, "fork"):
         raise UserError("serve needs Linux or macOS: here is no os.fork")
     page = pkgutil.get_data(__package__ + ".web", "page.html")

@@ -105,7 +105,7 @@ def decode_all(artifact: Artifact, runtime: Runtime, files: Sequence[str], conf:
     return [decode(output, artifact.head, len(artifact.names), conf) for output in outputs]
 
 
-def match(reference: np.ndarray, other: np.ndarray) -> list[tuple[int, int, float]]:
+def paired(reference: np.ndarray, other: np.ndarray) -> list[tuple[int, int, float]]:
     """Pair detections of the same class by falling IoU, each at most once.
 
     Args:
@@ -134,10 +134,10 @@ def agreement(reference: Sequence[np.ndarray], other: Sequence[np.ndarray], conf
     ious, scores = [], []
     for a, b in zip(reference, other, strict=True):
         sure, near = a[a[:, 4] > conf], b[b[:, 4] > conf - SLACK]
-        pairs = match(sure, near)
+        pairs = paired(sure, near)
         count, matched = count + len(sure), matched + len(pairs)
         new = b[b[:, 4] > conf + SLACK]
-        extra += len(new) - len(match(a[a[:, 4] > conf], new))
+        extra += len(new) - len(paired(sure, new))
         ious += [iou for _, _, iou in pairs]
         scores += [abs(float(sure[i, 4] - near[j, 4])) for i, j, _ in pairs]
     if not count:
@@ -156,7 +156,7 @@ def disagreement(reference: Sequence[np.ndarray], other: Sequence[np.ndarray], c
     for a, b in zip(reference, other, strict=True):
         sure, near = a[a[:, 4] > conf], b[b[:, 4] > conf / 2]
         kept = dict.fromkeys(range(len(sure)), 0.0)
-        for i, j, iou in match(sure, near):
+        for i, j, iou in paired(sure, near):
             low, high = sorted((float(sure[i, 4]), float(near[j, 4])))
             kept[i] = iou * low / high
         losses += [1.0 - value for value in kept.values()]

@@ -171,7 +171,7 @@ def _places(artifacts: list[Artifact], folder: Path) -> list[tuple[Artifact, Pat
     if twice:
         raise UserError(f"two artifacts are called {twice[0]}; rename one")
     if any(artifact.names != artifacts[0].names for artifact in artifacts):
-        raise UserError("the artifacts have different classes, so one cannot stand for another")
+        raise UserError("the artifacts have different classes, so one cannot stand for another; pack them one by one")
     (folder / MODELS).mkdir()
     return [(artifact, folder / MODELS / name) for artifact, name in zip(artifacts, names, strict=True)]
 

@@ -14,7 +14,7 @@ from yolo_musgd.edge.pictures.boxes import decode
 from yolo_musgd.edge.pictures.letterbox import Letterbox
 from yolo_musgd.edge.runtimes.artifact import Artifact
 from yolo_musgd.edge.runtimes.base import Runtime
-from yolo_musgd.export.accuracy import Agreement, agreement, match
+from yolo_musgd.export.accuracy import Agreement, agreement, paired
 from yolo_musgd.export.checkpoint import choose_head, load_model
 from yolo_musgd.host import silent_host
 
@@ -69,7 +69,7 @@ class TorchRuntime(Runtime):
 def _paired_rows(reference: np.ndarray, other: np.ndarray) -> list[np.ndarray]:
     """NMS-free rows above a low score that are the same object, in the same order; columns first."""
     a, b = (rows[rows[:, 4] > 0.05] for rows in (reference, other))
-    pairs = match(a, b)
+    pairs = paired(a, b)
     return [a[[i for i, _, _ in pairs], :5].T, b[[j for _, j, _ in pairs], :5].T]
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from yolo_musgd.edge.average_precision import mean_ap
-from yolo_musgd.export.accuracy import CONF, Accuracy, match
+from yolo_musgd.export.accuracy import CONF, Accuracy, paired
 
 CUTS = np.linspace(0.0, 1.0, 1001)
 WINDOW = 51  # of CUTS: the mean over .05, so that single detections do not pick the best one
@@ -79,7 +79,7 @@ def score_shift(expected: Accuracy, other: Accuracy) -> ScoreShift:
     differences: list[float] = []
     for a, b in zip(expected.detections, other.detections, strict=True):
         sure = a[a[:, 4] > CONF]
-        differences += [float(b[j, 4] - sure[i, 4]) for i, j, _ in match(sure, b)]
+        differences += [float(b[j, 4] - sure[i, 4]) for i, j, _ in paired(sure, b)]
     shift = float(np.mean(differences)) if len(differences) >= LEAST_MATCHED else None
     cuts = best_cut(expected), best_cut(other)
     if cuts[0] is None or cuts[1] is None:

@@ -108,7 +108,9 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
         UserError: the train split is empty, or more than a tenth of the images cannot be read.
     """
     if not splits.train:
-        raise UserError(f"data={splits.data}: its train split has no images, and INT8 is calibrated on train")
+        raise UserError(
+            f"data={splits.data}: its train split has no images, and INT8 is calibrated on train; name some there"
+        )
     judged = {sha256_of(image.file) for image in splits.val} if len(splits.val) <= 5000 else set()
     chosen: dict[str, str] = {}
     waiting = spread(splits.train, count)

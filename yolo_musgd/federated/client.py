@@ -220,7 +220,11 @@ def _sent(done: Arrays, start: Arrays, residual: Arrays, compression: Compressio
 
 
 def evaluate(home: Home, content: RecordDict) -> RecordDict:
-    """How good the global model is on this client's val split, with the parts that are its own."""
+    """How good the global model is on this client's val split, with the parts that are its own.
+
+    Raises:
+        UserError: the arrays are not of this client's model.
+    """
     from yolo_musgd.federated.judge import judge
     from yolo_musgd.federated.local import Work, initial_model
 

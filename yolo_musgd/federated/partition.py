@@ -51,7 +51,9 @@ def divide(images: Sequence[LabelledImage], clients: int, split: str, seed: int)
         UserError: more clients than images.
     """
     if clients > len(images):
-        raise UserError(f"clients={clients}: the train split has {len(images)} images, one for each at least")
+        raise UserError(
+            f"clients={clients} must be at most the train split's {len(images)} images, one for each at least"
+        )
     random = np.random.default_rng(seed)
     alpha = parse_split(split)
     if alpha is None:
@@ -142,7 +144,7 @@ def own_folders(data: str, task: str) -> list[str]:
             differ = next(k for k in sorted({*found, *names}) if found.get(k) != names.get(k))
             raise UserError(
                 f"the clients' classes differ: class {differ} is {names.get(differ)!r} in {files[0]} "
-                f"and {found.get(differ)!r} in {file}"
+                f"and {found.get(differ)!r} in {file}; give all the same names in the same order"
             )
         names = found
         read_split(content, "train", Rules(task))

@@ -78,7 +78,12 @@ def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed
 
 
 def random_batch(imgsz: int, batch: int, seed: int = 0) -> dict[str, Tensor]:
-    """Noise with six boxes an image, in the form that the loss of an Ultralytics detector takes."""
+    """Noise with six boxes an image, in the form that the loss of an Ultralytics detector takes.
+
+    Returns:
+        ``img`` (batch, 3, imgsz, imgsz) in [0, 1]; of all n boxes ``batch_idx`` (n,), ``cls`` (n, 1) and ``bboxes``
+        (n, 4), centre and size in [0, 1].
+    """
     random = torch.Generator().manual_seed(seed)
     boxes = batch * 6
     centre = torch.rand(boxes, 2, generator=random) * 0.6 + 0.2

@@ -20,7 +20,7 @@ def is_nhwc(t: Tensor) -> bool:
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements in one new vector, filters in channels_last in their memory order."""
+    """All elements in one new vector, shape (n,), filters in channels_last in their memory order."""
     if any(map(is_nhwc, tensors)):
         tensors = [t.permute(0, 2, 3, 1) if is_nhwc(t) else t for t in tensors]
     flat: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]

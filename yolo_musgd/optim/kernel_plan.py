@@ -1,8 +1,8 @@
 """Which kernel orthogonalises which matrices, decided once per set of shapes.
 
-Matrices of exactly the same shape share batched products; nothing is padded. For every shape the cheapest kernel that
-is numerically safe is taken, by counting floating-point operations and dividing by the rate that the device reaches at
-that size.
+Matrices of exactly the same shape share batched products; what is padded for a GPU stands in
+:mod:`yolo_musgd.optim.stacks`. For every shape the cheapest kernel that is numerically safe is taken, by counting
+floating-point operations and dividing by the rate that the device reaches at that size.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class MatrixSteps:
         return out
 
     def buffers(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> Tensor:
-        """The momentum of a matrix; made, with the other state that the settings ask for, on first use."""
+        """The momentum of a matrix, in its shape; made on first use, with the other state that the settings ask for."""
         if (
             MOMENTUM not in state
             or (group["muon_rows"] and ROWS not in state)

@@ -1,4 +1,4 @@
-"""Muon's update of a list of matrices or filters: momentum, orthogonalisation bucket by bucket, step.
+"""Muon's update of a list of matrices or filters: momentum, orthogonalisation chunk by chunk, step.
 
 Per matrix (sources in `yolo_musgd.optim.muon`), with mu the momentum and O the orthogonalised update:
 
@@ -9,8 +9,8 @@ shortened, as in MuSGD's ``v = beta_t*v + g`` (whose velocity is m / (1 - mu)):
 
     m <- beta_t m + (1 - mu) g    u = beta_t m + (1 - mu) g
 
-The work is cut into chunks of matrices of one shape. Momentum, orthogonalisation and step of a chunk follow each other
-while it is in the cache, so that the memory in use is that of a chunk and not that of the model.
+The work is cut into chunks of matrices of one smaller side. Momentum, orthogonalisation and step of a chunk follow each
+other while it is in the cache, so that the memory in use is that of a chunk and not that of the model.
 """
 
 from __future__ import annotations
@@ -127,9 +127,8 @@ def plan_chunks(params: Sequence[Tensor], settings: MuonSettings, ranks: int = 1
             family = families.setdefault((str(device), p.dtype, min(matrix), kernels[matrix]), {})
             family.setdefault((p.shape, is_nhwc(p)), []).append(i)
     chunks = []
-    for (device_name, _, _, kernel), family in families.items():
-        limit = CHUNK_ELEMENTS if device_name == "cpu" else 16 * CHUNK_ELEMENTS
-        for parts in _fill(family, limit):
+    for (*_, kernel), family in families.items():
+        for parts in _fill(family, CHUNK_ELEMENTS):
             flops = sum(len(q.index) * iteration_flops(*q.matrix, coefficients, kernel.restarts) for q in parts)
             chunks.append(Chunk(tuple(parts), kernel, flops))
     for chunk, owner in zip(chunks, share_out(chunks, ranks), strict=True):

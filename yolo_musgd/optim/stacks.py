@@ -121,7 +121,7 @@ def join(counts: Mapping[Shape, int], coefficients: Sequence[Step], kernel: Kern
 
 
 def _fill(members: dict[tuple[torch.Size, bool], list[int]], side: int, width: int, kernel: Kernel) -> list[Stack]:
-    """Buckets of at most ``LIMIT`` elements or of one matrix."""
+    """Stacks of at most ``LIMIT`` elements or of one matrix."""
     most = max(1, LIMIT // (side * width))
     everything = [(key, i) for key, index in members.items() for i in index]
     stacks = []
@@ -135,7 +135,7 @@ def _fill(members: dict[tuple[torch.Size, bool], list[int]], side: int, width: i
 
 
 def blocks(stacks: Sequence[Stack]) -> list[list[Stack]]:
-    """Buckets of one device and type whose parameters are worked on as one vector."""
+    """Runs of stacks, of at most ``LIMIT`` elements or of one stack, that are worked on as one vector."""
     out: list[list[Stack]] = []
     room = 0
     for stack in stacks:

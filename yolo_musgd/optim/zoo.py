@@ -65,7 +65,11 @@ class CheckpointSafe(Optimizer):
         return {"skipped_steps": torch.as_tensor(getattr(self, "_skipped", 0))}
 
     def step(self, closure: Any = None) -> Any:
-        """Step unless a gradient on the CPU is not finite."""
+        """Step unless a gradient on the CPU is not finite.
+
+        Raises:
+            TensorError: a sparse gradient.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

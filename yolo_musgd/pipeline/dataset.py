@@ -53,7 +53,9 @@ def read_data(data: str, rules: Rules = NO_RULES) -> DataSet:
     judged = judging_split(content, rules)
     splits = {split: read_split(content, split, rules) for split in dict.fromkeys(("train", "val", judged))}
     if not splits[judged].labelled:
-        raise UserError(f"data={data}: no image of its {judged} split has a label file")
+        raise UserError(
+            f"data={data}: no image of its {judged} split has a label file; images/ needs labels/ beside it"
+        )
     names = class_names(content, rules)
     return DataSet(file, {name: split.files for name, split in splits.items()}, [names[k] for k in sorted(names)])
 

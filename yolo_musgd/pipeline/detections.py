@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from yolo_musgd.export.accuracy import match
+from yolo_musgd.export.accuracy import paired
 
 WIDEST = 720  # pixels of a picture in the page
 NAMED = 8  # boxes of a picture that are labelled, the surest; more would hide each other
@@ -91,7 +91,7 @@ def pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Pair]:
         if other is None:
             continue
         rows = [_rows(r["detections"]) for r in (record, other)]
-        matched = [m[:2] for m in match(rows[0], rows[1])]
+        matched = [m[:2] for m in paired(rows[0], rows[1])]
         width, height = record["width"], record["height"]
         views = [_view(r["detections"], {m[k] for m in matched}, width) for k, r in enumerate((record, other))]
         found.append(Pair(Path(record["image"]).name, embed(Path(record["image"])), height / width, *views))

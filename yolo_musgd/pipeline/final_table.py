@@ -32,7 +32,10 @@ def measure(chosen: MeasureSettings) -> dict[str, Any]:
     """
     split = read_split(check(chosen.data), chosen.split, trained_with(Path(chosen.base)))
     if not split.labelled:
-        raise UserError(f"data={chosen.data}: no image of its {chosen.split} split has a label file")
+        raise UserError(
+            f"data={chosen.data}: no image of its {chosen.split} split has a label file; "
+            "images/ needs labels/ beside it"
+        )
     opened = {role: load_finished(Path(path), chosen.threads) for role in ROLES if (path := getattr(chosen, role))}
     found: dict[str, Accuracy] = {}
     for role, (artifact, runtime) in opened.items():

@@ -219,7 +219,9 @@ class PruneGraph:
                 conv: Any = layer
                 taps, outputs, inputs = conv.weight[0, 0].numel(), conv.out_channels, conv.in_channels
                 if depthwise and conv.groups != outputs:
-                    raise UserError(f"{name} is a grouped convolution ({conv.groups} groups), which has no adapter")
+                    raise UserError(
+                        f"{name} is a convolution of {conv.groups} groups, which cannot be pruned; depthwise ones can"
+                    )
             deployed = not any(_within(name, part) for part in idle)
             both = tuple(outs.get(layer, [])), tuple(ins.get(layer, []))
             biased = ".dfl." not in name  # a folded BatchNorm leaves a bias everywhere else

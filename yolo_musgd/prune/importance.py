@@ -23,6 +23,9 @@ def score(graph: PruneGraph, kind: str, images: Images | None = None, seed: int 
             group's weights), ``bn`` (scale of BatchNorm: Liu et al. 2017) or ``random``, the control.
         images: what the loss is computed on; only taylor needs them.
         seed: of the random importance.
+
+    Raises:
+        ValueError: taylor without images.
     """
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)

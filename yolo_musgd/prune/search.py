@@ -154,7 +154,9 @@ def flops_for(reports: Sequence[str], share: float) -> float:
     """
     points = sorted({read_report(path) for path in reports})
     if len(points) < 2 or points[-1][0] < 0.9995:
-        raise UserError("table needs the reports of flops-1.000 and of at least one cut")
+        raise UserError(
+            "table= needs the bench reports of flops-1.000 and of at least one cut; ladder=True makes the models"
+        )
     flops, times = np.array(points).T
     ratios = np.minimum.accumulate((times / times[-1])[::-1])[::-1]  # noise must not make more FLOPs faster
     if share < ratios[0]:

@@ -36,6 +36,12 @@ def masks(model: nn.Module, kind: str, sparsity: float) -> dict[str, Tensor]:
         model: any module.
         kind: ``2:4``, or ``unstructured``: the smallest ``sparsity`` of all those weights together.
         sparsity: share of zeros of ``unstructured``.
+
+    Returns:
+        bool tensors of the weights' shapes, True where a weight stays.
+
+    Raises:
+        UserError: no such convolution.
     """
     layers = {
         f"{name}.weight": m.weight.detach()
@@ -43,7 +49,7 @@ def masks(model: nn.Module, kind: str, sparsity: float) -> dict[str, Tensor]:
         if isinstance(m, nn.Conv2d) and m.groups == 1 and m.in_channels >= 4 and ".dfl." not in f"{name}."
     }
     if not layers:
-        raise UserError("no convolution of this model can be made sparse")
+        raise UserError("no convolution of this model can be made sparse; use sparse=none")
     if kind == "2:4":
         return {name: mask_2_4(weight) for name, weight in layers.items()}
     every = torch.cat([w.abs().flatten() for w in layers.values()])

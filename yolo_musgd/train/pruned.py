@@ -35,7 +35,9 @@ def trainable(weights: Any, data: dict[str, Any]) -> nn.Module:
     model.criterion = None
     inputs, channels = next(model.parameters()).shape[1], data.get("channels", 3)
     if inputs != channels:
-        raise UserError(f"the pruned model takes {inputs}-channel images, the data set has {channels}")
+        raise UserError(
+            f"the pruned model takes {inputs}-channel images, the data set has {channels}; set channels: in its YAML"
+        )
     if data.get("nc") and data["nc"] != _classes(model):
         _change_classes(model, data["nc"])
     for name, parameter in model.named_parameters():

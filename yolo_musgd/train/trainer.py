@@ -191,7 +191,9 @@ class MuSGDTrainerMixin:
                 raise DataError(
                     f"no object is labelled in {where}: {len(labels)} images, 0 boxes; check its labels/ folder"
                 )
-            raise DataError(f"classes={chosen}: no box in {len(labels)} images of {where} is of these classes")
+            raise DataError(
+                f"classes={chosen}: no box in {len(labels)} images of {where} is of these classes; choose others"
+            )
 
     def _spare_biases(self, optimizer: Optimizer) -> None:
         """Warm biases up from 0 instead of Ultralytics' 0.1 where that is too much, as it does for its own AdamW."""

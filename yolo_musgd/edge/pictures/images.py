@@ -27,6 +27,9 @@ def read_image(path: str, channels: int = 3) -> np.ndarray:
         path: The file.
         channels: 3 for BGR; 1 for grey, as the decoder makes it.
 
+    Returns:
+        uint8 (height, width, 3) BGR, or (height, width).
+
     Raises:
         UserError: Missing, unreadable, damaged, of an unknown format or too large; or no image library is here.
     """
@@ -42,7 +45,7 @@ def read_image(path: str, channels: int = 3) -> np.ndarray:
 
 
 def decode_image(data: bytes, channels: int) -> Optional[np.ndarray]:
-    """Decode a picture; None, or an error of the library's, where it is none."""
+    """Decode a picture, as read_image returns it; None, or an error of the library's, where it is none."""
     if not data:
         return None
     if library.cv2 is not None:
@@ -179,7 +182,7 @@ def readable(paths: List[str], left_out: List[str], channels: int = 3) -> Iterat
 
 
 def synthetic_frame(height: int = 480, width: int = 640) -> np.ndarray:
-    """Return one fixed picture: a gradient, boxes and noise; for timing when there is no image at hand."""
+    """Return one fixed picture, uint8 (height, width, 3): a gradient, boxes and noise; for timing without an image."""
     random = np.random.RandomState(0)
     rows, columns = np.mgrid[0:height, 0:width]
     image = np.stack((rows * 255 // height, columns * 255 // width, (rows + columns) % 256), axis=2).astype(np.int32)

@@ -85,10 +85,15 @@ def read_manifest(folder: str) -> Dict[str, Any]:
     path = os.path.join(folder, MANIFEST)
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
-        raise UserError("{}: schema must be 1; this edge.pyz reads no other".format(path))
+        raise UserError(
+            "{}: schema must be 1, this edge.pyz reads no other; "
+            "make model and edge.pyz with the same release of yolo-musgd".format(path)
+        )
     files, model = manifest.get("files"), manifest.get("model")
     if not isinstance(files, dict) or not files or not isinstance(model, str):
-        raise UserError("{}: needs 'model' (a name) and 'files' (names with their sha256)".format(path))
+        raise UserError(
+            "{}: needs 'model' (a name) and 'files' (names with their sha256); export the model again".format(path)
+        )
     for name, expected in files.items():
         _verify(folder, name, expected)
     covered = [name for name in files if name == model or name.startswith(model.rstrip("/") + "/")]

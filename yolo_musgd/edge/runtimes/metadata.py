@@ -181,7 +181,11 @@ def _parse_size(value: Any) -> Tuple[int, int]:
 def input_size(
     metadata: Dict[str, Any], facts: Optional[OnnxFacts], model: str, asked: Optional[int]
 ) -> Tuple[int, int]:
-    """Take the input size from the graph, else from the metadata, else from the user; they must agree."""
+    """Take the input size (height, width) in pixels from the graph, else from the metadata, else from the user.
+
+    Raises:
+        UserError: None of them says it, the metadata's is no size, or the user's is another than the model's fixed one.
+    """
     fixed = None
     if facts is not None and len(facts.inputs[0][2]) == 4 and min(facts.inputs[0][2][2:]) > 0:
         fixed = (facts.inputs[0][2][2], facts.inputs[0][2][3])
@@ -194,7 +198,7 @@ def input_size(
         raise UserError("{}: the model does not say its input size; give imgsz=".format(model))
     dynamic = facts is not None and min(facts.inputs[0][2][2:] or [-1]) < 0
     if asked is not None and fixed is not None and (asked, asked) != fixed and not dynamic:
-        raise UserError("imgsz={} was asked, but {} takes {}x{} only".format(asked, model, fixed[0], fixed[1]))
+        raise UserError("imgsz={} was asked, but {} takes {}x{} only; leave imgsz= out".format(asked, model, *fixed))
     if asked is not None:
         return asked, asked
     assert fixed is not None

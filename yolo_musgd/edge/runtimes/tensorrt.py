@@ -144,13 +144,21 @@ def build_engine(
     cache = use_timing_cache(config, timings)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UserError("TensorRT {} could not build {} as {}".format(trt.__version__, artifact.model, precision))
+        raise UserError(
+            "TensorRT {} could not build {} as {}; its own lines above say why".format(
+                trt.__version__, artifact.model, precision
+            )
+        )
     save_timing_cache(config, cache, timings)
     return bytes(engine)
 
 
 def save_engine(path: str, engine: bytes, header: Dict[str, Any]) -> None:
-    """Write an engine with its description before it (4 bytes of length, JSON), as Ultralytics does."""
+    """Write an engine with its description before it (4 bytes of length, JSON), as Ultralytics does.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     text = json.dumps(header).encode("utf-8")
     temporary = path + ".part"
     try:

@@ -83,7 +83,7 @@ class Device:
         self.facts: Dict[str, Any] = {"sizes": [], "announced_fps": None}
 
     def read(self) -> Optional[np.ndarray]:
-        """Wait for the next frame, uint8 BGR; None when there is none any more."""
+        """Wait for the next frame, uint8 BGR (height, width, 3); None when there is none any more."""
         raise NotImplementedError
 
     def rewind(self) -> None:

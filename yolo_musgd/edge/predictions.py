@@ -31,7 +31,7 @@ def read_predictions(path: str, coco: Coco, conf: float, max_det: int) -> Tuple[
     """
     content = read_json(path)
     if not isinstance(content, list):
-        raise UserError("{} must be a list of COCO results: [{{image_id, category_id, bbox, score}}, ...]".format(path))
+        raise UserError("{} is no list of COCO results: [{{image_id, category_id, bbox, score}}, ...]".format(path))
     keys = {}  # type: Dict[Any, int]
     for index, (key, labelled) in enumerate(zip(coco.ids, coco.labelled)):
         keys[os.path.splitext(os.path.basename(labelled[0]))[0]] = index

@@ -52,7 +52,8 @@ def divide(images: Sequence[LabelledImage], clients: int, split: str, seed: int)
     """
     if clients > len(images):
         raise UserError(
-            f"clients={clients} must be at most the train split's {len(images)} images, one for each at least"
+            f"clients={clients}: the train split has {len(images)} images, one for each at least; "
+            f"give clients={len(images)} or fewer"
         )
     random = np.random.default_rng(seed)
     alpha = parse_split(split)

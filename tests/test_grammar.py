@@ -3,6 +3,9 @@
 Covers commands.py and completion.py.
 """
 
+import contextlib
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -132,6 +135,69 @@ def test_completion_of_bash(tmp_path):
     assert complete("yolo-musgd bench runtime=nc", tmp_path) == ["ncnn"]
     assert complete("yolo-musgd help ste", tmp_path) == ["steptime"]
     assert complete("yolo-musgd completion ", tmp_path) == ["bash", "zsh", "fish"]
+
+
+ZSH = """PROMPT='> '; autoload -Uz compinit; compinit -u -D; source {script}
+compadd() {{ local -a got; builtin compadd -O got "$@"; print -rl -- $got >> {out}; builtin compadd "$@"; }}
+leave() {{ exit; }}; zle -N leave; bindkey '^T' leave; print -r -- $((6 * 7))-ready
+"""
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh here")
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("yolo-musgd exp", {"export"}),
+        ("yolo-musgd export prec", {"precision="}),
+        ("yolo-musgd export precision=", {"fp32", "fp16", "int8"}),
+        ("yolo-musgd export model=b", {"best.pt"}),
+        ("yolo-musgd help ste", {"steptime"}),
+        ("yolo-musgd completion ", {"bash", "zsh", "fish"}),
+    ],
+)
+def test_completion_of_zsh(line, words, tmp_path):
+    script, out, rc = tmp_path / "script", tmp_path / "out", tmp_path / "rc"
+    (tmp_path / "best.pt").touch()
+    out.touch()
+    script.write_text(completion.zsh())
+    rc.write_text(ZSH.format(script=script, out=out))
+    pid, terminal = pty.fork()  # zsh completes in a terminal only
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb"})
+    os.write(terminal, f"source {rc}\n".encode())
+    seen = b""
+    while b"42-ready" not in seen:
+        seen += os.read(terminal, 65536)
+    os.write(terminal, line.encode() + b"\t\x14")
+    with contextlib.suppress(OSError):  # the end of a terminal, on Linux
+        while found := os.read(terminal, 65536):
+            seen += found
+    os.waitpid(pid, 0)
+    assert set(out.read_text().split()) == words, seen
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish here")
+def test_completion_of_fish(tmp_path):
+    (tmp_path / "best.pt").touch()
+    (tmp_path / "script").write_text(completion.fish())
+
+    def offered(line):
+        code = f"source script; complete -C '{line}'"
+        done = subprocess.run(["fish", "-N", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+        return {row.split("\t")[0] for row in done.stdout.splitlines()}
+
+    assert offered("yolo-musgd ") == {*commands.COMMANDS, "help", "completion", "version"}
+    assert offered("yolo-musgd export prec") == {"precision=fp32", "precision=fp16", "precision=int8"}
+    assert offered("yolo-musgd export model=") == {"model=", "model=best.pt", "model=script"}
+    assert offered("yolo-musgd completion ") == {"bash", "zsh", "fish"}
+
+
+def test_help_of_completion_names_each_shell(capsys):
+    for words in (["help", "completion"], ["completion", "--help"]):
+        assert cli.main(words) == 0
+        out = capsys.readouterr().out
+        assert all(f"yolo-musgd completion {shell}" in out for shell in completion.SHELLS)
 
 
 @pytest.mark.parametrize(("shell", "check"), [("bash", "bash -n"), ("zsh", "zsh -n"), ("fish", "fish --no-execute")])

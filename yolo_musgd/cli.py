@@ -53,6 +53,15 @@ def help_of(name: str) -> str:
     return "\n".join([*parts, "", f"more: docs/{command.page}"])
 
 
+COMPLETION = """yolo-musgd completion SHELL: completion of commands, arguments and their values
+
+  bash   yolo-musgd completion bash > ~/.local/share/bash-completion/completions/yolo-musgd
+  zsh    source <(yolo-musgd completion zsh)      at the end of ~/.zshrc
+  fish   yolo-musgd completion fish > ~/.config/fish/completions/yolo-musgd.fish
+
+For this terminal only: source <(yolo-musgd completion bash), or in fish: yolo-musgd completion fish | source"""
+
+
 _HOSTS = ("train", "predict", "track")  # modes that people look for here; export and val are ours and theirs
 
 
@@ -108,12 +117,15 @@ def _dispatch(words: Sequence[str]) -> int:
         return 0
     if name in ("help", "h"):
         topic = words[1] if len(words) > 1 and words[1] != "help" else ""
+        if topic == "completion":
+            print(COMPLETION)
+            return 0
         if topic and topic not in COMMANDS:
             raise _unknown(topic)
         print(help_of(topic) if topic else usage())
         return 0
     if name == "completion":
-        print(script(words[1:]))
+        print(COMPLETION if {"-h", "--help", "help"} & set(words[1:]) else script(words[1:]))
         return 0
     if name not in COMMANDS:
         raise _unknown(name)

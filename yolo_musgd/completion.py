@@ -15,67 +15,92 @@ def _values() -> dict[str, list[str]]:
     return {f"{name}:{a.name}": list(a.choices) for name in COMMANDS for a in arguments(name) if a.choices}
 
 
+def _cases(rows: dict[str, list[str]]) -> str:
+    """Arms of a ``case`` that set ``choices``, in the words that bash and zsh share."""
+    return "\n".join(f"        {key}) choices='{' '.join(words)}';;" for key, words in rows.items())
+
+
+def _arguments() -> dict[str, list[str]]:
+    """Command -> what may follow it."""
+    rows = {name: [f"{a.name}=" for a in arguments(name)] for name in COMMANDS}
+    return {**rows, "help": [*COMMANDS, "completion"], "completion": list(SHELLS)}
+
+
 def bash() -> str:
     """The script for bash; values that are not listed are completed as files."""
-    names = " ".join([*COMMANDS, *_OTHERS])
-    keys = "\n".join(
-        f"        {name}) words='{' '.join(a.name + '=' for a in arguments(name))}';;" for name in COMMANDS
-    )
-    values = "\n".join(f"        {key}) words='{' '.join(words)}';;" for key, words in _values().items())
     return f"""# yolo-musgd completion bash > ~/.local/share/bash-completion/completions/yolo-musgd
 _yolo_musgd() {{
-    local line=${{COMP_LINE:0:COMP_POINT}} words= current command key
+    local line=${{COMP_LINE:0:COMP_POINT}} choices= current command key
     current=${{line##*[[:space:]]}}
     command=${{COMP_WORDS[1]}}
     if [[ $COMP_CWORD -eq 1 ]]; then
-        COMPREPLY=($(compgen -W '{names}' -- "$current"))
+        COMPREPLY=($(compgen -W '{" ".join([*COMMANDS, *_OTHERS])}' -- "$current"))
         return
     fi
     if [[ $current == *=* ]]; then
         key=${{current%%=*}}
         case $command:$key in
-{values}
+{_cases(_values())}
         esac
         current=${{current#*=}}
-        if [[ $words ]]; then
-            COMPREPLY=($(compgen -W "$words" -- "$current"))
+        if [[ $choices ]]; then
+            COMPREPLY=($(compgen -W "$choices" -- "$current"))
         else
             COMPREPLY=($(compgen -f -- "$current"))
         fi
         return
     fi
     case $command in
-{keys}
-        help) words='{" ".join(COMMANDS)}';;
-        completion) words='bash zsh fish';;
+{_cases(_arguments())}
     esac
     compopt -o nospace
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    COMPREPLY=($(compgen -W "$choices" -- "$current"))
 }}
 complete -F _yolo_musgd yolo-musgd"""
 
 
 def zsh() -> str:
-    """The script for zsh, which runs the one for bash."""
-    lines = [
-        "# source <(yolo-musgd completion zsh), at the end of ~/.zshrc",
-        "autoload -U bashcompinit && bashcompinit",
-    ]
-    return "\n".join([*lines, bash()])
+    """The script for zsh; values that are not listed are completed as files."""
+    return f"""# source <(yolo-musgd completion zsh), at the end of ~/.zshrc
+(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}
+_yolo_musgd() {{
+    local choices= command=$words[2] key
+    if (( CURRENT == 2 )); then
+        compadd -- {" ".join([*COMMANDS, *_OTHERS])}
+        return
+    fi
+    if [[ $PREFIX == *=* ]]; then
+        key=${{PREFIX%%=*}}
+        compset -P '*='
+        case ${{command}}:${{key}} in
+{_cases(_values())}
+        esac
+        if [[ -n $choices ]]; then compadd -- ${{=choices}}; else _files; fi
+        return
+    fi
+    case $command in
+{_cases(_arguments())}
+    esac
+    compadd -S '' -- ${{=choices}}
+}}
+compdef _yolo_musgd yolo-musgd"""
 
 
 def fish() -> str:
-    """The script for fish."""
+    """The script for fish; values that are not listed are completed as files."""
     lines = ["# yolo-musgd completion fish > ~/.config/fish/completions/yolo-musgd.fish"]
-    lines += ["complete -c yolo-musgd -f"]
-    for name, command in COMMANDS.items():
-        lines.append(f"complete -c yolo-musgd -n __fish_use_subcommand -a {name} -d {_quoted(command.summary)}")
+    lines += ["complete -c yolo-musgd -n 'not string match -q \"*=*\" -- (commandline -ct)' -f"]
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    for name, summary in {**summaries, **dict.fromkeys(_OTHERS, "")}.items():
+        lines.append(f"complete -c yolo-musgd -n __fish_use_subcommand -a {name} -d {_quoted(summary)}")
     for name in COMMANDS:
         seen = f"'__fish_seen_subcommand_from {name}'"
         for a in arguments(name):
             words = " ".join(f"{a.name}={choice}" for choice in a.choices) or f"{a.name}="
             lines.append(f"complete -c yolo-musgd -n {seen} -a {_quoted(words)} -d {_quoted(a.help)}")
-    lines.append(f"complete -c yolo-musgd -n '__fish_seen_subcommand_from help' -a {_quoted(' '.join(COMMANDS))}")
+    for name in ("help", "completion"):
+        words = _quoted(" ".join(_arguments()[name]))
+        lines.append(f"complete -c yolo-musgd -n '__fish_seen_subcommand_from {name}' -a {words}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,23 @@ def export_by_ultralytics(
 
 
 def require(modules: tuple[str, ...], extra: str = "export") -> None:
-    """Check that packages are installed.
+    """Check that packages are installed, see :func:`require_all`."""
+    require_all({extra: modules})
+
+
+def require_all(wanted: Mapping[str, tuple[str, ...]]) -> None:
+    """Check that the packages of several extras are installed.
+
+    Args:
+        wanted: extra -> names of modules.
 
     Raises:
-        UserError: with the extra that brings them.
+        UserError: with one line that brings all that is missing.
     """
     from importlib.util import find_spec
 
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} is not installed: {install(extra)}")
+    missing = {extra: [name for name in modules if find_spec(name) is None] for extra, modules in wanted.items()}
+    names = [name for found in missing.values() for name in found]
+    if names:
+        extras = ",".join(extra for extra, found in missing.items() if found)
+        raise UserError(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not installed: {install(extras)}")

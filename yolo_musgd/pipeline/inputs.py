@@ -9,7 +9,7 @@ from pathlib import Path
 from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.runtimes.artifact import sha256_of
-from yolo_musgd.export.checkpoint import load_model, require
+from yolo_musgd.export.checkpoint import load_model, require_all
 from yolo_musgd.export.splits import MIN_IMAGES
 from yolo_musgd.pipeline.dag import runtime_of
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
@@ -27,12 +27,13 @@ def require_packages(settings: PipelineSettings, precision: str) -> None:
     Raises:
         UserError: with the line to type.
     """
-    require(("onnx", "onnxruntime", "onnxslim"))
+    wanted: dict[str, tuple[str, ...]] = {"export": ("onnx", "onnxruntime", "onnxslim")}
     if settings.prunes:
-        require(("torch_pruning",), "prune")
-    for runtime in (runtime_of(settings, "fp32"), runtime_of(settings, precision)):
-        if runtime in RUNTIME_PACKAGES:
-            require(*RUNTIME_PACKAGES[runtime])
+        wanted["prune"] = ("torch_pruning",)
+    for runtime in {runtime_of(settings, "fp32"), runtime_of(settings, precision)} & set(RUNTIME_PACKAGES):
+        modules, extra = RUNTIME_PACKAGES[runtime]
+        wanted[extra] = wanted.get(extra, ()) + modules
+    require_all(wanted)
 
 
 def check_model(settings: PipelineSettings, model: str) -> None:

@@ -34,6 +34,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
                 xytext=(0, 3), textcoords="offset points", fontsize=9,
             )  # fmt: skip
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylabel(f"{plot_text(metric)} on the validation split")
         top = max(max(c) for a in group["arms"] for c in a["curves"].values())
         axis.set_ylim(0, max(1.15 * top, 1e-3))
@@ -138,6 +139,7 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
             axes[1].set_ylabel(r"momentum $\beta_t$")
             axes[1].set_title("Momentum (line: mean over the tensors, band: 10th to 90th percentile)")
         axes[-1].set_xlabel("epoch")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
         for axis in axes:
             axis.grid(alpha=0.25)
         return figure

@@ -58,6 +58,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
         figure.suptitle("\n".join(map(plot_text, [title, *findings(steps)])), x=0.01, ha="left", fontsize=11)
         _mark_epochs(axes, steps)
         axes[-1].set_xlabel("optimizer step (thin lines: epochs)")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
         return write_png(figure, folder / PICTURE, dpi=150)
 
 

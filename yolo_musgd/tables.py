@@ -99,6 +99,11 @@ def plot_style(**more: Any) -> AbstractContextManager[None]:
     return mpl.rc_context({**STYLE, **more})
 
 
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only, for an axis of epochs or steps; one is enough."""
+    axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 def write_png(figure: Figure, file: Path, dpi: int) -> Path:
     """Write a figure whole or not at all, as every result is; returns the file.
 

@@ -129,6 +129,20 @@ def test_svg_is_well_formed_and_the_same_twice(filled):
         ET.fromstring(svg)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_few_epochs_are_seen_and_epochs_are_whole(epochs):
+    traces = {"optim/grad_norm": [3.0, 2.0, 1.0, 2.0, 1.0][:epochs], "optim/beta_t": [0.9] * epochs}
+    arm = {"label": "a", "traces": traces, "curves": {0: [0.1] * epochs}}
+    group = {"arms": [arm], "target_mean": None}
+    for figure in (
+        comparison_plots.plot_traces(group, {"a": "red"}),
+        comparison_plots.plot_curves(group, {"a": "red"}, "mAP"),
+    ):
+        for axis in figure.axes:
+            assert [line.get_marker() for line in axis.lines] == ["." if epochs < 3 else "None"]
+            assert all(tick == int(tick) for tick in axis.get_xticks())
+
+
 def test_the_baseline_is_grey_and_colours_do_not_repeat():
     found = comparison_plots.colours([*"abcdefgh"], "c")
     assert found["c"] == GREY

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from yolo_musgd.tables import GREY, INK, PALETTE, plot_style, plot_text
+from yolo_musgd.tables import GREY, INK, PALETTE, plot_style, plot_text, whole_numbers
 
 
 def colours(labels: Sequence[str], baseline: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def plot_curves(group: Mapping[str, Any], colour: Mapping[str, str], metric: str
                 xytext=(0, 3), textcoords="offset points", fontsize=9,
             )  # fmt: skip
         axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axis.xaxis)
         axis.set_ylabel(f"{plot_text(metric)} on the validation split")
         top = max(max(c) for a in group["arms"] for c in a["curves"].values())
         axis.set_ylim(0, max(1.15 * top, 1e-3))
@@ -51,11 +51,16 @@ def draw_curves(axis: Axes, arm: Mapping[str, Any], colour: str, name: str) -> N
     if not curves:
         return
     length = min(map(len, curves))
-    style: dict[str, Any] = {"color": colour, "marker": "." if length < 3 else None}
+    style: dict[str, Any] = {"color": colour, "marker": _marker(length)}
     for curve in curves if len(curves) > 1 else ():
         axis.plot(np.arange(1, len(curve) + 1), curve, lw=0.7, alpha=0.45, **style)
     median = np.median([c[:length] for c in curves], axis=0)
     axis.plot(np.arange(1, length + 1), median, lw=2.2, label=plot_text(name), **style)
+
+
+def _marker(points: int) -> str | None:
+    """A dot where there are too few points for a line to be seen."""
+    return "." if points < 3 else None
 
 
 def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | None:
@@ -119,9 +124,8 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
         axes = figure.subplots(2 if moved else 1, 1, sharex=True, squeeze=False)[:, 0]
         for arm in traced:
             values = _floats(arm["traces"]["optim/grad_norm"])
-            axes[0].plot(
-                np.arange(1, len(values) + 1), values, color=colour[arm["label"]], lw=1.8, label=plot_text(arm["label"])
-            )
+            style: dict[str, Any] = {"color": colour[arm["label"]], "lw": 1.8, "marker": _marker(len(values))}
+            axes[0].plot(np.arange(1, len(values) + 1), values, label=plot_text(arm["label"]), **style)
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter("{x:g}")
         axes[0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
@@ -131,7 +135,8 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
         for arm in moved:
             t = {k.rsplit("/", 1)[-1]: _floats(v) for k, v in arm["traces"].items()}
             x = np.arange(1, len(t["beta_t"]) + 1)
-            axes[1].plot(x, t["beta_t"], color=colour[arm["label"]], lw=1.8, label=plot_text(arm["label"]))
+            style = {"color": colour[arm["label"]], "lw": 1.8, "marker": _marker(len(x))}
+            axes[1].plot(x, t["beta_t"], label=plot_text(arm["label"]), **style)
             if "beta_t_p10" in t and "beta_t_p90" in t:
                 axes[1].fill_between(x, t["beta_t_p10"], t["beta_t_p90"], color=colour[arm["label"]], alpha=0.18, lw=0)
         if moved:
@@ -139,7 +144,7 @@ def plot_traces(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure |
             axes[1].set_ylabel(r"momentum $\beta_t$")
             axes[1].set_title("Momentum (line: mean over the tensors, band: 10th to 90th percentile)")
         axes[-1].set_xlabel("epoch")
-        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes[-1].xaxis)
         for axis in axes:
             axis.grid(alpha=0.25)
         return figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_musgd.tables import BLUE, GREEN, GREY, LIGHT, ORANGE, PALETTE, plot_style, plot_text, write_png
+from yolo_musgd.tables import BLUE, GREEN, GREY, LIGHT, ORANGE, PALETTE, plot_style, plot_text, whole_numbers, write_png
 from yolo_musgd.train.records import ENTROPY_FILE, LAYERS_FILE, STEPS_FILE, read_steps, read_values
 
 PICTURE = "optimizer.png"
@@ -58,7 +58,7 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
         figure.suptitle("\n".join(map(plot_text, [title, *findings(steps)])), x=0.01, ha="left", fontsize=11)
         _mark_epochs(axes, steps)
         axes[-1].set_xlabel("optimizer step (thin lines: epochs)")
-        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes[-1].xaxis)
         return write_png(figure, folder / PICTURE, dpi=150)
 
 

@@ -206,3 +206,10 @@ def test_a_runtime_that_is_not_used_is_not_asked_for(nowhere, tiny_data, monkeyp
     absent, find = ("openvino", "ncnn", "pnnx"), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
     assert cli.main(["pipeline", f"data={tiny_data}", "model=yolo26n.yaml", "dry_run=True", *words]) == 0
+
+
+def test_a_model_that_is_to_come_is_taken_by_its_name_without_a_warning(caplog):
+    inputs.check_task("yolo26n.pt", None)
+    assert "guess" not in caplog.text
+    with pytest.raises(UserError, match="task=segment"):
+        inputs.check_task("yolo26n-seg.pt", None)

@@ -167,6 +167,7 @@ def overview(plan: list[Arm], store: Store) -> str:
     line = f"{missing} epochs to train"
     if missing:
         hours, basis = core_hours(plan, store)
-        cost = f"{hours:.1f} core hours" if hours >= 1 else f"{max(1, round(hours * 60))} core minutes"
+        minutes = max(1, round(hours * 60))
+        cost = f"{hours:.1f} core hours" if hours >= 1 else f"{minutes} core minute{'s' * (minutes > 1)}"
         line += f", about {cost} ({basis})"
     return "\n".join([*lines, line])

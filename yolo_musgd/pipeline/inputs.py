@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.runtimes.artifact import sha256_of
 from yolo_musgd.export.checkpoint import load_model, require_all
 from yolo_musgd.export.splits import MIN_IMAGES
+from yolo_musgd.host import quiet_host
 from yolo_musgd.pipeline.dag import runtime_of
 from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder
 from yolo_musgd.pipeline.settings import PipelineSettings
@@ -100,7 +102,8 @@ def check_task(model: str, file: Path | None) -> None:
         load_model(file)
         return
     try:
-        task = guess_model_task(yaml_model_load(model)) if not model.endswith(".pt") else guess_model_task(Path(model))
+        with quiet_host(logging.ERROR):  # of a .pt that is to come its name alone is known, which the host warns of
+            task = guess_model_task(Path(model) if model.endswith(".pt") else yaml_model_load(model))
     except Exception as error:  # no such file, several of them, not a model
         raise UserError(f"model={model} cannot be read: {first_line(error)}") from error
     if task != "detect":

@@ -132,7 +132,8 @@ def test_svg_is_well_formed_and_the_same_twice(filled):
 @pytest.mark.parametrize("epochs", [1, 2, 5])
 def test_few_epochs_are_seen_and_epochs_are_whole(epochs):
     traces = {"optim/grad_norm": [3.0, 2.0, 1.0, 2.0, 1.0][:epochs], "optim/beta_t": [0.9] * epochs}
-    arm = {"label": "a", "traces": traces, "curves": {0: [0.1] * epochs}}
+    reach = {"of": 1, "seeds": {0: "1"}, "mean_epochs": 1.0}
+    arm = {"label": "a", "traces": traces, "curves": {0: [0.1] * epochs}, "reach": reach, "epochs": epochs}
     group = {"arms": [arm], "target_mean": None}
     for figure in (
         comparison_plots.plot_traces(group, {"a": "red"}),

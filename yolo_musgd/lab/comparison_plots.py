@@ -84,6 +84,7 @@ def plot_reach(group: Mapping[str, Any], colour: Mapping[str, str]) -> Figure | 
         axis.set_yticks(range(len(arms)), [plot_text(a["label"]) for a in reversed(arms)])
         axis.set_xlim(0)
         axis.set_xlabel("epoch (grey bar: the epochs that were trained)")
+        whole_numbers(axis.xaxis)
         axis.set_title("When each seed first reached the target (bar: mean; hollow arrow: it never did)")
         return figure
 

@@ -147,6 +147,56 @@ def test_an_image_that_the_host_leaves_out(kind: str, image: Path, tmp_path: Pat
         read_pair(str(bad), CLASSES)
 
 
+@pytest.mark.parametrize("suffix", [".pfm", ".hdr", ".sr", ".pbm", ".pgm", ".gif"])
+def test_what_opencv_reads_and_the_host_leaves_out(
+    suffix: str, image: Path, tmp_path: Path, newest: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    folder = Path(shutil.copytree(image.parent.parent, tmp_path / "set"))
+    bad = folder / "images" / "x.png"
+    (folder / "labels" / "x.txt").write_text(BOX)
+    picture = cv2.imread(str(image))
+    picture = picture.astype(np.float32) / 255 if suffix in (".pfm", ".hdr") else picture
+    picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if suffix in (".pbm", ".pgm") else picture
+    try:
+        bad.write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
+    except cv2.error:
+        pytest.skip(f"this OpenCV writes no {suffix}")
+    assert theirs(bad) is None
+    with pytest.raises(UserError, match=r"x\.png is an? \w+( raster)?, which Ultralytics does not take"):
+        read_pair(str(bad), CLASSES)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG", "PNG", "TIFF", "MPO"])
+def test_pixels_turned_by_exif_are_the_hosts(
+    orientation: int, kind: str, image: Path, tmp_path: Path, newest: None
+) -> None:
+    from PIL import Image
+    from ultralytics.utils.patches import imread
+
+    folder = Path(shutil.copytree(image.parent.parent, tmp_path / "set"))
+    turned = folder / "images" / f"x.{kind.lower()}"
+    (folder / "labels" / "x.txt").write_text(BOX)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    with Image.open(image) as opened:
+        try:
+            opened.resize((48, 32)).save(turned, kind, exif=exif)
+        except (KeyError, OSError):
+            pytest.skip(f"this Pillow writes no {kind}")
+    assert np.array_equal(read_pair(str(turned), CLASSES)[0], imread(str(turned)))
+
+
+def test_a_label_of_infinities_says_nothing_but_its_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("0 inf 0 -inf 0 inf 0\n")
+    with pytest.raises(UserError, match=r"a\.txt:1: expected"):
+        read_labels(str(file))
+    assert not recwarn.list
+
+
 def test_the_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(f"{BOX}\n\n0 0.5 0.5 x 1\n")

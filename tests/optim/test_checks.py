@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from yolo_musgd.optim.checks import TensorError
+from yolo_musgd.optim.checks import TensorError, check_devices
 from yolo_musgd.optim.muon import MuonAdamW, MuonSGD
 from yolo_musgd.optim.musgd import MuSGD
 from yolo_musgd.optim.registry import REGISTRY
 from yolo_musgd.optim.zoo import RECIPES, zoo_class
+from yolo_musgd.settings import SettingsError
 
 MAKERS = {
     "MuSGD": MuSGD,
@@ -74,6 +75,108 @@ def test_state_of_other_widths_is_refused_by_name_and_nothing_is_loaded(make, wi
             a, b = (v[0] if isinstance(v, tuple) else v for v in (value, after["state"][index][key]))
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
     optimizer.step()
+
+
+def saved(make, params):
+    optimizer = make(params)
+    give(params)
+    optimizer.step()
+    return copy.deepcopy(optimizer.state_dict())
+
+
+@make
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda t: "text", "is no tensor but str"),
+        (lambda t: t.tolist(), "is no tensor but (list|float)"),
+        (lambda t: t * float("nan"), "is not finite"),
+        (lambda t: t + float("inf"), "is not finite"),
+    ],
+)
+def test_state_that_is_no_finite_tensor_is_refused_and_nothing_is_loaded(make, wrong, says):
+    state_dict = saved(make, parameters())
+    for entry in state_dict["state"].values():
+        for key, value in entry.items():
+            tensor = value[0] if isinstance(value, tuple) else value
+            if isinstance(tensor, torch.Tensor) and key != "step":
+                entry[key] = wrong(tensor)
+    optimizer = make(parameters())
+    with pytest.raises(TensorError, match=rf"parameter \d of group 0 \(shape .*: the \w+ to load {says}"):
+        optimizer.load_state_dict(state_dict)
+    assert not optimizer.state
+
+
+@make
+@pytest.mark.parametrize("wrong", ["text", float("nan"), -1, float("inf"), [1]])
+def test_a_saved_count_that_is_none_is_refused(make, wrong):
+    state_dict = saved(make, parameters())
+    counted = [e for e in state_dict["state"].values() if {"step", "square_avg_steps"} & e.keys()]
+    for entry in counted:
+        entry.update(dict.fromkeys({"step", "square_avg_steps"} & entry.keys(), wrong))
+    optimizer = make(parameters())
+    if counted:
+        with pytest.raises(TensorError, match=r"parameter \d of group 0 .*to load must be a number >= 0"):
+            optimizer.load_state_dict(state_dict)
+    else:
+        optimizer.load_state_dict(state_dict)
+
+
+@make
+def test_state_that_is_none_is_begun_anew(make):
+    """PyTorch before 2.0 saved ``momentum_buffer: None`` where it had none."""
+    state_dict = saved(make, parameters())
+    for entry in state_dict["state"].values():
+        entry.update(dict.fromkeys(entry))
+    params = parameters()
+    optimizer = make(params)
+    optimizer.load_state_dict(state_dict)
+    before = copies(params)
+    give(params)
+    optimizer.step()
+    assert all(moved(params, before))
+
+
+@make
+@pytest.mark.parametrize("wrong", [{}, {"state": {}}, {"param_groups": []}, {"state": [], "param_groups": []}])
+def test_what_is_no_state_dict_is_refused(make, wrong):
+    with pytest.raises(TensorError, match="a state dict has state and param_groups, this one has"):
+        make(parameters()).load_state_dict(wrong)
+
+
+@make
+def test_an_entry_that_is_no_mapping_is_refused(make):
+    state_dict = saved(make, parameters())
+    state_dict["state"][2] = [1, 2]
+    with pytest.raises(TensorError, match=r"parameter 2 of group 0 .*the state to load is no mapping"):
+        make(parameters()).load_state_dict(state_dict)
+
+
+@make
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1e9, "text", []])
+def test_settings_that_are_loaded_are_checked_as_those_that_are_given(make, wrong):
+    state_dict = saved(make, parameters())
+    optimizer = make(parameters())
+    before = copy.deepcopy(optimizer.state_dict())
+    for key in ("lr", "momentum", "weight_decay", "muon_lr", "muon_steps"):
+        broken = copy.deepcopy(state_dict)
+        broken["param_groups"][0][key] = wrong
+        with pytest.raises(SettingsError, match=f"^{key} must be "):
+            optimizer.load_state_dict(broken)
+    assert optimizer.state_dict() == before
+
+
+@make
+@pytest.mark.parametrize("key", ["lr", "momentum"])
+def test_a_rate_that_a_schedule_makes_nan_is_an_error_and_no_weight(make, key):
+    params = parameters()
+    optimizer = make(params)
+    optimizer.param_groups[0][key] = float("nan")
+    give(params)
+    before = copies(params)
+    with pytest.raises(SettingsError, match=f"{key} of group 0 must be finite, got nan"):
+        optimizer.step()
+    assert not any(moved(params, before))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -266,6 +369,75 @@ def test_running_norms_do_not_outlive_what_they_were_measured_on(scope):
 
 
 # What cannot be stepped
+
+
+@make
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("what", ["data", "gradient", "state"])
+def test_memory_that_was_freed_is_an_error(make, place, what):
+    """Fully sharded training frees weights like that; torch's kernels check it, its norms and products do not."""
+    params = parameters()
+    optimizer = make(params)
+    for step in range(2):
+        give(params, step)
+        optimizer.step()
+    p = params[place]
+    state = next(v for v in optimizer.state[p].values() if isinstance(v, torch.Tensor) and v.ndim)
+    {"data": p, "gradient": p.grad, "state": state}[what].untyped_storage().resize_(0)
+    with pytest.raises(TensorError, match=rf"parameter {place} of group 0 .*: its \w+ has no memory"):
+        optimizer.step()
+
+
+@make
+def test_tensors_without_elements_are_stepped_over(make):
+    params = [nn.Parameter(torch.ones(s)) for s in ((0,), (0, 4), (3, 0, 2), (3, 3), (2, 2, 0, 3))]
+    optimizer = make(params)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert optimizer.skipped_steps == 0
+    assert not torch.equal(params[3], torch.ones(3, 3))
+
+
+@make
+def test_parameters_without_memory_are_one_clear_error(make):
+    params = [*parameters(), nn.Parameter(torch.empty(4, device="meta"))]
+    optimizer = make(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(TensorError, match=r"parameter 5 of group 0 .*has no memory: freed, or on the device meta"):
+        optimizer.step()
+
+
+@make
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn])
+def test_a_type_that_is_not_stepped_is_one_clear_error(make, dtype):
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3).to(dtype), requires_grad=False)
+    optimizer = make([p, q])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    q.grad = torch.ones(3).to(dtype)
+    with pytest.raises(TensorError, match=r"parameter 1 of group 0 .* is of (int64|float8_e4m3fn); \w+ steps float16"):
+        optimizer.step()
+
+
+def test_parameters_of_two_devices_are_one_clear_error():
+    with pytest.raises(TensorError, match="parameters are on cpu and cuda:1; make an optimizer for each device"):
+        check_devices(map(torch.device, ("cpu", "cuda:1", "cpu")))
+
+
+@make
+def test_the_default_device_is_not_the_parameters(make):
+    params, twins = parameters(), parameters()
+    optimizer, oracle = make(params), make(twins)
+    for step in range(2):
+        give(params, step)
+        give(twins, step)
+        with torch.device("meta"):
+            optimizer.step()
+        oracle.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
 
 
 @make

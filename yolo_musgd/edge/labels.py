@@ -16,7 +16,11 @@ from .pictures import images
 
 SUFFIXES = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp")
 SMALLEST = 10  # pixels; Ultralytics takes no image with a shorter side
-_NOT_TAKEN = {b"GIF8": "a GIF", b"P4": "a PBM", b"P5": "a PGM", b"P6": "a PPM", b"P7": "a PAM"}
+_NOT_TAKEN = {
+    b"GIF8": "a GIF", b"P1": "a PBM", b"P2": "a PGM", b"P3": "a PPM", b"P4": "a PBM", b"P5": "a PGM", b"P6": "a PPM",
+    b"P7": "a PAM", b"Pf": "a PFM", b"PF": "a PFM", b"#?R": "an HDR", b"v/1\x01": "an EXR",
+    b"\x59\xa6\x6a\x95": "a Sun raster",
+}  # fmt: skip
 TOLERANCE = 0.01  # of the image, by which coordinates may lie outside of it
 
 
@@ -96,9 +100,9 @@ def read_labels(path: str) -> np.ndarray:
     rows = {}  # a row that is there twice counts once
     for number, line in lines:
         try:
-            with np.errstate(over="ignore"):  # 1e39 becomes inf, which is refused
+            with np.errstate(over="ignore", invalid="ignore"):  # 1e39 becomes inf, which is refused
                 row = np.array([_number(word) for word in line.split()], np.float32)
-            rows[tuple(row.tolist())] = _checked(_box(row) if polygons else row)
+                rows[tuple(row.tolist())] = _checked(_box(row) if polygons else row)
         except (ValueError, OverflowError) as error:
             raise UserError("{}:{}: {}: {:.60}".format(path, number, error, line.strip()))
     return np.stack(list(rows.values())) if rows else np.zeros((0, 5), np.float32)

@@ -14,9 +14,9 @@ from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from yolo_musgd.optim.checks import Wanted, check_gradient, check_parameter, check_state, label
+from yolo_musgd.optim.checks import Wanted, check_gradient, check_memory, check_parameter, check_state, label
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -24,6 +24,7 @@ _kind = attrgetter("shape", "dtype", "device")
 _form = attrgetter("shape", "layout")
 _grad = attrgetter("grad")
 _shape = attrgetter("shape")
+_memory = Tensor.data_ptr
 
 
 class Batch(NamedTuple):
@@ -58,6 +59,7 @@ class _Split:
         order: the same, first those of the standard rule, then Muon's.
         places: their places in the group.
         cut: how many of them the standard rule updates.
+        plain: whether all tensors are of torch's own classes, whose memory may be asked for.
         kinds: shape, type and device of those that had a gradient.
         forms: shape and layout that their gradients must have.
         held: what their states hold.
@@ -70,6 +72,7 @@ class _Split:
     order: list[Tensor]
     places: list[int]
     cut: int
+    plain: bool = False
     kinds: list[Any] | None = None
     forms: list[Any] = field(default_factory=list)
     held: list[Any] | None = None
@@ -106,20 +109,31 @@ class Batches:
         """The tensors of a group that have a gradient, and whether they are the last step's.
 
         Raises:
-            TensorError: a complex parameter, or a gradient that is sparse or does not fit.
+            TensorError: a complex parameter, a gradient that is sparse or does not fit, or memory that was freed.
         """
         split = self._split(number, group)
         batch = self._of(split, number, group)
         kinds = list(map(_kind, batch.params))
         if kinds == split.kinds and list(map(_form, batch.grads)) == split.forms:
+            self._check_memory(batch, split)
             return batch, True
         split = self._split(number, group, anew=True)  # p.data may have been replaced, and be no matrix any more
         batch = self._of(split, number, group)
         for place, p, grad in zip(batch.places, batch.params, batch.grads, strict=True):
             check_gradient(self.optimizer, p, grad, partial(label, group, number, place))
+        split.plain = set(map(type, chain(batch.params, batch.grads))) <= {Tensor, nn.Parameter}
+        self._check_memory(batch, split)
         split.kinds = list(map(_kind, batch.params))
         split.forms = [(p.shape, torch.strided) for p in batch.params]
         return batch, False
+
+    @staticmethod
+    def _check_memory(batch: Batch, split: _Split) -> None:
+        if split.plain and not all(map(_memory, chain(batch.params, batch.grads))):  # as of tensors without elements
+            for place, p, grad in zip(batch.places, batch.params, batch.grads, strict=True):
+                what = partial(label, batch.group, batch.number, place)
+                check_memory(p, "data", what)
+                check_memory(grad, "gradient", what)
 
     def with_states(self, batch: Batch, state: MutableMapping[Tensor, State]) -> Batch:
         """The batch with the states of its parameters.
@@ -134,12 +148,14 @@ class Batches:
         if not same(split.held, held):
             tensors = [t for t in held if isinstance(t, Tensor)]
         shapes = list(map(_shape, tensors))
-        if not same(split.tensors, tensors) or shapes != split.shapes:
+        whole = not split.plain or all(map(_memory, tensors))
+        if not whole or not same(split.tensors, tensors) or shapes != split.shapes:
             for i, (p, entry) in enumerate(zip(batch.params, states, strict=True)):
                 for key, wanted in self.wanted(p, batch.group, i >= batch.cut).items():
                     if key in entry:
                         what = partial(label, batch.group, batch.number, batch.places[i])
                         check_state(p, key, entry[key], wanted, what)
+                        check_memory(entry[key], key, what)
         split.held, split.tensors, split.shapes = held, tensors, shapes
         return batch._replace(states=states)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.settings import SettingsError
 
 Wanted = tuple[torch.Size, torch.dtype]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTS = ("step", "square_avg_steps")
+"""Entries of a state that are numbers of steps."""
 
 
 class TensorError(UserError, RuntimeError):
@@ -46,14 +51,48 @@ def check_gradient(optimizer: str, p: Tensor, grad: Tensor, what: Callable[[], s
     """Refuse a gradient that does not belong to the parameter as it is now.
 
     Raises:
-        TensorError: sparse, or of another shape, type or device.
+        TensorError: sparse, of a type that is not stepped, or of another shape, type or device.
     """
+    if p.dtype not in DTYPES:
+        raise TensorError(f"{what()} is of {_name(p.dtype)}; {optimizer} steps {', '.join(map(_name, DTYPES))}")
     if grad.layout != torch.strided:
         raise TensorError(
             f"{what()} has a sparse gradient, which {optimizer} does not support; use torch.optim.SparseAdam for it"
         )
     if grad.shape != p.shape or grad.dtype != p.dtype or grad.device != p.device:
         raise TensorError(f"{what()} has a gradient of {_kind(grad)}, the parameter is of {_kind(p)}; compute it anew")
+
+
+def check_memory(t: Tensor, name: str, what: Callable[[], str]) -> None:
+    """Refuse a tensor without the memory that its shape needs, which some kernels would read all the same.
+
+    Raises:
+        TensorError: its storage was freed, or it is on the device ``meta``.
+    """
+    if type(t) in (Tensor, nn.Parameter) and t.numel() and not t.data_ptr():
+        raise TensorError(f"{what()}: its {name} has no memory: freed, or on the device meta")
+
+
+def check_devices(devices: Iterable[torch.device]) -> None:
+    """Refuse parameters of several devices, whose norms have no common sum.
+
+    Raises:
+        TensorError: more than one device.
+    """
+    names = sorted(set(map(str, devices)))
+    if len(names) > 1:
+        raise TensorError(f"parameters are on {' and '.join(names)}; make an optimizer for each device")
+
+
+def check_rates(group: Mapping[str, Any], number: int) -> None:
+    """Refuse what a schedule may make of the rates, before it is in every weight.
+
+    Raises:
+        SettingsError: lr or momentum is not finite.
+    """
+    for name in ("lr", "momentum"):
+        if not math.isfinite(group[name]):
+            raise SettingsError(f"{name} of group {number} must be finite, got {float(group[name])}")
 
 
 def check_state(p: Tensor, key: str, value: Tensor, wanted: Wanted, what: Callable[[], str]) -> None:
@@ -84,6 +123,9 @@ def saved_entries(
     """(group, place in it, parameter, saved state) of every parameter that a state dict has something for.
 
     Nothing if the groups do not fit, which torch says itself.
+
+    Raises:
+        TensorError: a saved state that is no mapping.
     """
     saved = state_dict["param_groups"]
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in saved]:
@@ -93,14 +135,36 @@ def saved_entries(
             entry = state_dict["state"].get(index)
             if isinstance(entry, Mapping):
                 yield number, place, p, entry
+            elif entry is not None:
+                raise TensorError(f"{label(group, number, place)}: the state to load is no mapping")
 
 
-def foreign_state(what: str, key: str, value: Tensor) -> TensorError:
-    """The error of state that belongs to a model of other widths."""
-    return TensorError(
-        f"{what}: the {key} to load has shape {tuple(value.shape)}; "
-        "load the state of this very model, not of one with other widths"
-    )
+def check_saved(key: str, value: Any, shapes: Sequence[torch.Size], what: Callable[[], str]) -> None:
+    """Refuse a tensor of a saved state that is none, is not finite, or belongs to a model of other widths.
+
+    Raises:
+        TensorError: says which parameter it is of.
+    """
+    if not isinstance(value, Tensor):
+        raise TensorError(f"{what()}: the {key} to load is no tensor but {type(value).__name__}")
+    if value.shape not in shapes:
+        raise TensorError(
+            f"{what()}: the {key} to load has shape {tuple(value.shape)}; "
+            "load the state of this very model, not of one with other widths"
+        )
+    if not value.is_meta and not value.isfinite().all():
+        raise TensorError(f"{what()}: the {key} to load is not finite; load an older one, or the weights alone")
+
+
+def check_count(key: str, value: Any, what: Callable[[], str]) -> None:
+    """Refuse a saved number of steps that is none.
+
+    Raises:
+        TensorError: no number, below 0, or not finite.
+    """
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+        raise TensorError(f"{what()}: the {key} to load must be a number >= 0, got {str(number)[:80]!r}")
 
 
 def _kind(t: Tensor) -> str:

@@ -18,10 +18,14 @@ from torch.optim import Optimizer
 
 from yolo_musgd.optim.batches import Batch, Batches
 from yolo_musgd.optim.checks import (
+    COUNTS,
     TensorError,
     Wanted,
+    check_count,
+    check_devices,
     check_parameter,
-    foreign_state,
+    check_rates,
+    check_saved,
     label,
     saved_entries,
 )
@@ -64,14 +68,7 @@ class Hybrid(Optimizer):
             SettingsError: a value out of range.
             TensorError: a complex parameter.
         """
-        values = {**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}}
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.numel() != 1:
-                raise SettingsError(f"Tensor {name} must be 1-element, got shape {tuple(value.shape)}")
-        for rule in self.rules:
-            checked = rule.from_mapping(values, ignore_unknown=True).to_dict()
-            values |= {k: v for k, v in checked.items() if k in values}
-        values = {k: GROUP_DEFAULTS.get(k) if v is None else v for k, v in values.items()}
+        values = self._checked({**self.defaults, **{k: v for k, v in param_group.items() if k in self.defaults}})
         super().add_param_group({**param_group, **values})
         number, group = len(self.param_groups) - 1, self.param_groups[-1]
         try:
@@ -80,6 +77,16 @@ class Hybrid(Optimizer):
         except TensorError:
             del self.param_groups[number]
             raise
+
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a group in their types, with what None stands for; SettingsError for one out of range."""
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise SettingsError(f"Tensor {name} must be 1-element, got shape {tuple(value.shape)}")
+        for rule in self.rules:
+            checked = rule.from_mapping(values, ignore_unknown=True).to_dict()
+            values |= {k: v for k, v in checked.items() if k in values}
+        return {k: GROUP_DEFAULTS.get(k) if v is None else v for k, v in values.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "matrices": self.matrices}
@@ -102,7 +109,8 @@ class Hybrid(Optimizer):
         """Undo :meth:`state_dict`; what an older release did not save gets the values of this optimizer.
 
         Raises:
-            TensorError: a tensor of another shape than this model's; nothing is loaded then.
+            TensorError: a tensor of another shape than this model's, or one that is none, or not finite.
+            SettingsError: a setting of a group out of range. Nothing is loaded then.
         """
         final: dict[str, Any] = {}  # the state dict after all other hooks
 
@@ -122,14 +130,18 @@ class Hybrid(Optimizer):
                     self.state[p][key] = entry[key].detach().to(p.device, dtype, copy=True)
 
     def _check_saved(self, state_dict: dict[str, Any]) -> None:
-        """Refuse state of a model of other widths, before any of it is loaded."""
+        """Refuse what is no state of this model's, before any of it is loaded."""
         for number, place, p, entry in saved_entries(self.param_groups, state_dict):
             group = self.param_groups[number]
             kinds = [self._wanted(p, group, muons) for muons in {False, self.matrices.takes(p)}]
             for key, value in entry.items():
-                shapes = [kind[key][0] for kind in kinds if key in kind]
-                if isinstance(value, Tensor) and shapes and value.shape not in shapes:
-                    raise foreign_state(label(group, number, place), key, value)
+                shapes, what = [kind[key][0] for kind in kinds if key in kind], partial(label, group, number, place)
+                if shapes:
+                    check_saved(key, value, shapes, what)
+                elif key in COUNTS:
+                    check_count(key, value, what)
+        for group in state_dict["param_groups"]:
+            self._checked({k: v for k, v in group.items() if k in self.defaults})
 
     def _reset(self) -> None:
         self._skipped: int | Tensor = self.__dict__.get("_skipped", 0)  # a checkpoint loaded midway keeps the count
@@ -247,13 +259,17 @@ class Hybrid(Optimizer):
 
     def _collect(self) -> list[Batch]:
         """The tensors that have a gradient, of every group that has any."""
-        batches = []
+        batches, changed = [], False
         for number, group in enumerate(self.param_groups):
             batch, known = self._batches.collect(number, group)
             if not known:
                 self.matrices.forget(number)
+                changed = True
             if batch.params:
+                check_rates(group, number)
                 batches.append(batch)
+        if changed:
+            check_devices(p.device for batch in batches for p in batch.params)
         return batches
 
     def _wanted(self, p: Tensor, group: dict[str, Any], muons: bool) -> dict[str, Wanted]:

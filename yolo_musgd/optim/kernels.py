@@ -53,10 +53,10 @@ def squared_norms(tensors: list[Tensor]) -> Tensor:
     flat = [n == 1 for n in map(Tensor.dim, tensors)] if device.type == "cpu" else [False]
     if all(flat):
         values = torch.cat(tensors).to(wide).square_()
-        lengths = torch.tensor([t.numel() for t in tensors])
+        lengths = torch.tensor([t.numel() for t in tensors], device=device)
         return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
     if any(flat):
-        out = torch.empty(len(tensors), dtype=wide)
+        out = torch.empty(len(tensors), dtype=wide, device=device)
         for kind in (True, False):
             places = [i for i, f in enumerate(flat) if f is kind]
             out[places] = squared_norms([tensors[i] for i in places])
@@ -263,7 +263,7 @@ def fused_available(device_type: str, dtype: torch.dtype) -> bool:
     if device_type != "cpu":
         return False
     try:
-        p, g, v = (torch.ones(100, dtype=dtype) for _ in range(3))
+        p, g, v = (torch.ones(100, dtype=dtype, device=device_type) for _ in range(3))
         update_fused([p], [g], [v], [0.5], Hyper(lr=0.5))
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return False

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from yolo_musgd.optim.checks import TensorError
+
 
 def protect(state_dict: dict[str, Any], names: Collection[str] | None = None) -> dict[str, Any]:
     """A state dict with fp32 tensors inside tuples of one.
@@ -26,8 +28,15 @@ def protect(state_dict: dict[str, Any], names: Collection[str] | None = None) ->
 
 
 def unprotect(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`protect`; an unprotected state dict comes back as it is."""
-    return {**state_dict, "state": {k: _unwrap(v) for k, v in state_dict["state"].items()}}
+    """Undo :func:`protect`; an unprotected state dict comes back as it is, without what is None in it.
+
+    Raises:
+        TensorError: no state dict of an optimizer.
+    """
+    states, groups = state_dict.get("state"), state_dict.get("param_groups")
+    if not isinstance(states, Mapping) or not isinstance(groups, list):
+        raise TensorError(f"a state dict has state and param_groups, this one has {', '.join(map(str, state_dict))[:200]}")
+    return {**state_dict, "state": {k: _unwrap(v) for k, v in states.items()}}
 
 
 def _wrap(state: Any, names: Collection[str] | None) -> Any:
@@ -44,7 +53,7 @@ def _exposed(name: str, value: Any, names: Collection[str] | None) -> bool:
 def _unwrap(state: Any) -> Any:
     if not isinstance(state, Mapping):
         return state
-    return {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in state.items()}
+    return {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in state.items() if v is not None}
 
 
 def stochastic_round(source: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.optim.checks import TensorError, foreign_state, label, saved_entries
+from yolo_musgd.optim.checks import TensorError, check_saved, label, saved_entries
 from yolo_musgd.optim.kernels import all_finite
 from yolo_musgd.optim.state import protect, unprotect
 from yolo_musgd.resources import install
@@ -96,8 +97,8 @@ class CheckpointSafe(Optimizer):
         plain = unprotect(state_dict)
         for number, place, p, entry in saved_entries(self.param_groups, plain):
             for key, value in entry.items():
-                if isinstance(value, Tensor) and value.ndim == p.ndim > 0 and value.shape != p.shape:
-                    raise foreign_state(label(self.param_groups[number], number, place), key, value)
+                if isinstance(value, Tensor) and value.ndim == p.ndim > 0:
+                    check_saved(key, value, [p.shape], partial(label, self.param_groups[number], number, place))
         super().load_state_dict(plain)
 
 

@@ -15,6 +15,7 @@ from ..files import read_bytes, read_text, write_whole
 from . import library
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
+PILLOWS = (".avif", ".heic", ".heif")
 MOST_BAD = 0.1
 """Share of the images that may be unusable; more is a broken data set and not a few broken files."""
 Frame = Tuple[str, np.ndarray]
@@ -36,7 +37,7 @@ def read_image(path: str, channels: int = 3) -> np.ndarray:
     library.require()
     data = read_bytes(path)
     try:
-        image = decode_image(data, channels)
+        image = _by_pillow_first(data, channels) if path.lower().endswith(PILLOWS) else decode_image(data, channels)
     except Exception as error:  # both raise many kinds on damaged files and on headers that announce too many pixels
         raise UserError("{} cannot be decoded: {}".format(path, first_line(error)))
     if image is None:
@@ -52,11 +53,23 @@ def decode_image(data: bytes, channels: int) -> Optional[np.ndarray]:
         how = library.cv2.IMREAD_GRAYSCALE if channels == 1 else library.cv2.IMREAD_COLOR
         decoded: Optional[np.ndarray] = library.cv2.imdecode(np.frombuffer(data, np.uint8), how)
         return decoded
+    return _by_pillow(data, channels)
+
+
+def _by_pillow(data: bytes, channels: int) -> np.ndarray:
     with library.pillow.Image.open(io.BytesIO(data)) as opened:
         upright = library.pillow.ImageOps.exif_transpose(opened)
         if channels == 1:
             return np.asarray(upright.convert("L"))
         return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1])
+
+
+def _by_pillow_first(data: bytes, channels: int) -> Optional[np.ndarray]:
+    """Decode what Ultralytics leaves to Pillow: OpenCV turns no AVIF upright, and few builds of it read any."""
+    try:
+        return _by_pillow(data, channels)
+    except Exception:  # no Pillow here, or one without the format
+        return decode_image(data, channels)
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

@@ -194,7 +194,7 @@ def check_file(kind: str, key: str, value: str) -> None:
         value: what was given.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or is a device, a pipe or a socket.
     """
     if kind in ("models", "datasets"):
         for entry in [] if "{" in value or len(value) > 4000 else items(value):
@@ -202,7 +202,11 @@ def check_file(kind: str, key: str, value: str) -> None:
         return
     path = Path(value)
     try:
-        if "://" in value or path.exists():
+        if "://" in value:
+            return
+        if path.exists():
+            if not path.is_file() and not path.is_dir():  # a device never ends, a pipe never begins
+                raise UserError(f"{key}={value} is neither a file nor a folder")
             return
     except (OSError, ValueError):
         return  # no name that the system takes: whoever opens it says why

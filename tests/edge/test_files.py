@@ -28,6 +28,12 @@ def test_a_name_that_is_no_plain_name_is_refused(name: str, tmp_path: Path) -> N
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["x" * 241, "猫" * 81, "[" * 3000])
+def test_a_name_that_no_disk_takes_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="cannot make the results folder .*above 240 bytes"):
+        check_name(name)
+
+
 @pytest.mark.parametrize("name", ["exp", "exp 2", "...", "été", ".hidden", "a:b", "-x"])
 def test_a_plain_name_is_taken(name: str, tmp_path: Path) -> None:
     assert numbered_folder(str(tmp_path), name) == str(tmp_path / name)

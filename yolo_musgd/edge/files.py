@@ -8,16 +8,22 @@ from typing import Any, Union
 
 from .errors import UserError, first_line
 
+LONGEST_NAME = 240  # bytes: file systems take 255, and a number may be put behind it
+
 
 def check_name(name: str) -> None:
     """Refuse what is not the plain name of one folder.
 
     Raises:
-        UserError: Empty, ``.`` or ``..``, an absolute path, or with a separator or a control character in it.
+        UserError: Empty, ``.`` or ``..``, an absolute path, too long, or with a separator or a control character in it.
     """
     plain = name not in ("", ".", "..") and not os.path.splitdrive(name)[0]
     if not plain or "/" in name or "\\" in name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         raise UserError("name={!r}: must be the name of one folder, without / or \\; project= says where".format(name))
+    if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise UserError(
+            "cannot make the results folder '{:.40}...': above {} bytes; give name=".format(name, LONGEST_NAME)
+        )
 
 
 def numbered_folder(parent: str, name: str) -> str:

@@ -35,7 +35,9 @@ def unprotect(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     states, groups = state_dict.get("state"), state_dict.get("param_groups")
     if not isinstance(states, Mapping) or not isinstance(groups, list):
-        raise TensorError(f"a state dict has state and param_groups, this one has {', '.join(map(str, state_dict))[:200]}")
+        raise TensorError(
+            f"a state dict has state and param_groups, this one has {', '.join(map(str, state_dict))[:200]}"
+        )
     return {**state_dict, "state": {k: _unwrap(v) for k, v in states.items()}}
 
 

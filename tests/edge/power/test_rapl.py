@@ -84,3 +84,29 @@ def test_a_rapl_range_that_is_none(span: str, board: FakeBoard) -> None:
     with pytest.raises(SensorError, match="max_energy_range_uj holds"):
         Rapl(str(board.root))
     assert "rapl" in sampler.choose("auto", str(board.root)).tried
+
+
+def test_a_counter_that_was_set_back_is_no_energy(board: FakeBoard) -> None:
+    zones(board, ("0", "package-0"), ("0:0", "core"))
+    sensor = Rapl(str(board.root))
+    count(board, p0=5000.0, p0_0=4000.0)
+    sensor.read()
+    count(board, p0=5001.0, p0_0=4000.0)
+    before = sensor.read().joules
+    assert before == pytest.approx(5001.0)
+    count(board, p0=0.0, p0_0=0.0)  # a suspend; as a wrap it would be 257 kJ
+    with pytest.raises(SensorError, match=r"jumped by 2\d+ J"):
+        sensor.read()
+    count(board, p0=2.0, p0_0=1.0)
+    assert sensor.read().joules == pytest.approx(5003.0)
+
+
+@pytest.mark.parametrize("value", ["-1", "1e30", "262143328852"])
+def test_a_count_beyond_its_range_is_noise(value: str, board: FakeBoard) -> None:
+    zones(board, ("0", "package-0"))
+    sensor = Rapl(str(board.root))
+    board.write(f"{TREE}0/energy_uj", value)
+    with pytest.raises(SensorError, match="beyond its range"):
+        sensor.read()
+    with pytest.raises(SensorError, match="beyond its range"):
+        Rapl(str(board.root))

@@ -143,6 +143,74 @@ def test_hwmon_power_is_in_microwatts(board: FakeBoard) -> None:
     assert sensors.HwmonIna(str(board.root)).read().watts == pytest.approx(3.25 + 2.0)
 
 
+def gone(board: FakeBoard, path: str) -> None:
+    """A file that is there and cannot be read, as of a channel that is switched off."""
+    (board.root / path.lstrip("/")).unlink()
+    (board.root / path.lstrip("/")).mkdir()
+
+
+def test_a_part_that_cannot_be_read_costs_itself(board: FakeBoard) -> None:
+    orin(board)
+    gone(board, f"{ORIN}/curr3_input")
+    reading = sensors.Ina3221Hwmon(str(board.root)).read()
+    assert reading.watts == pytest.approx(4.920 * 0.968)
+    assert set(reading.rails) == {"VDD_IN"}
+    nano(board)
+    sensor = sensors.Ina3221Jetpack4(str(board.root))
+    gone(board, f"{NANO}/in_power1_input")
+    assert set(sensor.read().rails) == {"POM_5V_IN", "POM_5V_CPU"}
+    gone(board, f"{NANO}/rail_name_2")
+    assert set(sensors.Ina3221Jetpack4(str(board.root)).read().rails) == {"POM_5V_IN"}
+
+
+def test_what_remains_without_the_input_is_no_total(board: FakeBoard) -> None:
+    nano(board)
+    sensor = sensors.Ina3221Jetpack4(str(board.root))
+    gone(board, f"{NANO}/in_power0_input")
+    with pytest.raises(SensorError, match=r"cannot read .*in_power0_input: Is a directory"):
+        sensor.read()
+
+
+def test_two_chips_of_one_label_are_two_rails(board: FakeBoard) -> None:
+    nano(board)
+    second = NANO.replace("6-0040", "6-0041")
+    board.write(f"{second}/rail_name_0", "POM_5V_GPU")
+    board.write(f"{second}/in_power0_input", 99)
+    reading = sensors.Ina3221Jetpack4(str(board.root)).read()
+    assert reading.rails["POM_5V_GPU"] == 0.078
+    assert reading.rails["POM_5V_GPU #2"] == 0.099
+    assert reading.watts == 2.132
+
+
+def test_a_line_without_its_input_is_noise_and_not_another_total(board: FakeBoard) -> None:
+    whole = samples.THOR
+    cut = whole[: whole.index("VIN ")]
+    board.program("tegrastats", f"echo '{whole}'; sleep 0.4; echo '{cut}'; sleep 30")
+    sensor = sensors.Tegrastats()
+    try:
+        assert sensor.read().watts is not None
+        time.sleep(0.8)
+        with pytest.raises(SensorError, match="the reading lacks VIN"):
+            sensor.read()
+    finally:
+        sensor.close()
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (samples.PMIC_PI5[: samples.PMIC_PI5.index("DDR_VDD2_V")], "no DDR_VDD2"),
+        (samples.PMIC_PI5.replace("=0.", "=-0."), "below zero"),
+    ],
+)
+def test_a_pmic_that_says_less_than_before_is_noise(second: str, why: str, board: FakeBoard) -> None:
+    board.program("vcgencmd", f"cat <<'X'\n{samples.PMIC_PI5}X")
+    sensor = sensors.RaspberryPi5()
+    board.program("vcgencmd", f"cat <<'X'\n{second}\nX")
+    with pytest.raises(SensorError, match=why):
+        sensor.read()
+
+
 def test_nvml_not_available(board: FakeBoard) -> None:
     board.program("nvidia-smi", "echo '[N/A]'")
     with pytest.raises(SensorError, match="N/A"):

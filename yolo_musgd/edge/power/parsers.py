@@ -14,6 +14,7 @@ _GPU = re.compile(r"GR3D_FREQ (?:(\d{1,3})%)?(?:@\[?(\d{1,6}))?")  # a Thor give
 _CPU_CORE = re.compile(r"(\d{1,3})%@(\d{1,6})")
 _PMIC = re.compile(r"^\s*(\w+?)_([AV]) (?:current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])\s*$")
 _MEMORY = ("RAM", "SWAP", "IRAM")  # look like rails when the line is cut before their unit
+_NO_RAIL = (*_MEMORY, "NC")  # a channel with nothing on it
 
 
 class Tegra(NamedTuple):
@@ -32,7 +33,7 @@ def parse_tegrastats(line: str) -> Tegra:
     The first figure of a rail is the present value; averages are dropped. Temperature sentinels (100C of the fixed PMIC
     sensor, -256C of a sleeping one) are dropped too.
     """
-    found = [match for match in _RAIL.finditer(line) if match.group(1) not in _MEMORY]
+    found = [match for match in _RAIL.finditer(line) if match.group(1) not in _NO_RAIL]
     rails = {match.group(1): int(match.group(2)) / 1000.0 for match in found}
     temperatures = {}
     for match in _TEMPERATURE.finditer(line):

@@ -8,6 +8,8 @@ from typing import List, Optional
 from ..errors import SensorError
 from .base import Reading, Sensor, read_number, read_text, under
 
+MOST_W = 5e3  # of one counter; a step beyond it is a counter that was set back, as after a suspend
+
 
 class Rapl(Sensor):
     """The energy counters of x86 processors: of the platform (psys), of packages, and of their parts.
@@ -52,6 +54,11 @@ class Rapl(Sensor):
             elapsed = now - self._moment
         self._moment = now
         steps = {zone.name: zone.step() for zone in self._zones}
+        for zone in self._zones:
+            if elapsed and steps[zone.name] > MOST_W * max(elapsed, 1.0):
+                raise SensorError("{} jumped by {:g} J".format(zone.path, steps[zone.name]))
+        for zone in self._zones:
+            zone.joules += steps[zone.name]
         joules = sum(zone.joules for zone in self._total)
         if not elapsed:
             return Reading(None, {}, joules)
@@ -71,11 +78,17 @@ class _Zone:
         if span < 1:
             raise SensorError("{}/max_energy_range_uj holds {:g}, not a range".format(folder, span))
         self._wrap = span + 1
-        self.last, self.joules = read_number(self.path), 0.0
+        self.last, self.joules = self._count(), 0.0
 
     def step(self) -> float:
         """Read the counter; returns the joules since the last time."""
-        value = read_number(self.path)
+        value = self._count()
         joules = (value - self.last) % self._wrap / 1e6
-        self.last, self.joules = value, self.joules + joules
+        self.last = value
         return joules
+
+    def _count(self) -> float:
+        value = read_number(self.path)
+        if not 0 <= value < self._wrap:
+            raise SensorError("{} holds {:g}, beyond its range of {:g}".format(self.path, value, self._wrap - 1))
+        return value

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import threading
 import time
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, FrozenSet, Iterable, Optional, Tuple
 
 from ..errors import SensorError
 from . import parsers
 from .base import Reading, Sensor, read_number, read_text, run_tool, under
-from .rails import UNKNOWN_SCOPE, total_rails, total_watts
+from .rails import UNKNOWN_SCOPE, TotalRails, total_rails, total_watts
 
 LONGEST_LINE = 1 << 16  # characters
 
@@ -22,7 +22,62 @@ def scope_of(names: Iterable[str]) -> str:
     return total.scope if total is not None else UNKNOWN_SCOPE
 
 
-class Ina3221Jetpack4(Sensor):
+class RailSensor(Sensor):
+    """Base of sensors that read rails by name; which of them are the total is settled once, by the first reading."""
+
+    _total: Optional[TotalRails] = None
+
+    def _settle(self, names: Iterable[str]) -> None:
+        self._total, self.scope = total_rails(names), scope_of(names)
+
+    def _reading(self, rails: Dict[str, float], failed: Optional[SensorError] = None) -> Reading:
+        """A reading of these rails; what remains when a rail of the total is missing is not another total."""
+        missing = set(self._total.rails).difference(rails) if self._total is not None else set()
+        if missing or not rails:
+            raise failed or SensorError("the reading lacks {}".format(", ".join(sorted(missing)) or "power rails"))
+        return Reading(total_watts(rails)[0] if self._total is not None else None, rails, None)
+
+
+def _named(label: str, taken: Iterable[str]) -> str:
+    """The label, or with a number behind it where two chips say the same."""
+    count = 1 + sum(name.partition(" #")[0] == label for name in taken)
+    return label if count == 1 else "{} #{}".format(label, count)
+
+
+def _read_rails(files: Dict[str, Tuple[str, ...]], unit: float) -> Tuple[Dict[str, float], Optional[SensorError]]:
+    """Read the product of each rail's files in ``unit``, and why one has none: a channel may be switched off."""
+    rails: Dict[str, float] = {}
+    failed: Optional[SensorError] = None
+    for name, paths in files.items():
+        try:
+            value = 1.0
+            for path in paths:
+                value *= read_number(path)
+            rails[name] = value / unit
+        except SensorError as error:
+            failed = failed or error
+    return rails, failed
+
+
+def _read_labels(paths: Iterable[str]) -> Dict[str, str]:
+    """Read label files: path -> label, without those that cannot be read.
+
+    Raises:
+        SensorError: There are some, and not one can be read.
+    """
+    labels: Dict[str, str] = {}
+    failed: Optional[SensorError] = None
+    for path in paths:
+        try:
+            labels[path] = read_text(path)
+        except SensorError as error:
+            failed = error
+    if failed is not None and not labels:
+        raise failed
+    return labels
+
+
+class Ina3221Jetpack4(RailSensor):
     """Jetson Nano, TX2, Xavier under JetPack 4: the ina3221x driver's industrial-I/O files."""
 
     name = "ina3221"
@@ -34,24 +89,23 @@ class Ina3221Jetpack4(Sensor):
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
         pattern = under(root, "/sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")
-        self._files: Dict[str, str] = {}
-        for path in sorted(glob.glob(pattern)):
+        self._files: Dict[str, Tuple[str, ...]] = {}
+        for path, label in _read_labels(sorted(glob.glob(pattern))).items():
             number = path.rsplit("_", 1)[1]
             power = os.path.join(os.path.dirname(path), "in_power{}_input".format(number))
-            if number.isdigit() and os.path.exists(power):
-                self._files[read_text(path)] = power
+            if number.isdigit() and label.upper() != "NC" and os.path.exists(power):
+                self._files[_named(label, self._files)] = (power,)
         if not self._files:
             raise SensorError("no INA3221 of JetPack 4 ({})".format(pattern))
-        self.source = os.path.dirname(next(iter(self._files.values())))
-        self.scope = scope_of(self._files)
+        self.source = os.path.dirname(next(iter(self._files.values()))[0])
+        self._settle(self._files)
 
     def read(self) -> Reading:
         """See Sensor.read; the files are in milliwatts."""
-        rails = {name: read_number(path) / 1000.0 for name, path in self._files.items()}
-        return Reading(total_watts(rails)[0], rails, None)
+        return self._reading(*_read_rails(self._files, 1e3))
 
 
-class Ina3221Hwmon(Sensor):
+class Ina3221Hwmon(RailSensor):
     """Jetsons under JetPack 5 and 6: the mainline ina3221 driver's hwmon files."""
 
     name = "ina3221"
@@ -60,28 +114,25 @@ class Ina3221Hwmon(Sensor):
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
         pattern = under(root, "/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")
-        self._files: Dict[str, Any] = {}
-        for path in sorted(glob.glob(pattern)):
+        self._files: Dict[str, Tuple[str, ...]] = {}
+        for path, label in _read_labels(sorted(glob.glob(pattern))).items():
             number = os.path.basename(path)[2:-6]
-            label = read_text(path)
             current = os.path.join(os.path.dirname(path), "curr{}_input".format(number))
             if label.upper() == "NC" or number == "7" or "sum" in label.lower() or not os.path.exists(current):
                 continue  # not connected; channel 7 is the sum of the shunts, not a rail
-            self._files[label] = (path[: -len("label")] + "input", current)
+            self._files[_named(label, self._files)] = (path[: -len("label")] + "input", current)
         if not self._files:
             raise SensorError("no INA3221 of JetPack 5 or 6 ({})".format(pattern))
         self.source = os.path.dirname(next(iter(self._files.values()))[0])
         self._inputs = _ina238_files(root)
-        self.scope = scope_of(list(self._files) + list(self._inputs))
+        self._settle(list(self._files) + list(self._inputs))
 
     def read(self) -> Reading:
         """See Sensor.read; millivolts times milliamperes, microwatts of an INA238."""
-        rails = {name: read_number(volts) * read_number(amps) / 1e6 for name, (volts, amps) in self._files.items()}
-        rails.update({name: read_number(path) / 1e6 for name, path in self._inputs.items()})
-        return Reading(total_watts(rails)[0], rails, None)
+        return self._reading(*_read_rails({**self._files, **self._inputs}, 1e6))
 
 
-def _ina238_files(root: str) -> Dict[str, str]:
+def _ina238_files(root: str) -> Dict[str, Tuple[str, ...]]:
     """Find the INA238 that measures the input (VIN) of a Thor's carrier board: label -> file in microwatts."""
     found = {}
     for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
@@ -89,11 +140,11 @@ def _ina238_files(root: str) -> Dict[str, str]:
         labels = [os.path.join(folder, name) for name in ("label", "in1_label")]
         labels = [label for label in labels if os.path.exists(label)]
         if read_text(path) == "ina238" and labels and os.path.exists(power):
-            found[read_text(labels[0])] = power
+            found[read_text(labels[0])] = (power,)
     return found
 
 
-class Tegrastats(Sensor):
+class Tegrastats(RailSensor):
     """Any Jetson, where sysfs is closed: the tegrastats program, left running, one line an interval."""
 
     name = "tegrastats"
@@ -122,7 +173,7 @@ class Tegrastats(Sensor):
         while self._latest is None and time.monotonic() < deadline and self._process.poll() is None:
             time.sleep(0.02)
         try:
-            self.scope = scope_of(self.read().rails)
+            self._settle(self._rails())
         except SensorError:
             self.close()
             raise
@@ -135,11 +186,14 @@ class Tegrastats(Sensor):
                 self._latest, self._moment = line, time.monotonic()
 
     def read(self) -> Reading:
-        """See Sensor.read; a line older than three seconds means that tegrastats died."""
+        """See Sensor.read."""
+        return self._reading(self._rails())
+
+    def _rails(self) -> Dict[str, float]:
+        """The last line's rails; one older than three seconds means that tegrastats died."""
         if self._latest is None or time.monotonic() - self._moment > 3.0:
             raise SensorError("tegrastats gives no power rails (needs sudo on some boards), or has stopped")
-        rails = parsers.parse_tegrastats(self._latest).rails
-        return Reading(total_watts(rails)[0], rails, None)
+        return parsers.parse_tegrastats(self._latest).rails
 
     def close(self) -> None:
         """See Sensor.close; a tegrastats that does not end when asked to is killed."""
@@ -165,11 +219,21 @@ class RaspberryPi5(Sensor):
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
         self.source = "vcgencmd pmic_read_adc"
-        self.read()
+        self._names = frozenset(self.read().rails)
+
+    _names: FrozenSet[str] = frozenset()
 
     def read(self) -> Reading:
-        """See Sensor.read."""
+        """See Sensor.read; every reading has the rails of the first."""
         rails = parsers.parse_pmic(run_tool(["vcgencmd", "pmic_read_adc"]))
+        missing = self._names.difference(rails)
+        below = sorted(name for name, watts in rails.items() if watts < 0)
+        if missing or below:
+            raise SensorError(
+                "vcgencmd pmic_read_adc: {}".format(
+                    "no {}".format(", ".join(sorted(missing))) if missing else "{} reads below zero".format(below[0])
+                )
+            )
         return Reading(sum(rails.values()), rails, None)
 
 

@@ -202,14 +202,13 @@ def check_file(kind: str, key: str, value: str) -> None:
         return
     path = Path(value)
     try:
-        if "://" in value:
-            return
-        if path.exists():
-            if not path.is_file() and not path.is_dir():  # a device never ends, a pipe never begins
-                raise UserError(f"{key}={value} is neither a file nor a folder")
-            return
+        there, endless = path.exists(), path.exists() and not path.is_file() and not path.is_dir()
     except (OSError, ValueError):
         return  # no name that the system takes: whoever opens it says why
+    if endless:  # a device never ends, a pipe never begins
+        raise UserError(f"{key}={value} is neither a file nor a folder")
+    if there or "://" in value:
+        return
     if kind == "data":
         shipped = find(value) or (path.name == value and _of_ultralytics(value))
         if path.suffix.lower() in SUFFIXES and not shipped:

@@ -1,5 +1,7 @@
 """Arguments and recipes."""
 
+import os
+
 import pytest
 
 from yolo_musgd import resources
@@ -54,6 +56,14 @@ def test_shipped_recipes_are_valid(file):
 def test_bad_arguments(arguments, message):
     with pytest.raises(UserError, match=message):
         read_settings(arguments)
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", "/dev/stdin", "pipe"])
+def test_what_never_ends_is_no_data_set(device, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(UserError, match=f"data={device} is neither a file nor a folder"):
+        read_settings({"data": device})[0].check_files()
 
 
 @pytest.mark.parametrize(("content", "message"), [("a: [", "is not YAML"), ("- 1", "must hold key: value")])

@@ -30,7 +30,7 @@ def test_a_name_that_is_no_plain_name_is_refused(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["x" * 241, "猫" * 81, "[" * 3000])
 def test_a_name_that_no_disk_takes_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="cannot make the results folder .*above 240 bytes"):
+    with pytest.raises(UserError, match=r"cannot make the results folder .*above 240 bytes"):
         check_name(name)
 
 

@@ -227,6 +227,17 @@ def test_what_is_not_there(of, name, message):
         of(name)
 
 
+@pytest.mark.parametrize(
+    "text", ["on: 1\nnc: 3\n", "nc: {1: 2, a: 3}\n", "- 1\n", "nc: &a [*a]\n", "{1: 2, x: 3}", "5"]
+)
+def test_a_yaml_that_is_no_model_is_one_line(text, tmp_path):
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"^model=.*odd\.yaml: .+") as caught:
+        identify.model_id(str(file))
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_damaged_image_has_no_part_in_the_fingerprint(tmp_path, caplog):
     """Training leaves it out, and so does what recognises the data set (it was a traceback once)."""
     from yolo_musgd.data.shapes import generate

@@ -67,10 +67,11 @@ def model_id(file: str) -> str:
 
         try:
             content: dict[str, Any] = yaml_model_load(file)
+            kept = {k: v for k, v in content.items() if k != "yaml_file"}
+            text = json.dumps(kept, sort_keys=True, default=str)  # "on:" is a key of another kind than "nc:"
         except Exception as error:
             raise UserError(f"model={file}: {_short(error)}") from None
-        kept = {k: v for k, v in content.items() if k != "yaml_file"}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
     from ultralytics.utils.downloads import attempt_download_asset
 
     try:

@@ -71,7 +71,9 @@ def cases() -> dict[str, tuple[list[str], tuple[str, ...]]]:
         "val": ["model={here}/cut.onnx", "source={here}/folder"], "bundle": ["model={here}/cut.onnx"],
         "quantize-ncnn": ["model={here}/folder", "source={here}/folder"], "idle": ["seconds=0.5", "power=none"],
         "compare-bench": ["{here}/cut.json"], "steptime": ["steps=1", "plan=True", "models=[yolo26n]"],
-        "demo": ["steps=1", "pictures=False"],
+        "demo": ["steps=1", "pictures=False"], "race": ["model={here}/folder", "source={here}/images"],
+        "serve": ["model={here}/cut.onnx", "source={here}/images", "seconds=0.1", "power=none"],
+        "federate": ["data={here}/set.yaml", "model={here}/cut.pt"], "federate-bundle": ["project={here}/folder"],
     }  # fmt: skip
     found = {}
     for name in COMMANDS:

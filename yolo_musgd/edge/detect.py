@@ -60,7 +60,7 @@ class Detector:
         start = time.perf_counter()
         blob, where = self._letterbox(image)
         ready = time.perf_counter()
-        output = self.runtime.infer(blob)
+        output = self.runtime.answer(blob)
         answered = time.perf_counter()
         head, size = self.artifact.head, self.artifact.imgsz
         found = boxes.decode(output, head, len(self.artifact.names), self.conf, self.iou, self.max_det, size=size)

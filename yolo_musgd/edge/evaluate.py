@@ -77,7 +77,7 @@ def judge(
     """
     image, labels = pair
     blob, where = letterbox(image, place_for_val((image.shape[0], image.shape[1]), artifact.imgsz))
-    output = runtime.infer(blob)
+    output = runtime.answer(blob)
     found = boxes.decode(
         output,
         artifact.head,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_models import write_detector
 
+from yolo_musgd.edge.detect import Detector
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.pictures import boxes
 from yolo_musgd.edge.pictures.images import synthetic_frame
@@ -59,6 +61,26 @@ def test_what_the_runner_cannot_feed_is_refused_before_it_runs(change: dict, mes
     with pytest.raises(UserError, match=message) as caught:
         open_artifact(str(graph_file(tmp_path / "x.onnx", **change)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_loads_and_does_not_run_is_one_line(tmp_path: Path) -> None:
+    file = write_detector(tmp_path / "x.onnx", nms_free=False)
+    model = onnx.load(str(file))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1  # its weights are for three channels
+    onnx.save(model, str(file))
+    artifact = open_artifact(str(file))
+    detect = Detector(artifact, open_runtime(artifact, "onnxruntime", 1))
+    with pytest.raises(UserError, match=r"onnxruntime cannot run this model: .*channels") as caught:
+        detect(synthetic_frame(64, 64))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_with_a_nul_is_outside(tmp_path: Path) -> None:
+    file = graph_file(tmp_path / "x.onnx")
+    files = {"x.onnx": sha256_of(str(file)), "w\0.bin": "0"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "model": "x.onnx", "files": files}))
+    with pytest.raises(UserError, match="points outside the artifact"):
+        open_artifact(str(tmp_path))
 
 
 def test_a_dynamic_batch_is_one_image(tmp_path: Path) -> None:

@@ -165,16 +165,16 @@ def decode(
         size: (height, width) of the network's input in pixels (RT-DETR only).
 
     Raises:
-        UserError: The shape fits neither head, or not the number of class names.
+        UserError: The shape fits neither head, or not the number of class names; or a class has no name.
     """
     rows, columns = output.shape
     chosen = head or head_of((rows, columns), classes)
     if chosen == "rtdetr":
-        return _finite(decode_rtdetr(output, classes, conf, max_det, size))
+        return _named(_finite(decode_rtdetr(output, classes, conf, max_det, size)), classes)
     if chosen in ("nms_free", "nms"):
         if columns != 6:
             raise UserError("an NMS-free head gives (detections, 6), this output is {} x {}".format(rows, columns))
-        return _finite(decode_nms_free(output, conf, max_det))
+        return _named(_finite(decode_nms_free(output, conf, max_det)), classes)
     if rows < 5 or (classes and rows != 4 + classes):
         raise UserError(
             "the output has {} rows; {} class names need {} (4 + classes): wrong names or not a detection model".format(
@@ -188,3 +188,11 @@ def _finite(found: np.ndarray) -> np.ndarray:
     """Leave out detections that hold NaN or an infinity, as a network that overflowed in FP16 gives."""
     kept: np.ndarray = found[np.isfinite(found).all(axis=1)]
     return kept
+
+
+def _named(found: np.ndarray, classes: int) -> np.ndarray:
+    """The detections; an error where one is of a class that the model has no name for."""
+    if classes and len(found) and not (found[:, 5].min() > -0.5 and found[:, 5].max() < classes - 0.5):
+        strange = found[np.abs(found[:, 5] - (classes - 1) / 2).argmax(), 5]
+        raise UserError("the output has class {:g}, but {} class names: wrong names?".format(strange, classes))
+    return found

@@ -134,7 +134,7 @@ class Ina3221Hwmon(RailSensor):
 
 def _ina238_files(root: str) -> Dict[str, Tuple[str, ...]]:
     """Find the INA238 that measures the input (VIN) of a Thor's carrier board: label -> file in microwatts."""
-    found = {}
+    found: Dict[str, Tuple[str, ...]] = {}
     for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
         folder, power = os.path.dirname(path), os.path.join(os.path.dirname(path), "power1_input")
         labels = [os.path.join(folder, name) for name in ("label", "in1_label")]

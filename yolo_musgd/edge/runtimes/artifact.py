@@ -162,7 +162,9 @@ def _files_of(model: str, fmt: str, facts: Optional[OnnxFacts]) -> List[str]:
 
 
 def _inside(name: str) -> bool:
-    """Whether a relative path stays in its folder, on any system."""
+    """Whether a relative path stays in its folder, on any system; one with a NUL is none."""
+    if "\0" in name:
+        return False
     parts = name.replace("\\", "/").split("/")
     return bool(name) and not os.path.isabs(name) and ".." not in parts and parts[0] != "" and ":" not in parts[0]
 

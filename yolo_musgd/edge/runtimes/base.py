@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
-from ..errors import RuntimeMissing, UserError
+from ..errors import RuntimeMissing, UserError, first_line
 from ..interrupts import held_back
 from .artifact import Artifact
 
@@ -65,6 +65,19 @@ class Runtime:
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """Run one image, float32 (1, 3, height, width) in [0, 1]; return a 2-D float32 array."""
         raise NotImplementedError
+
+    def answer(self, blob: np.ndarray) -> np.ndarray:
+        """As ``infer``, with a fault of the runtime as one line: a graph may load and not run.
+
+        Raises:
+            UserError: The runtime's own words.
+        """
+        try:
+            return self.infer(blob)
+        except UserError:
+            raise
+        except Exception as error:  # every runtime has classes of its own
+            raise UserError("{} cannot run this model: {}".format(self.name, first_line(error)))
 
     def graph(self) -> Optional[Dict[str, int]]:
         """Count what it really computes in INT8, see fusion.count; None where the runtime does not tell."""

@@ -211,6 +211,16 @@ def test_a_pmic_that_says_less_than_before_is_noise(second: str, why: str, board
         sensor.read()
 
 
+def test_a_chip_whose_name_cannot_be_read_costs_itself(board: FakeBoard) -> None:
+    board.write("/sys/class/hwmon/hwmon0/name", "secret")
+    gone(board, "/sys/class/hwmon/hwmon0/name")
+    board.write("/sys/class/hwmon/hwmon1/name", "ina226")
+    board.write("/sys/class/hwmon/hwmon1/power1_input", 3_250_000)
+    assert sensors.HwmonIna(str(board.root)).read().watts == pytest.approx(3.25)
+    orin(board)
+    assert sensors.Ina3221Hwmon(str(board.root)).read().watts == pytest.approx(4.920 * 0.968)
+
+
 def test_nvml_not_available(board: FakeBoard) -> None:
     board.program("nvidia-smi", "echo '[N/A]'")
     with pytest.raises(SensorError, match="N/A"):

@@ -132,14 +132,25 @@ class Ina3221Hwmon(RailSensor):
         return self._reading(*_read_rails({**self._files, **self._inputs}, 1e6))
 
 
+def _chips(root: str) -> Dict[str, str]:
+    """Every hwmon folder with its chip's name; one that cannot be read is no chip that is known here."""
+    found: Dict[str, str] = {}
+    for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
+        try:
+            found[os.path.dirname(path)] = read_text(path)
+        except SensorError:
+            continue
+    return found
+
+
 def _ina238_files(root: str) -> Dict[str, Tuple[str, ...]]:
     """Find the INA238 that measures the input (VIN) of a Thor's carrier board: label -> file in microwatts."""
     found: Dict[str, Tuple[str, ...]] = {}
-    for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
-        folder, power = os.path.dirname(path), os.path.join(os.path.dirname(path), "power1_input")
+    for folder, chip in _chips(root).items():
+        power = os.path.join(folder, "power1_input")
         labels = [os.path.join(folder, name) for name in ("label", "in1_label")]
         labels = [label for label in labels if os.path.exists(label)]
-        if read_text(path) == "ina238" and labels and os.path.exists(power):
+        if chip == "ina238" and labels and os.path.exists(power):
             found[read_text(labels[0])] = (power,)
     return found
 
@@ -250,12 +261,9 @@ class HwmonIna(Sensor):
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
         self._folders: Dict[str, str] = {}
-        for path in sorted(glob.glob(under(root, "/sys/class/hwmon/hwmon*/name"))):
-            chip = read_text(path)
+        for folder, chip in _chips(root).items():
             if chip in self.CHIPS:
-                self._folders["{}-{}".format(chip, len(self._folders)) if self._folders else chip] = os.path.dirname(
-                    path
-                )
+                self._folders["{}-{}".format(chip, len(self._folders)) if self._folders else chip] = folder
         if not self._folders:
             raise SensorError("no INA219, INA226 or INA260 among {}".format(under(root, "/sys/class/hwmon")))
         self.source = ", ".join(self._folders.values())

@@ -93,3 +93,23 @@ def test_boxes_that_are_no_boxes(number: str, at: int, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no number, or far outside"):
             read_coco(str(tmp_path / "val.json"), NAMES)
     assert len(boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "why"),
+    [
+        ("images", {"id": 3}, "an image's id stands twice"),
+        ("categories", {"id": 17}, "a category's id stands twice"),
+        ("images", {"width": -1}, "-1 x 50 pixels"),
+        ("images", {"height": 0}, "100 x 0 pixels"),
+        ("images", {"width": float("inf")}, "inf x 50 pixels"),
+        ("images", {"width": 10**40}, r"1e\+40 x 50 pixels"),
+        ("images", {"file_name": None}, "an image None of"),
+        ("images", {"file_name": ["a"]}, r"an image \['a'\] of"),
+    ],
+)
+def test_what_would_lose_boxes_in_silence_is_an_error(place: str, change: dict, why: str, tmp_path: Path) -> None:
+    value = content()
+    value[place][0].update(change)
+    with pytest.raises(UserError, match=f"is no COCO file of boxes .*{why}"):
+        read_coco(write(tmp_path, value), NAMES)

@@ -9,6 +9,7 @@ from .errors import UserError
 from .files import read_json
 
 Labelled = Tuple[str, np.ndarray]
+MOST_PIXELS = 1e6  # a side
 FARTHEST = 1e6  # sides of its image; a box farther out, or larger, is no box
 
 
@@ -57,10 +58,9 @@ def open_coco(path: str, names: Dict[int, str], images: str = "") -> Coco:
     content = _load(path)
     try:
         classes = _classes(path, content["categories"], names)
-        sizes = {
-            entry["id"]: (float(entry["width"]), float(entry["height"]), str(entry["file_name"]))
-            for entry in content["images"]
-        }
+        sizes = {entry["id"]: _size(entry) for entry in content["images"]}
+        if len(sizes) != len(content["images"]):
+            raise ValueError("an image's id stands twice")
         rows = {key: [] for key in sizes}  # type: Dict[Any, List[List[float]]]
         for note in content["annotations"]:
             width, height = sizes[note["image_id"]][:2]
@@ -84,6 +84,14 @@ def open_coco(path: str, names: Dict[int, str], images: str = "") -> Coco:
     )
 
 
+def _size(entry: Dict[str, Any]) -> Tuple[float, float, str]:
+    """Width, height and file name of an image."""
+    width, height, name = float(entry["width"]), float(entry["height"]), entry["file_name"]
+    if not (0 < width < MOST_PIXELS and 0 < height < MOST_PIXELS and isinstance(name, str)):
+        raise ValueError("an image {!r} of {:g} x {:g} pixels".format(name, width, height))
+    return width, height, name
+
+
 def _load(path: str) -> Dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
@@ -99,6 +107,8 @@ def _classes(path: str, categories: List[Dict[str, Any]], names: Dict[int, str])
     known = {name.strip().lower(): index for index, name in names.items()}
     ordered = sorted(categories, key=lambda entry: int(entry["id"]))
     found = {entry["id"]: known.get(str(entry["name"]).strip().lower()) for entry in ordered}
+    if len(found) != len(ordered):
+        raise ValueError("a category's id stands twice")
     if all(index is None for index in found.values()):
         if names and len(ordered) != len(names):
             raise UserError(

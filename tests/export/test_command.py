@@ -10,7 +10,6 @@ import errno
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -141,7 +140,7 @@ def test_a_full_disk_leaves_nothing(
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_export_leaves_nothing(
-    random_checkpoint: Path, tiny_data: Path, tmp_path: Path, sent: signal.Signals
+    random_checkpoint: Path, tiny_data: Path, tmp_path: Path, programs: Path, sent: signal.Signals
 ) -> None:
     words = [f"model={random_checkpoint}", f"data={tiny_data}", "imgsz=64", f"project={tmp_path / 'out'}"]
     code = (
@@ -149,7 +148,7 @@ def test_interrupted_export_leaves_nothing(
         "from yolo_musgd.cli import main; "
         f"sys.exit(main(['export', *{words!r}]))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([programs / "python", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob(".export-*/work/fp32")) and time.monotonic() < deadline:
         time.sleep(0.05)

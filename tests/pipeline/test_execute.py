@@ -244,7 +244,7 @@ def test_a_training_with_other_arguments_is_not_resumed(runner):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_last_epoch(tiny_data, tmp_path):
+def test_a_killed_training_goes_on_from_its_last_epoch(tiny_data, tmp_path, programs, run):
     """With resume_after=0, so that even this small one is worth it; through Ultralytics' own resume."""
     code = f"""
 from pathlib import Path
@@ -255,13 +255,13 @@ words = ("yolo", "train", "model=yolo26n.yaml", "data={{data}}", "imgsz=64", "ba
 step = Step("train", "train", words, (), ("data",), ("run/weights/best.pt", "run/results.csv"), epochs=4)
 Runner(Path({str(tmp_path)!r}), {{"data": Input({str(tiny_data)!r}, "d")}}, resume_after=0.0).run([step])
 """
-    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    first = subprocess.Popen([programs / "python", "-c", code], stdout=subprocess.DEVNULL)
     results = tmp_path / "steps" / ".train.part" / "run" / "results.csv"
     last = results.parent / "weights" / "last.pt"
     _wait_for(lambda: last.is_file() and len(results.read_text().splitlines()) >= 3, seconds=240)
     first.kill()
     first.wait()
-    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    second = run("python", "-c", code)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "going on from its last checkpoint" in second.stdout
     assert "that failed" not in second.stdout

@@ -32,7 +32,7 @@ def warm_check(run):
 def test_every_part_runs_and_is_reported(warm_check, tiny_data, tmp_path):
     out = tmp_path / "report"
     done = warm_check(
-        *TOY, f"data={tiny_data}", f"out={out}", "minutes=8", "steps=torch SGD foreach,MuSGD,MuSGD recorded",
+        *TOY, f"data={tiny_data}", f"out={out}", "minutes=60", "steps=torch SGD foreach,MuSGD,MuSGD recorded",
         "optimizers=SGD,MuSGD", "tests=tests/cuda/test_steps.py -k memory",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from yolo_musgd.edge.__main__ import main
-from yolo_musgd.edge.detect import Detector
+from yolo_musgd.edge.detect import Detector, Tally
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.labels import label_path
 from yolo_musgd.edge.pictures.boxes import iou_matrix
@@ -296,3 +296,11 @@ def test_who_is_stopped_leaves_what_was_detected(sent: int, small_models: dict[s
     folder = tmp_path / "out" / "detect"
     assert sorted(path.name for path in folder.iterdir()) == ["detections.json", "first.jpg"]
     assert len(json.loads((folder / "detections.json").read_text())["images"]) == 1
+
+
+def test_where_nothing_is_found_the_threshold_is_named() -> None:
+    tally = Tally()
+    tally.add({"ms": {"inference": 2.0}, "detections": []})
+    assert "0 objects on 1 images (none with a score of 0.25" in tally.result("f", "p", "m", 0.25).said
+    tally.add({"ms": {"inference": 2.0}, "detections": [{"name": "bolt"}]})
+    assert "1 objects on 2 images (most: 1 bolt)" in tally.result("f", "p", "m", 0.25).said

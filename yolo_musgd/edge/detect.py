@@ -225,11 +225,12 @@ class Tally:
         for found in record["detections"]:
             self.counts[found["name"]] = self.counts.get(found["name"], 0) + 1
 
-    def result(self, folder: str, path: str, model: str) -> Result:
+    def result(self, folder: str, path: str, model: str, conf: float) -> Result:
         """Say how many objects there were, on how many images, and how long an image took."""
         total, ms = sum(self.counts.values()), self.ms / self.frames
         common = sorted(self.counts.items(), key=lambda item: -item[1])[:3]
         most = " (most: {})".format(", ".join("{} {}".format(n, name) for name, n in common)) if common else ""
+        most = most or " (none with a score of {:g}, which conf= lowers)".format(conf)
         said = "{} objects on {} images{}, {:.1f} ms an image".format(total, self.frames, most, ms)
         figures = {"images": self.frames, "objects": total, "classes": self.counts, "ms_mean": round(ms, 3)}
         return Result(
@@ -260,7 +261,7 @@ def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> Result
             path = written.close({"left_out": left_out, "source": source.info() if source else None})
     if not path:
         raise UserError("source={}: not one frame came".format(chosen.source))
-    return tally.result(folder.path, path, chosen.model)
+    return tally.result(folder.path, path, chosen.model, chosen.conf)
 
 
 def _record(name: str, image: np.ndarray, found: np.ndarray, detector: Detector) -> Dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 
 pytest.importorskip("flwr", reason="the extra federated is not installed")
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from yolo_musgd.edge.errors import UserError
@@ -248,6 +248,27 @@ def test_a_client_that_does_not_answer_is_left_out(tmp_path, monkeypatch):
     federate(tmp_path, 2, grid=grid, rounds=1, timeout=1.0)
     assert [(r["clients"], r["left_out"]) for r in table(tmp_path)] == [("1", "client 2")]
     assert Progress(tmp_path).left_out[0]["why"] == "no answer within 1 s"
+
+
+class Superlink(Grid):
+    """Flower's server: it answers in its own name, node 1, for a node of which it has heard nothing for a while."""
+
+    def push_messages(self, messages):
+        names = super().push_messages(messages)
+        for name, message in zip(names, messages, strict=True):
+            if (message.metadata.message_type, message.metadata.dst_node_id) in self.silent:
+                reply = Message(Error(5, "Node Unavailable"), reply_to=message)
+                reply.metadata.__dict__["_src_node_id"] = 1
+                self.replies[name] = reply
+        return names
+
+
+def test_a_client_for_which_flower_answers_is_the_one_that_is_named(tmp_path):
+    grid = Superlink(homes(tmp_path, 2))
+    grid.silent.add(("train", 2))
+    federate(tmp_path, 2, grid=grid, rounds=1)
+    assert [(r["clients"], r["left_out"]) for r in table(tmp_path)] == [("1", "client 2")]
+    assert Progress(tmp_path).left_out[0]["why"] == "Node Unavailable"
 
 
 def test_a_round_without_any_answer_ends_it_and_the_next_command_goes_on(tmp_path, monkeypatch):

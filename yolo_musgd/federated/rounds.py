@@ -89,8 +89,9 @@ class Federation:
         self.grid, self.plan, s = grid, plan, plan.settings
         self.names: dict[int, str] = {}
         self.refused: dict[int, str] = {}
+        self.asked: dict[str, int] = {}  # message -> node, of the last exchange
         self.compression = Compression.parse(s.compress)
-        self.receiver = Receiver(self.compression, lambda node: self.names.get(node, f"node {node}"))
+        self.receiver = Receiver(self.compression, lambda node: self.names.get(node, f"node {node}"), self._node_of)
         parameters = [name for name, _ in plan.model.named_parameters()]
         knobs = {"server_lr": s.server_lr, "momentum": s.server_momentum, "proximal_mu": s.proximal_mu}
         self.strategy = build(s.strategy, self.receiver, parameters, **knobs)
@@ -117,7 +118,10 @@ class Federation:
 
     def _exchange(self, messages: Sequence[Message], timeout: float) -> tuple[list[Message], list[int]]:
         """Send, and wait for replies; also returns the nodes of which none came."""
-        waiting = dict(zip(self.grid.push_messages(messages), (m.metadata.dst_node_id for m in messages), strict=True))
+        self.asked = dict(
+            zip(self.grid.push_messages(messages), (m.metadata.dst_node_id for m in messages), strict=True)
+        )
+        waiting = dict(self.asked)
         replies: list[Message] = []
         end = time.monotonic() + timeout
         while waiting and time.monotonic() < end:
@@ -127,6 +131,10 @@ class Federation:
                 replies.append(reply)
                 waiting.pop(reply.metadata.reply_to_message_id, None)
         return replies, list(waiting.values())
+
+    def _node_of(self, reply: Message) -> int:
+        """Whom the question was for: Flower's server itself answers for a node that is gone."""
+        return self.asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
     def _meet(self, wanted: int) -> None:
         """Wait for clients and ask the new ones who they are; those that cannot take part are named once."""
@@ -138,7 +146,7 @@ class Federation:
         question = RecordDict({"config": ConfigRecord({"timeout": PATIENCE})})
         replies, silent = self._exchange([Message(question, node, "query") for node in new], PATIENCE)
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node = self._node_of(reply)
             facts: Any = {} if reply.has_error() else dict(reply.content["config"])
             self.names[node] = str(facts.get("name", f"node {node}"))[:80]
             wrong = reply.error.reason if reply.has_error() else self._unfit(facts)

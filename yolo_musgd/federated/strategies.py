@@ -32,10 +32,16 @@ class Receiver:
     Args:
         compression: as the clients send.
         name_of: a node's name, for messages.
+        node_of: the node that a reply is for; Flower's server answers for one that is gone, in its own name.
     """
 
-    def __init__(self, compression: Compression, name_of: Callable[[int], str]):
-        self._compression, self._name_of = compression, name_of
+    def __init__(
+        self,
+        compression: Compression,
+        name_of: Callable[[int], str],
+        node_of: Callable[[Message], int] = lambda reply: int(reply.metadata.src_node_id),
+    ):
+        self._compression, self._name_of, self._node_of = compression, name_of, node_of
         self.left_out: Flaws = {}
         self.answered: list[int] = []
         self.bytes = 0
@@ -49,7 +55,7 @@ class Receiver:
         """The replies that can be averaged, unpacked; why the others cannot is in ``left_out``."""
         good = []
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node = self._node_of(reply)
             reason = reply.error.reason if reply.has_error() else self._unpack(reply)
             if reason:
                 self.left_out[self._name_of(node)] = " ".join(reason.split())[:300]

@@ -134,7 +134,7 @@ class Federation:
 
     def _node_of(self, reply: Message) -> int:
         """Whom the question was for: Flower's server itself answers for a node that is gone."""
-        return self.asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+        return self.asked.get(reply.metadata.reply_to_message_id, int(reply.metadata.src_node_id))
 
     def _meet(self, wanted: int) -> None:
         """Wait for clients and ask the new ones who they are; those that cannot take part are named once."""

@@ -65,3 +65,17 @@ def test_its_boxes_and_its_map(model: Path, tmp_path: Path) -> None:
     ours = json.loads((tmp_path / "out" / "val" / "val.json").read_text())["result"]
     assert ours["map50_95"] == pytest.approx(float(judged.box.map), abs=1e-3)
     assert ours["map50_95"] > 0.01
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_export_refuses_the_checkpoint_by_what_it_is(
+    precision: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yolo_musgd.cli import main as command
+
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "yolo11n-mine.pt"  # its name says something else
+    checkpoint.symlink_to(model.with_name("rtdetr.pt"))
+    assert command(["export", f"model={checkpoint}", "target=x86", f"precision={precision}", "imgsz=64"]) == 2
+    assert "is an RT-DETR, which is neither quantized nor judged here" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -92,9 +93,9 @@ def _other(content: Any, chance: random.Random) -> Any:
             if chance.random() < 0.2:
                 del parent[key]
             elif isinstance(parent, list) and chance.random() < 0.2:
-                parent.append(parent[key])
+                parent.append(copy.deepcopy(parent[key]))
             else:
-                parent[key] = chance.choice(ODD)
+                parent[key] = copy.deepcopy(chance.choice(ODD))
     return content
 
 

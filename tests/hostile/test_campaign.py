@@ -60,3 +60,10 @@ def test_the_same_seed_damages_alike_and_nothing_stays_whole() -> None:
     first, again = ([mutate(data, random.Random(seed)) for seed in range(50)] for _ in range(2))
     assert first == again
     assert sum(damaged != data for damaged in first) > 45
+
+
+def test_damaging_json_thousands_of_times_ends() -> None:
+    """What is put into one text must not be the very object that the next one changes."""
+    chance = random.Random(0)
+    for _ in range(5000):
+        mutate(b'{"a": [[1], {}, []], "b": {"c": [], "d": {}}}', chance)

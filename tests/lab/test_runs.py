@@ -5,6 +5,7 @@ Covers identify.py and store.py.
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -192,6 +193,22 @@ def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
 def test_a_folder_to_import_from_must_exist(tmp_path):
     with pytest.raises(UserError, match=r"imports=.*nowhere is not a folder"):
         Store(tmp_path, [str(tmp_path / "nowhere")])
+
+
+def test_folders_that_cannot_be_listed_are_passed_over(tmp_path, monkeypatch):
+    """As of /proc, where a process ends while it is looked at."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "results.csv").write_text("epoch\n1\n")
+    real = os.scandir
+
+    def scandir(path="."):
+        if os.path.basename(path) == "a":
+            raise OSError(22, "Invalid argument", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert Store(tmp_path / "mine", [str(tmp_path)]) is not None
 
 
 def test_fingerprints_follow_the_content(tmp_path, tiny_data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -224,8 +225,7 @@ class PlainRun:
 
 def _foreign(folder: Path) -> Iterator[Record | PlainRun]:
     """Finished runs below a folder: ours with their record, others by args.yaml and a complete results.csv."""
-    for results in sorted(folder.rglob(RESULTS)):
-        place = results.parent
+    for place in sorted(Path(root) for root, _, names in os.walk(folder) if RESULTS in names):  # passes what is closed
         record = read_record(place) if (place / RECORD).is_file() else _plain_run(place)
         if record is not None:
             yield record

@@ -75,6 +75,15 @@ def test_a_graph_that_loads_and_does_not_run_is_one_line(tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_a_graph_without_an_output_is_one_line(tmp_path: Path) -> None:
+    file = graph_file(tmp_path / "x.onnx")
+    model = onnx.load(str(file))
+    del model.graph.output[:]
+    onnx.save(model, str(file))
+    with pytest.raises(UserError, match=r"x\.onnx has no output|cannot run .*x\.onnx"):
+        open_runtime(open_artifact(str(file)), "onnxruntime", 1)
+
+
 def test_a_name_with_a_nul_is_outside(tmp_path: Path) -> None:
     file = graph_file(tmp_path / "x.onnx")
     files = {"x.onnx": sha256_of(str(file)), "w\0.bin": "0"}

@@ -194,5 +194,5 @@ def _named(found: np.ndarray, classes: int) -> np.ndarray:
     """The detections; an error where one is of a class that the model has no name for."""
     if classes and len(found) and not (found[:, 5].min() > -0.5 and found[:, 5].max() < classes - 0.5):
         strange = found[np.abs(found[:, 5] - (classes - 1) / 2).argmax(), 5]
-        raise UserError("the output has class {:g}, but {} class names: wrong names?".format(strange, classes))
+        raise UserError("its sixth column is no class of {} ({:g}): are these its names?".format(classes, strange))
     return found

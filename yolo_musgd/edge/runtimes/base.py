@@ -55,8 +55,13 @@ class Runtime:
     def open(
         cls, artifact: Artifact, threads: Optional[int], engine: Optional[str], precision: Optional[str]
     ) -> "Runtime":
-        """Load ``artifact``; the arguments are open_runtime's."""
-        return cls(artifact, threads or cpu_count(), precision)  # type: ignore[call-arg]
+        """Load ``artifact``; the arguments are open_runtime's, and a model without an output, say, is one line."""
+        try:
+            return cls(artifact, threads or cpu_count(), precision)  # type: ignore[call-arg]
+        except UserError:
+            raise
+        except Exception as error:  # every runtime has classes of its own
+            raise UserError("{} cannot open {}: {}".format(cls.name, artifact.model, first_line(error)))
 
     def __init__(self, artifact: Artifact) -> None:
         self.input_shape: Tuple[int, ...] = (1, artifact.channels) + artifact.imgsz

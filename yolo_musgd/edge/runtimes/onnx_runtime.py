@@ -31,7 +31,10 @@ class OnnxRuntime(Runtime):
         tensor = self._session.get_inputs()[0]
         self._feed = tensor.name
         self._half = "float16" in tensor.type
-        self._fetch = [self._session.get_outputs()[0].name]
+        outputs = self._session.get_outputs()
+        if not outputs:
+            raise UserError("{} has no output".format(artifact.model))
+        self._fetch = [outputs[0].name]
         self.detail = {"provider": "CPUExecutionProvider"}
 
     def _options(self) -> Any:

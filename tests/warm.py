@@ -87,6 +87,8 @@ def serve(folder: Path) -> tuple[list[str], dict[str, str], str]:
         listener.bind(str(folder / "server"))
         listener.listen()
         for name in LARGE:
+            if name == "torch._dynamo" and not hasattr(import_module("torch"), "accelerator"):
+                continue  # before 2.6 it starts a thread, which a fork would lose
             with contextlib.suppress(ImportError):
                 import_module(name)
         gc.freeze()  # what lives by now is not looked at again, which a command would do twice when it ends

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from ultralytics.utils import metrics
 
 from yolo_musgd.edge.__main__ import main as command
 from yolo_musgd.export.accuracy import evaluate
@@ -19,6 +20,7 @@ from yolo_musgd.export.splits import read_splits
 
 pytestmark = pytest.mark.shared
 COUNT = 24
+AS_TODAY = hasattr(metrics, "_AP_X")  # Ultralytics 8.4.0 matches boxes and ends the precision curve in another way
 
 
 def mixed_rows(folder: Path) -> None:
@@ -336,6 +338,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.skipif(not AS_TODAY, reason="this release counts hits otherwise than today's `yolo val`, which we follow")
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda s: s.__name__)
 def test_the_same_figure(
     situation: Callable[[Path], None], photographs: Path, real_graph: Path, tmp_path: Path

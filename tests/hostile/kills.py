@@ -314,15 +314,14 @@ class Range:
 
     @staticmethod
     def _trained(project: Path) -> Any:
-        import polars
-
         from yolo_musgd.train.records import read_steps
 
         folder = project / "out"
-        rows = polars.read_csv(folder / "results.csv")
+        with open(folder / "results.csv", newline="") as file:  # Polars' threads would not outlive the next fork
+            epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
         steps = read_steps(folder / "optimizer_steps.csv.gz")
         names = sorted(p.name for p in folder.iterdir() if p.name.startswith("optimizer") and p.suffix != ".part")
-        return rows["epoch"].to_list(), steps["epoch"].tolist(), steps["step"].tolist(), names
+        return epochs, steps["epoch"].tolist(), steps["step"].tolist(), names
 
     @staticmethod
     def _train_on(project: Path) -> list[str]:

@@ -67,7 +67,7 @@ def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed
     torch.manual_seed(seed)
     try:
         model: Any = YOLO(name if name.endswith(".yaml") else f"{name}.yaml").model
-    except FileNotFoundError as error:
+    except OSError as error:  # no such file, or no such name
         raise UserError(f"models={name} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m") from error
     model.args = get_cfg()
     model.train()

@@ -27,9 +27,8 @@ import types
 from importlib import import_module
 from pathlib import Path
 
-LARGE = (
-    "torch", "torch._dynamo", "torchvision", "cv2", "matplotlib.pyplot", "scipy.stats", "ray", "onnx", "torch_pruning",
-)  # fmt: skip
+LARGE = ("torch", "cv2", "matplotlib.pyplot", "scipy.stats", "ray", "onnx")
+LATER = ("torch._dynamo", "torchvision", "torch_pruning")  # before PyTorch 2.6 they start a thread, which a fork loses
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 CLIENT = """#!{python} -IS
@@ -86,9 +85,8 @@ def serve(folder: Path) -> tuple[list[str], dict[str, str], str]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "server"))
         listener.listen()
-        for name in LARGE:
-            if name == "torch._dynamo" and not hasattr(import_module("torch"), "accelerator"):
-                continue  # before 2.6 it starts a thread, which a fork would lose
+        threads = not hasattr(import_module("torch"), "accelerator")
+        for name in LARGE if threads else (*LARGE, *LATER):
             with contextlib.suppress(ImportError):
                 import_module(name)
         gc.freeze()  # what lives by now is not looked at again, which a command would do twice when it ends

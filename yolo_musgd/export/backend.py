@@ -129,6 +129,10 @@ class Backend:
         """Make the quantized model with ``layers`` in float below ``folder``; returns the model file."""
         raise NotImplementedError
 
+    def _float_layers(self, plan: QuantizationPlan) -> tuple[str, ...]:
+        """Nodes that are in float in any case."""
+        return self.graph.float_layers(plan)
+
     def _examined(self) -> dict[str, Any]:
         """Evidence that only this runtime has."""
         return {}
@@ -146,7 +150,7 @@ class Backend:
             job.limits,
             graph.loaded.runtime,
         )
-        return guard.run(graph.float_layers(plan), (lambda: graph.rank(plan)) if job.settings.search else None)
+        return guard.run(self._float_layers(plan), (lambda: graph.rank(plan)) if job.settings.search else None)
 
     def _copy(self, model: Path) -> None:
         """Copied, not moved: the runtime has the file open."""

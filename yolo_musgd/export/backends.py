@@ -41,6 +41,9 @@ class OnnxRuntimeBackend(Backend):
         folder.mkdir()
         return quantize(plan, folder / "model.onnx", self.graph.ranges, self.job.variant, layers)
 
+    def _float_layers(self, plan: QuantizationPlan) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*super()._float_layers(plan), *plan.first]))
+
     def _examined(self) -> dict[str, Any]:
         facts = self._graph_facts()
         fused = facts.get("fused")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolo_musgd.edge.runtimes import fusion
 
 _ELEMENTWISE = ("Mul", "Add", "Sub", "Div")
+_ACTIVATIONS = ("Sigmoid", "Mul", "Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid")
+_MOVING = ("Split", "Resize", "MaxPool", "Reshape", "Transpose", "Slice")
+"""Operators whose outputs are some of the values of their first input."""
 
 
 class HeadParts(NamedTuple):
@@ -56,6 +59,38 @@ def head_parts(graph: Any) -> HeadParts:
                     decode.add(follower.name)
                     waiting.append(follower)
     return HeadParts(tuple(n.name for n in last), tuple(n.name for n in graph.node if n.name in decode))
+
+
+def first_layer(graph: Any) -> tuple[str, ...]:
+    """Names of the convolutions that read the image, and of the activation after them."""
+    images = {i.name for i in graph.input} - {i.name for i in graph.initializer}  # old files list both
+    found, carried = [], set()
+    for node in graph.node:
+        if (node.op_type == "Conv" and node.input[0] in images) or (
+            node.op_type in _ACTIVATIONS and carried.intersection(node.input)
+        ):
+            found.append(node.name)
+            carried.update(node.output)
+    return tuple(found)
+
+
+def shared_scales(graph: Any, nodes: Collection[str]) -> list[set[str]]:
+    """Groups of tensors that one scale makes free to join and to move: what a Concat reads and writes.
+
+    Args:
+        graph: ``onnx.GraphProto``.
+        nodes: names of those that are quantized.
+
+    Returns:
+        Names of tensors; no tensor is in two groups.
+    """
+    groups: list[set[str]] = []
+    for node in graph.node:
+        if node.name in nodes and node.op_type in ("Concat", *_MOVING):
+            group = {*(node.input if node.op_type == "Concat" else node.input[:1]), *node.output}
+            apart = [other for other in groups if other.isdisjoint(group)]
+            groups = [*apart, group.union(*(other for other in groups if not other.isdisjoint(group)))]
+    return groups
 
 
 def constant_operand_nodes(graph: Any) -> list[str]:

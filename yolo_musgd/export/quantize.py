@@ -10,7 +10,8 @@ universal-all  int8, zero   float      all               ONNX Runtime on ARM64; 
 x86            uint8        int32      all               ONNX Runtime on x86, whose fast kernels are for unsigned
 =============  ===========  =========  ================  ==============================================================
 
-Weights are symmetric INT8 per output channel; the decoding after the head's last convolutions stays in float.
+Weights are symmetric INT8 per output channel; the decoding after the head's last convolutions stays in float. In the
+variant x86 all that a Concat joins has one scale, so that ONNX Runtime copies bytes in place of rescaling them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolo_musgd.export.calibration import Ranges, as_tensors_data
-from yolo_musgd.export.onnx_graph import constant_operand_nodes, head_parts
+from yolo_musgd.export.onnx_graph import constant_operand_nodes, first_layer, head_parts, shared_scales
 
 
 class Variant(NamedTuple):
@@ -30,12 +31,13 @@ class Variant(NamedTuple):
     signed: bool
     quantize_bias: bool
     operators: tuple[str, ...]  # empty: all that the quantizer knows
+    for_x86: bool = False  # one scale at each Concat, and a first layer in float: measured on x86 only
 
 
 VARIANTS = {
     "universal": Variant(True, False, ("Conv", "MatMul")),
     "universal-all": Variant(True, False, ()),
-    "x86": Variant(False, True, ()),
+    "x86": Variant(False, True, (), True),
 }
 
 
@@ -46,6 +48,9 @@ class QuantizationPlan(NamedTuple):
     candidates: tuple[str, ...]  # nodes that may be quantized
     last: tuple[str, ...]  # the head's last convolutions
     decode: tuple[str, ...]  # what follows them
+    first: tuple[
+        str, ...
+    ] = ()  # layer that reads the image, where ONNX Runtime's float kernel for it is the faster one
 
 
 def make_plan(model: Path, variant: str) -> QuantizationPlan:
@@ -57,7 +62,8 @@ def make_plan(model: Path, variant: str) -> QuantizationPlan:
     never = set(parts.decode) | (set(constant_operand_nodes(graph)) if VARIANTS[variant].signed else set())
     operators = set(VARIANTS[variant].operators or _all_operators())
     names = tuple(n.name for n in graph.node if n.op_type in operators and n.name not in never)
-    return QuantizationPlan(model, names, parts.last, parts.decode)
+    first = first_layer(graph) if VARIANTS[variant].for_x86 else ()
+    return QuantizationPlan(model, names, parts.last, parts.decode, first)
 
 
 def _all_operators() -> list[str]:
@@ -86,6 +92,8 @@ def quantize(plan: QuantizationPlan, path: Path, ranges: Ranges, variant: str, f
     kind, kept = VARIANTS[variant], set(float_layers)
     nodes = [name for name in plan.candidates if name not in kept]
     source = load_model_with_shape_infer(plan.model)
+    if kind.for_x86:
+        ranges = _with_shared_scales(ranges, shared_scales(source.graph, set(nodes)))
     quantizer = QDQQuantizer(
         source,
         per_channel=True,
@@ -114,3 +122,13 @@ def quantize(plan: QuantizationPlan, path: Path, ranges: Ranges, variant: str, f
     made.metadata_props.extend(onnx.load(str(plan.model), load_external_data=False).metadata_props)
     onnx.save(made, str(path))
     return path
+
+
+def _with_shared_scales(ranges: Ranges, groups: Iterable[set[str]]) -> Ranges:
+    """The ranges, each as wide as the widest of its group."""
+    out = dict(ranges)
+    for group in groups:
+        known = [ranges[name] for name in group if name in ranges]
+        for name in group & ranges.keys():
+            out[name] = min(low for low, _ in known), max(high for _, high in known)
+    return out

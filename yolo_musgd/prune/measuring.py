@@ -100,7 +100,8 @@ class Exported:
         variant = "universal-all" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
         images = calibration_set(read_splits(self._data), RANGE_IMAGES)
         ranges = collect_ranges(path, images, self._imgsz, "minmax", 100)
-        return quantize(make_plan(path, variant), path.with_name("int8.onnx"), ranges, variant, ())
+        plan = make_plan(path, variant)
+        return quantize(plan, path.with_name("int8.onnx"), ranges, variant, (*plan.last, *plan.first))
 
 
 def times(base: Exported, model: Exported, runtime: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import constant_operand_nodes, count_fused, head_parts, layer_groups, shared_scales
 from yolo_musgd.export.quantize import VARIANTS, QuantizationPlan, make_plan, quantize
 from yolo_musgd.export.tensorrt_graph import save_half, trial_build, unsupported
+from yolo_musgd.export.upsampling import copy_pixels
 
 Quantized = dict[str, tuple[QuantizationPlan, Path]]
 
@@ -167,6 +168,69 @@ def test_a_shared_scale_reaches_through_what_only_moves_values() -> None:
     ]
     groups = shared_scales(helper.make_graph(nodes, "g", [], []), {"split", "resize", "concat", "conv", "other"})
     assert sorted(map(sorted, groups)) == [["a", "b", "c", "d", "e", "f"], ["g", "h", "i"]]
+
+
+def test_upsampling_as_copies_gives_the_same_bytes(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """The oracle is ONNX Runtime's own Resize in the graph that the quantizer made."""
+    import onnxruntime as ort
+
+    ranges, blob = ranges_of(graphs["raw"]), np.random.default_rng(1).random((1, 3, 64, 64), dtype=np.float32)
+    plan, found = make_plan(graphs["raw"], "x86"), []
+    for k, replace in enumerate((True, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            if not replace:
+                patch.setattr("yolo_musgd.export.quantize.copy_pixels", lambda *_: 0)
+            path = quantize(plan, tmp_path / f"{k}.onnx", ranges, "x86", plan.last)
+        onnx.checker.check_model(str(path), full_check=True)
+        assert [n.op_type for n in onnx.load(str(path)).graph.node].count("Resize") == (0 if replace else 2)
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {"images": blob})[0])
+    np.testing.assert_array_equal(*found)
+
+
+def resizing(mode: str, coordinates: str, scales: list[float], last_scale: float = 0.5) -> onnx.GraphProto:
+    """A Resize of (1, 2, 3, 5) bytes between Q/DQ nodes."""
+    values = {"s": np.float32(0.5), "s2": np.float32(last_scale), "z": np.uint8(3), "k": np.float32(scales)}
+    options = {"mode": mode, "coordinate_transformation_mode": coordinates, "nearest_mode": "floor"}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s", "z"], ["f"], name="dq"),
+        helper.make_node("Resize", ["f", "", "k"], ["g"], name="resize", **options),
+        helper.make_node("QuantizeLinear", ["g", "s2", "z"], ["y"], name="q"),
+    ]
+    large = [int(n * k) for n, k in zip((1, 2, 3, 5), scales, strict=True)]
+    ends = [helper.make_tensor_value_info(n, TensorProto.UINT8, s) for n, s in (("x", [1, 2, 3, 5]), ("y", large))]
+    constants = [numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()]
+    return helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+
+
+@pytest.mark.parametrize("scales", [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 3.0, 2.0]])
+def test_upsampling_as_copies_against_numpy(scales: list[float]) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    graph = resizing("nearest", "asymmetric", scales)
+    assert copy_pixels(graph, {"g": (1, 2, 3 * int(scales[2]), 5 * int(scales[3]))}) == 1
+    assert {n.op_type for n in graph.node} == {"Transpose", "Reshape", "Expand"}
+    x = np.arange(30, dtype=np.uint8).reshape(1, 2, 3, 5)
+    (y,) = ReferenceEvaluator(helper.make_model(graph)).run(None, {"x": x})
+    np.testing.assert_array_equal(y, x.repeat(int(scales[2]), 2).repeat(int(scales[3]), 3))
+
+
+@pytest.mark.parametrize(
+    ("graph", "shape"),
+    [
+        (resizing("linear", "asymmetric", [1.0, 1.0, 2.0, 2.0]), (1, 2, 6, 10)),
+        (resizing("nearest", "half_pixel", [1.0, 1.0, 2.0, 2.0]), (1, 2, 6, 10)),
+        (resizing("nearest", "asymmetric", [1.0, 1.0, 1.5, 2.0]), (1, 2, 6, 10)),
+        (resizing("nearest", "asymmetric", [1.0, 2.0, 2.0, 2.0]), (1, 2, 6, 10)),
+        (resizing("nearest", "asymmetric", [1.0, 1.0, 2.0, 2.0], last_scale=0.25), (1, 2, 6, 10)),
+        (resizing("nearest", "asymmetric", [1.0, 1.0, 2.0, 2.0]), (1, 2, 0, 10)),
+    ],
+    ids=["linear", "other places", "no whole number", "channels", "another scale", "unknown shape"],
+)
+def test_other_upsampling_is_left_alone(graph: onnx.GraphProto, shape: tuple[int, ...]) -> None:
+    before = graph.SerializeToString()
+    assert copy_pixels(graph, {"g": shape}) == 0
+    assert graph.SerializeToString() == before
 
 
 def test_metadata_survives(graphs: dict[str, Path], quantized: Quantized) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from yolo_musgd.export.calibration import Ranges, as_tensors_data
 from yolo_musgd.export.onnx_graph import constant_operand_nodes, first_layer, head_parts, shared_scales
+from yolo_musgd.export.upsampling import copy_pixels
 
 
 class Variant(NamedTuple):
@@ -31,7 +32,7 @@ class Variant(NamedTuple):
     signed: bool
     quantize_bias: bool
     operators: tuple[str, ...]  # empty: all that the quantizer knows
-    for_x86: bool = False  # one scale at each Concat, and a first layer in float: measured on x86 only
+    for_x86: bool = False  # what was timed on x86 only: one scale at a Concat, upsampling as copies, first layer float
 
 
 VARIANTS = {
@@ -118,6 +119,8 @@ def quantize(plan: QuantizationPlan, path: Path, ranges: Ranges, variant: str, f
         logging.root.setLevel(before)
     quantizer.model.topological_sort()  # which ONNX asks for and not every reader does without
     made: Any = quantizer.model.model
+    if kind.for_x86:
+        copy_pixels(made.graph, _shapes(source.graph))
     del made.metadata_props[:]
     made.metadata_props.extend(onnx.load(str(plan.model), load_external_data=False).metadata_props)
     onnx.save(made, str(path))
@@ -132,3 +135,7 @@ def _with_shared_scales(ranges: Ranges, groups: Iterable[set[str]]) -> Ranges:
         for name in group & ranges.keys():
             out[name] = min(low for low, _ in known), max(high for _, high in known)
     return out
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in graph.value_info}

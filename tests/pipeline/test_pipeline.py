@@ -190,6 +190,45 @@ def test_the_page_of_other_pipelines(pipeline):
     assert "search for the layers" in text
 
 
+@pytest.mark.parametrize(
+    ("pruned", "said"),
+    [
+        ("pruned FP32", "Pruning and fine-tuning: "),
+        ("ReLU FP32", "ReLU and fine-tuning: "),
+        ("pruned ReLU FP32", "Pruning, ReLU and fine-tuning: "),
+    ],
+)
+def test_each_change_is_called_by_its_name(pruned, said):
+    rows = [{"role": r, "precision": "fp32", "map50_95": 0.5, "size_bytes": 9, "latency_ms_p50": 3.0} for r in
+            ("base", "pruned")]  # fmt: skip
+    assert pipeline_report.headline({"rows": rows, "labels": {"pruned": pruned}})[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("pruned", "curve", "advised"),
+    [(0.46, [0.3, 0.4, 0.46], True), (0.46, [0.3, 0.46, 0.45], False), (0.545, [0.3, 0.4, 0.5], False),
+     (0.46, [0.46], False), (0.46, [], False), (None, [0.3, 0.4], False)],
+    ids=["rising", "past its best", "hardly lost", "one epoch", "none", "not pruned"],
+)  # fmt: skip
+def test_more_epochs_are_advised_where_the_last_one_was_the_best(pruned, curve, advised):
+    rows = [{"role": "base", "map50_95": 0.55}, {"role": "final", "map50_95": 0.4}]
+    if pruned is not None:
+        rows.insert(1, {"role": "pruned", "map50_95": pruned})
+    notes = pipeline_report._still_rising(rows, curve)
+    assert bool(notes) == advised
+    assert not notes or ("0.090" in notes[0] and "finetune_epochs=" in notes[0])
+
+
+def test_the_teachers_part_is_no_part_of_the_drawn_losses(monkeypatch):
+    """With it the training's line lay far above that of val, which has none, and looked like overfitting."""
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, x, y, *_, **__: drawn.append(list(y)))
+    columns = {"metrics/mAP50-95(B)": [0.1, 0.2], "train/box_loss": [2.0, 1.0], "train/dis_loss": [9.0, 8.0],
+               "val/box_loss": [3.0, 2.0], "val/dis_loss": [0.0, 0.0]}  # fmt: skip
+    svg.curves([("fine-tuning", columns)])
+    assert drawn == [[0.1, 0.2], [2.0, 1.0], [3.0, 2.0]]
+
+
 def test_pictures_follow_the_pages_ink():
     table = [{"before": 32, "after": 16}, {"before": 64, "after": 64}]
     text = svg.layers(table)

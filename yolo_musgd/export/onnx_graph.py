@@ -64,7 +64,8 @@ def head_parts(graph: Any) -> HeadParts:
 def first_layer(graph: Any) -> tuple[str, ...]:
     """Names of the convolutions that read the image, and of the activation after them."""
     images = {i.name for i in graph.input} - {i.name for i in graph.initializer}  # old files list both
-    found, carried = [], set()
+    found: list[str] = []
+    carried: set[str] = set()
     for node in graph.node:
         if (node.op_type == "Conv" and node.input[0] in images) or (
             node.op_type in _ACTIVATIONS and carried.intersection(node.input)

@@ -26,11 +26,13 @@ from yolo_musgd.tables import markdown_table, render
 from yolo_musgd.train.records import STEPS_FILE, read_steps
 
 HTML, JSON = "report.html", "report.json"
+ACTIVATION_NAMES = {"relu": "ReLU", "relu6": "ReLU6", "hardswish": "Hardswish", "silu": "SiLU"}
+WORTH_A_NOTE = 0.01  # mAP50-95 lost, above what is noise
 
 
 @dataclass(frozen=True)
 class FinishedPipeline:
-    """A finished finished.
+    """A pipeline that is finished.
 
     Attributes:
         settings: as given.
@@ -57,7 +59,9 @@ class FinishedPipeline:
     def labels(self) -> dict[str, str]:
         """What the models of the final table are called."""
         done = ["pruned"] if self.plan.cut else []
-        final = " ".join([*done, self.settings.activation] if self.settings.activation else done) or "base"
+        if self.settings.activation:
+            done.append(ACTIVATION_NAMES[self.settings.activation])
+        final = " ".join(done) or "base"
         return {
             "base": "base FP32",
             "pruned": f"{final} FP32",
@@ -102,7 +106,11 @@ def collect(finished: FinishedPipeline) -> dict[str, Any]:
         "pruning": _pruning(pruned) if pruned else None,
         "quantization": _quantization(final),
         "bench": _bench(finished.json(names.bench, "bench/bench.json")),
-        "notes": finished.runner.notes + _left_out(measured) + _resumed(finished) + _busy(finished),
+        "notes": finished.runner.notes
+        + _left_out(measured)
+        + _resumed(finished)
+        + _busy(finished)
+        + _still_rising(measured["rows"], _finetuning_curve(finished)),
         "steps": _steps(finished),
         "machine": system.identity(),
         "versions": versions(),
@@ -165,6 +173,23 @@ def _resumed(finished: FinishedPipeline) -> list[str]:
         "an uninterrupted training would have ended near this, not exactly here"
         for s in _steps(finished)
         if s["interrupted_after_epoch"]
+    ]
+
+
+def _finetuning_curve(finished: FinishedPipeline) -> Sequence[float]:
+    """MAP50-95 on val after each epoch of fine-tuning; empty without one."""
+    run = finished.runner.place(dag.Names(finished.plan).finetune) / "run"
+    return read_results(run / "results.csv").get("metrics/mAP50-95(B)", []) if finished.plan.prunes else []
+
+
+def _still_rising(rows: Sequence[Mapping[str, Any]], curve: Sequence[float]) -> list[str]:
+    """Advice where fine-tuning ended too early."""
+    lost = rows[0]["map50_95"] - next((row["map50_95"] for row in rows if row["role"] == "pruned"), rows[0]["map50_95"])
+    if lost <= WORTH_A_NOTE or len(curve) < 2 or max(curve) > curve[-1]:
+        return []
+    return [
+        f"Fine-tuning gave back all but {lost:.3f} mAP50-95 and was best at its last epoch, so more of them may bring "
+        "more: give finetune_epochs= a larger number"
     ]
 
 
@@ -254,7 +279,7 @@ def headline(figures: Mapping[str, Any]) -> list[str]:
     rows: Sequence[Mapping[str, Any]] = figures["rows"]
     lines = []
     for old, new in pairwise(rows):
-        changed = figures["labels"]["pruned"].removesuffix(" FP32")
+        changed = figures["labels"]["pruned"].removesuffix(" FP32").replace("pruned ", "pruning, ")
         done = "Pruning" if changed == "pruned" else changed[0].upper() + changed[1:]
         what = f"{done} and fine-tuning" if new["role"] == "pruned" else f"{new['precision'].upper()}"
         lines.append(

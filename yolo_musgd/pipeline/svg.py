@@ -74,7 +74,8 @@ def curves(parts: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str | 
             marker = "." if len(x) < 3 else None
             top.plot(x, columns[metric], color=colour, lw=2, label=name, marker=marker)
             for kind, style in (("train", "-"), ("val", "--")):
-                losses = [np.array(v) for k, v in columns.items() if k.startswith(f"{kind}/") and k.endswith("_loss")]
+                kinds = [k for k in columns if k.startswith(f"{kind}/") and k.endswith("_loss")]
+                losses = [np.array(columns[k]) for k in kinds if k != f"{kind}/dis_loss"]  # a teacher's, in train only
                 if losses:
                     low.plot(
                         x, np.sum(losses, axis=0), style, color=colour, lw=1.5, label=f"{name}, {kind}", marker=marker

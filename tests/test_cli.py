@@ -30,6 +30,9 @@ def test_usage_names_every_command(run):
         (["hlep"], "did you mean help?"),
         (["doctor", "verbose"], "'verbose' is not key=value; see: yolo-musgd help doctor"),
         (["doctor", "x=1"], "yolo-musgd doctor has no argument 'x'"),
+        (["export", "best.pt"], "'best.pt' is not key=value, did you mean model=best.pt?; see: yolo-musgd help export"),
+        (["compare", "mine.yaml"], "'mine.yaml' is not key=value, did you mean data=mine.yaml?"),
+        (["export", "--target", "x86"], "'--target' is not key=value: write target=... as one word"),
     ],
 )
 def test_bad_words_exit_2_with_one_line(run, words, message):
@@ -124,6 +127,20 @@ def test_a_full_or_closed_disk_is_one_line(error, capsys):
 
     assert cli.exit_code(work) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [("prune", "model= is required"), ("compare", "a comparison needs data=")]
+)
+def test_what_must_be_given_is_asked_for_before_torch_is_loaded(command, message):
+    code = (
+        "import sys; from yolo_musgd import cli; code = cli.main([sys.argv[1]]); "
+        "print('torch' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("command", ["prune", "steptime", "demo"])

@@ -158,7 +158,7 @@ COMMANDS: dict[str, Command] = {
         options="yolo_musgd.export.bundle:OPTIONS",
         group=BOARD,
         examples=(
-            "bundle model=runs/export/exp/best_int8_onnxruntime_model target=raspberry-pi-5",
+            "bundle model=runs/export/exp/best_int8_onnx_model target=raspberry-pi-5",
             "bundle model=best.onnx target=x86 samples=photos",
         ),
         page="raspberry-pi.md",

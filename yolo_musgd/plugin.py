@@ -13,6 +13,7 @@ What is touched, and why:
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.options import nearest
 from yolo_musgd.train.settings import missing_keys, plugin_keys
 
 TARGETS = ("ultralytics.utils.checks", "ultralytics.cfg", "ultralytics.engine.model")  # as in _autoload.py
@@ -252,8 +254,24 @@ def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
         except UserError as error:
             print(f"yolo-musgd: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        except SyntaxError as error:
+            said = _slip(str(error))
+            if said is None:
+                raise
+            print(f"yolo-musgd: {said}", file=sys.stderr)
+            raise SystemExit(2) from None
 
     return polite
+
+
+def _slip(refused: str) -> str | None:
+    """What to say of a word that the host refuses, where it is ours: a key of the plugin's, or a recipe's name."""
+    recipe = re.match("'cfg=([^']*)'", refused)
+    if recipe:
+        near = nearest(recipe[1], [Path(name).stem for name in resources.recipe_names("train")])
+        return f"cfg={recipe[1]} cannot be read; did you mean cfg={near}?" if near else None
+    line = refused.strip().partition("\n")[0]
+    return line.strip() if any(re.search(rf"['\[ ]{key}[=']", line) for key in plugin_keys()) else None
 
 
 @_once

@@ -102,7 +102,9 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
             or (below is not None and value >= below)
             or (kind is int and value != int(value))
         ):
-            raise SettingsError(f"{name} must be {_range_text(meta)}, got {short(value)}; the default is {default}")
+            raise SettingsError(
+                f"{name} must be {_range_text(meta)}, got {short(value)}{_instead(value, default, meta)}"
+            )
         return kind(value)
     if meta["choices"] is not None:
         text = str(value).lower()
@@ -112,6 +114,13 @@ def check_value(name: str, value: Any, default: Any, meta: Mapping[str, Any]) ->
             raise SettingsError(f"{name} must be one of {', '.join(meta['choices'])}, got {value!r}{hint}")
         return text
     return str(value)
+
+
+def _instead(value: Any, default: Any, meta: Mapping[str, Any]) -> str:
+    """What to write instead of a number out of range: the same with a minus (flops=0.4), or the default."""
+    low, high = meta["low"], meta["high"] if meta["below"] is None else meta["below"]
+    turned = isinstance(value, float) and low is not None and high is not None and low <= -value < min(high, 0)
+    return f"; did you mean {-value:g}?" if turned else "" if default is None else f"; the default is {default}"
 
 
 def short(value: Any) -> str:

@@ -319,6 +319,7 @@ def test_several_artifacts_race_on_the_board(tmp_path: Path) -> None:
         ["sh", "run.sh", *quick], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: ") == 1  # what the script types itself is no advice
     choice = json.loads((folder / "models" / "choice.json").read_text())
     assert choice["model"] in ("one", "two")
     bench = json.loads((folder / "results" / "bench" / "bench.json").read_text())

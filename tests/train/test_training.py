@@ -320,6 +320,11 @@ def test_a_checkpoint_of_ours_works_without_the_plugin(cli_run, run, tiny_data, 
         (["optimizer=MuSGD", "adapt_factor=-1"], "adapt_factor"),
         (["optimizer=MuSGD", "norm_scope=tensors"], "did you mean tensor?"),
         (["optimizer=MuSGD", "data=nowhere.yaml"], "nowhere.yaml"),
+        (["optimizer=MuSGD", "adapt_facter=0.1"], "Similar arguments are i.e. ['adapt_factor=0.01']"),
+        (["cfg=quickstrat"], "cfg=quickstrat cannot be read; did you mean cfg=quickstart?"),
+        (["optimizer=musgd", "epochs=abc"], "'epochs=abc' is of invalid type str"),
+        (["optimizer=musgd", "lr0=abc"], "'lr0=abc' is of invalid type str"),
+        (["optimizer=musgd", "warmup_momentum=1.5"], "'warmup_momentum=1.5' is an invalid value"),
     ],
 )
 def test_bad_arguments_give_one_line_and_write_nothing(run, tiny_data, train_words, tmp_path, words, message):
@@ -356,6 +361,27 @@ def test_empty_labels_are_refused(run, train_words, tmp_path):
     assert done.returncode == 2, done.stdout + done.stderr
     assert "no object is labelled in" in done.stderr
     assert "4 images, 0 boxes" in done.stderr
+    assert not any((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("broken", ["no folder", "class ids out of range"])
+def test_labels_that_cannot_be_used_are_one_line(broken, run, train_words, tmp_path):
+    import shutil
+
+    from yolo_musgd.data.shapes import generate
+
+    data = generate(tmp_path / "set", {"train": 4, "val": 2}, size=64)
+    if broken == "no folder":
+        shutil.rmtree(data / "labels")
+    for label in (data / "labels").rglob("*.txt"):
+        label.write_text("7 0.5 0.5 0.2 0.2\n")
+    (data / "data.yaml").write_text(f"path: {data}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n")
+    words = (*train_words, f"data={data / 'data.yaml'}", "epochs=1", f"project={tmp_path / 'runs'}")
+    done = run("yolo", "train", "optimizer=MuSGD", *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("yolo-musgd: ")
+    assert "labels" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
     assert not any((tmp_path / "runs").iterdir())
 
 

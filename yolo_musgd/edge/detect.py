@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
@@ -233,9 +234,8 @@ class Tally:
         most = most or " (none with a score of {:g}, which conf= lowers)".format(conf)
         said = "{} objects on {} images{}, {:.1f} ms an image".format(total, self.frames, most, ms)
         figures = {"images": self.frames, "objects": total, "classes": self.counts, "ms_mean": round(ms, 3)}
-        return Result(
-            "detect", said, folder, {"detections": path}, figures, "{} bench model={}".format(program(), model)
-        )
+        following = "{} bench {}".format(program(), shlex.quote("model=" + model))
+        return Result("detect", said, folder, {"detections": path}, figures, following)
 
 
 def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> Result:

@@ -6,6 +6,7 @@ threads and file as the speed.
 
 import json
 import os
+import shlex
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -178,7 +179,7 @@ def main(args: List[str]) -> Result:
         images.tolerate(evaluator.left_out, len(labelled))
     else:
         said = _say(content["result"], evaluator.left_out, ", partial")
-    following = "{} bench model={}".format(program(), chosen.model)
+    following = "{} bench {}".format(program(), shlex.quote("model=" + chosen.model))
     code = EXIT_INTERRUPTED if partial else EXIT_DONE
     return Result("val", said, folder.path, {"val": path}, content["result"], following, code)
 

@@ -1,6 +1,7 @@
 """``key=value`` arguments: the same habit as Ultralytics' command line, with the nearest key in the error."""
 
 import difflib
+import os
 import re
 from types import SimpleNamespace
 from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Tuple
@@ -80,7 +81,9 @@ def pairs(
         key = key.lstrip("-")
         if not equals:
             if positional is None or positional in found:
-                raise UserError("{!r} is not key=value; see: {}".format(word, see or command + " help"))
+                raise UserError(
+                    "{!r} is not key=value{}; see: {}".format(word, _meant(word, known), see or command + " help")
+                )
             key, value = positional, word
         if key not in known:
             near = nearest(key, known)
@@ -94,6 +97,15 @@ def pairs(
             raise UserError("{}: {}= is given twice".format(command, key))
         found[key] = value
     return found
+
+
+def _meant(word: str, known: Collection[str]) -> str:
+    """Return what a word without ``=`` was probably meant to be, as the middle of an error."""
+    bare = word.lstrip("-")
+    key = {".pt": "model", ".onnx": "model", ".yaml": "data"}.get(os.path.splitext(bare)[1])
+    if bare in known:  # --target x86
+        return ": write {}=... as one word".format(bare)
+    return ", did you mean {}={}?".format(key, bare) if key in known else ""
 
 
 def text(value: str) -> str:

@@ -48,7 +48,8 @@ class Result:
     def __str__(self) -> str:
         """Return the last lines: what was found, where it lies, what to type next."""
         where = self.files.get("page") or self.folder or ", ".join(self.files.values())
-        rows = [self.said, where and "results: " + where, self.next and "next: " + self.next]
+        following = self.next if os.environ.get("EDGE_NEXT") != "0" else ""  # a script that goes on by itself
+        rows = [self.said, where and "results: " + where, following and "next: " + following]
         return "\n".join(one_line(row) for row in rows if row)
 
     def __repr__(self) -> str:

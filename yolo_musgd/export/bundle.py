@@ -9,6 +9,7 @@ import contextlib
 import filecmp
 import gzip
 import os
+import shlex
 import shutil
 import sys
 import tarfile
@@ -256,5 +257,15 @@ def main(args: list[str]) -> Result:
         str(folder),
         {"bundle": str(made)},
         {"target": chosen.target, "size_mb": round(megabytes, 3)},
-        f"scp -r {made} <the board>:, and there: sh run.sh (README.md has the set-up)",
+        copy_over(made),
+    )
+
+
+def copy_over(made: Path) -> str:
+    """What to type to get a bundle's folder or archive to the board, and there."""
+    name = made.name.removesuffix(".tar.gz")
+    unpack = f"tar xzf {shlex.quote(made.name)} && " if made.name != name else ""
+    return (
+        f"scp -r {shlex.quote(str(made))} <the board>: and there: {unpack}cd {shlex.quote(name)} && sh run.sh "
+        "(README.md has the set-up)"
     )

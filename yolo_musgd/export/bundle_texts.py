@@ -29,9 +29,11 @@ def run_script(board: Target, model: str, judged: bool) -> str:
             'cd "$(dirname "$0")"',
             'PYTHON="${PYTHON:-python3}"',
             '"$PYTHON" edge.pyz doctor',
+            "export EDGE_NEXT=0  # what to type next is typed here",
             *([f'"$PYTHON" edge.pyz {_race_words(judged)}'] if model == MODELS else []),
             f'"$PYTHON" edge.pyz detect {model} source=samples project=results {_engine_words(board)}'.rstrip(),
             *([f'"$PYTHON" edge.pyz {_val_words(board, model, judged)}'] if judged else []),
+            "unset EDGE_NEXT",
             f'"$PYTHON" edge.pyz bench {model} source=samples project=results {board.bench} "$@"',
             "",
         ]
@@ -53,8 +55,8 @@ def _engine_words(board: Target) -> str:
 
 def _facts(artifact: Artifact) -> str:
     size = f"{artifact.imgsz[1]}x{artifact.imgsz[0]}"
-    precision = artifact.precision or "precision not told"
-    return f"{precision}, {size}, {len(artifact.names)} classes, sha256 `{artifact.sha256}`"
+    precision, count = artifact.precision or "precision not told", len(artifact.names)
+    return f"{precision}, {size}, {count} class{'es' * (count != 1)}, sha256 `{artifact.sha256}`"
 
 
 def readme(artifacts: list[Artifact], target: str, warnings: list[str], judged: bool) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import logging
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from yolo_musgd.export import profiling
 from yolo_musgd.export.accuracy import Accuracy
 from yolo_musgd.export.backend import Backend, Built
 from yolo_musgd.export.backends import BACKENDS, installed
-from yolo_musgd.export.bundle import make_bundle
+from yolo_musgd.export.bundle import copy_over, make_bundle
 from yolo_musgd.export.card import CARD, card, check_push, push
 from yolo_musgd.export.float_graph import FloatGraph
 from yolo_musgd.export.settings import ExportSettings, Job, check
@@ -202,12 +203,16 @@ def main(args: Mapping[str, str]) -> Result:
         "report": str(made.folder / "report.md")
     }
     files |= {f"bundle of {archive.name}": str(archive) for archive in archives}
-    copy = f"scp {archives[0]} <the board>:" if archives else f"yolo-musgd bundle model={best.folder}"
     figures = _figures(made, best)
-    return Result(
-        "export", _said(settings, figures), str(made.folder), files, figures,
-        copy if archives else f"{copy} target={settings.target}",
-    )  # fmt: skip
+    following = copy_over(archives[0]) if archives else _bundle_words(settings, made, best)
+    return Result("export", _said(settings, figures), str(made.folder), files, figures, following)
+
+
+def _bundle_words(settings: ExportSettings, made: ExportResult, best: Built) -> str:
+    """What packs the best artifact, with the images that judge it on the board where there are any."""
+    judges = made.folder / "val.json"
+    words = ["yolo-musgd", "bundle", f"model={best.folder}", f"target={settings.target}"]
+    return shlex.join(words + [f"val={judges}"] * judges.is_file())
 
 
 def _figures(made: ExportResult, best: Built) -> dict[str, Any]:

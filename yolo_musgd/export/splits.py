@@ -134,7 +134,7 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
         log.warning("every train image of %s is also in val: INT8 is judged by the images it was made for", splits.data)
         chosen = {sha256_of(file): file for file in waiting}
     elif leaked:
-        log.warning("%d train images of %s are in val too and do not calibrate", leaked, splits.data)
+        log.warning("train images of %s that are in val too do not calibrate: %d", splits.data, leaked)
     if len(chosen) < min(count, FEW_IMAGES):
         log.warning("only %d different images calibrate; 100 or more give steadier ranges", len(chosen))
     digest = hashlib.sha256("".join(sorted(chosen)).encode()).hexdigest()

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from yolo_musgd.settings import Settings, exist_ok, save_dir, setting
+from yolo_musgd.settings import Settings, SettingsError, exist_ok, save_dir, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,12 @@ class CompareSettings(Settings):
     )
     save_dir: str | None = save_dir()
     store: str | None = setting(None, "folder of the runs, shared by comparisons; by default project/store", kind=str)
+
+    def check_files(self) -> None:
+        """See `Settings.check_files`; something to compare on is needed, too."""
+        super().check_files()
+        if not self.protocol and not self.data:
+            raise SettingsError("a comparison needs data=, for example data=shapes.yaml, or protocol=quick")
 
 
 @dataclasses.dataclass(frozen=True)

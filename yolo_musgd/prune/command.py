@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -98,9 +99,11 @@ def _result(settings: PruneSettings, folder: Path) -> Result:
         + ("" if settings.epochs else " before any fine-tuning")
     )
     files = {"model": str(model), "report": str(folder / "report.md"), "layers": str(folder / "layers.png")}
-    following = f"yolo-musgd export model={model} target=raspberry-pi-5"
+    following = f"yolo-musgd export {shlex.quote(f'model={model}')} target=raspberry-pi-5"
     if not settings.epochs:
-        following = f"yolo train cfg={settings.cfg or 'default.yaml'} model={model} data={record['data']}"
+        following = shlex.join(
+            ["yolo", "train", f"cfg={settings.cfg or 'default.yaml'}", f"model={model}", f"data={record['data']}"]
+        )
     return Result("prune", said, str(folder), files, figures, following)
 
 

@@ -117,6 +117,12 @@ class PruneSettings(Settings):
         """See `read_settings`."""
         return read_settings(args)
 
+    def check_files(self) -> None:
+        """See `Settings.check_files`; the model is that of the run which ``resume`` goes on with, or must be given."""
+        super().check_files()
+        if not self.resume:
+            self.require("model")
+
 
 def read_settings(args: Mapping[str, str]) -> PruneSettings:
     """Settings from the command line and from the recipe that it names.

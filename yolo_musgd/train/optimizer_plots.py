@@ -54,7 +54,8 @@ def plot_steps(folder: Path, optimizer: str) -> Path | None:
             axis.margins(x=0)
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, borderaxespad=0.2)
-        title = f"{optimizer}: {n} steps, {int(steps['epoch'].max())} epochs"
+        epochs = int(steps["epoch"].max())
+        title = f"{optimizer}: {n} step{'s' * (n != 1)}, {epochs} epoch{'s' * (epochs != 1)}"
         figure.suptitle("\n".join(map(plot_text, [title, *findings(steps)])), x=0.01, ha="left", fontsize=11)
         _mark_epochs(axes, steps)
         axes[-1].set_xlabel("optimizer step (thin lines: epochs)")

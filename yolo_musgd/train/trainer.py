@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 import shutil
+import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -29,12 +32,17 @@ from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings
 from yolo_musgd.train.telemetry import Monitor
 
 PREFIX = "MuSGD"
+_NOTHING = re.compile(r"No (labels|valid images) found in ")  # the host's words
 HOME = "yolo_musgd.trainers"  # where pickle and DDP find the classes again
 _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of the host's groups; the rest is SGD's
 
 
 class DataError(UserError):
     """The data set cannot be trained on."""
+
+
+class ArgumentError(UserError, TypeError):
+    """An argument of Ultralytics' that it refused; a TypeError too, which it raises itself."""
 
 
 class MuSGDTrainerMixin:
@@ -173,7 +181,8 @@ class MuSGDTrainerMixin:
             LOGGER.warning(f"the optimizer's record cannot be read: {error}")
             return
         best = self.best if self.best.is_file() else self.last  # type: ignore[attr-defined]
-        for line in [*lines, f"next: yolo-musgd export model={best} target=raspberry-pi-5"] if lines else []:
+        following = f"next: yolo-musgd export {shlex.quote(f'model={best}')} target=raspberry-pi-5"
+        for line in [*lines, following] if lines else []:
             LOGGER.info(line)
 
     def _require_labels(self) -> None:
@@ -263,6 +272,14 @@ def _explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None)
     if isinstance(error, FileNotFoundError) and "Error loading data from" in str(error):
         reason, _, _ = remove_colorstr(str(error.__cause__ or error)).partition(" Supported formats")
         return DataError(f"data={args.get('data')}: {' '.join(reason.split())}")
+    if isinstance(error, (ValueError, RuntimeError)) and _NOTHING.search(str(error)):
+        reason, _, _ = remove_colorstr(str(error)).partition("See https")
+        return DataError(
+            f"data={args.get('data')}: {' '.join(reason.split())[:400].rstrip('.')}; "
+            "it needs a labels/ folder beside images/ with a .txt for each image, lines 'class x y width height'"
+        )
+    if isinstance(error, (TypeError, ValueError)) and traceback.extract_tb(error.__traceback__)[-1].name == "check_cfg":
+        return ArgumentError(str(error))
     return error
 
 

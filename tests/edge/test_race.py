@@ -138,6 +138,8 @@ def test_race_then_detect(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["race", models, *words]) == 0
     said = capsys.readouterr().out
     assert "fastest: " in said
+    assert f"detect {models} source=0" in said.splitlines()[-1]
+    assert said.splitlines()[-1].split()[1] in ("yolo-musgd", "python3")  # what to type, with the program
     report = json.loads((tmp_path / "out" / "race" / "race.json").read_text())
     assert len(report["entrants"]) == 4
     assert {entry["threads"] for entry in report["entrants"]} == {1, 2}

@@ -115,6 +115,12 @@ def test_steps_come_after_what_they_need(tmp_path):
             seen.add(step.name)
 
 
+def test_both_models_pictures_are_cut_at_the_score_that_the_page_names(tmp_path):
+    steps = {s.name: s for s in dag.steps_of(command._plan(settings(), DATA, None, Runner(tmp_path, {})))}
+    assert "conf=0.25" in steps["detect-before"].words  # an artifact has its own best threshold otherwise
+    assert "conf=0.25" in steps["detect-after"].words
+
+
 @pytest.mark.parametrize(
     ("chosen", "teacher", "needs", "inputs"),
     [

@@ -16,6 +16,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
 from yolo_musgd.edge.runtimes.artifact import MANIFEST
+from yolo_musgd.export.bundle import copy_over
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.lab.store import read_results
 from yolo_musgd.pipeline import dag, inputs
@@ -70,10 +71,7 @@ def main(args: Mapping[str, str]) -> Result:
         things = inputs.collect(settings, data, known, folder / CACHE)
         runner = Runner(folder, things, settings.resume_after, settings.verbose)
         write_whole(str(folder / "args.yaml"), yaml.safe_dump(settings.to_dict(), sort_keys=False))
-        print(
-            f"{folder}: {f'recipe {recipe}' if recipe else 'no recipe'}"
-            + (_in_a_line(choice, settings) if choice else "")
-        )
+        print(_title(settings, recipe, choice))
         try:
             if settings.max_hours is not None:
                 runner.run([dag.probe(_first_plan(settings, data, choice))])
@@ -99,10 +97,7 @@ def _result(finished: FinishedPipeline) -> Result:
     )
     archive = next(bundle.glob("edge-*.tar.gz"), bundle)
     files = {"page": str(folder / "report.html"), "figures": str(folder / "report.json"), "bundle": str(archive)}
-    return Result(
-        "pipeline", said, str(folder), files, figures,
-        f"scp {archive} <the board>:, unpack it there and type: sh run.sh",
-    )  # fmt: skip
+    return Result("pipeline", said, str(folder), files, figures, copy_over(archive))
 
 
 @contextmanager
@@ -225,6 +220,12 @@ def _in_a_line(choice: SizeChoice, settings: PipelineSettings) -> str:
     )
 
 
+def _title(settings: PipelineSettings, recipe: str | None, choice: SizeChoice | None) -> str:
+    """Where the results go, and what was chosen for the user."""
+    by = f": recipe {recipe}" if recipe else ""
+    return f"{settings.folder}{by}" + (_in_a_line(choice, settings) if choice else "")
+
+
 def _overview(
     runner: Runner, plan: dag.PipelinePlan, settings: PipelineSettings, recipe: str | None, choice: SizeChoice | None
 ) -> str:
@@ -235,10 +236,7 @@ def _overview(
         steps = [dag.probe(plan), *steps]
     states = runner.states(steps)
     width = max(len(s.name) for s in steps)
-    lines = [
-        f"{settings.folder}: {f'recipe {recipe}' if recipe else 'no recipe'}"
-        + (_in_a_line(choice, settings) if choice else "")
-    ]
+    lines = [_title(settings, recipe, choice)]
     for state in states:
         todo = f"to do, about {in_words(state.seconds)} ({state.reason})" if state.reason else "done"
         lines += [f"{state.step.name:{width}}  {todo}", f"{'':{width}}    {' '.join(state.step.words)}"]

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from yolo_musgd.export.accuracy import CONF
 from yolo_musgd.export.backends import BACKENDS
 from yolo_musgd.export.targets import load_target
 from yolo_musgd.pipeline.settings import PipelineSettings
@@ -213,6 +214,7 @@ def _after(plan: PipelinePlan, names: Names, contenders: list[str], final: str, 
             "detect",
             f"model={model}",
             "source={samples}/images",
+            f"conf={CONF}",  # both models' pictures show the same scores, whatever suits each
             threads,
             "project={out}",
             "name=out",

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -407,6 +408,78 @@ def test_a_lost_camera_is_shown(small_models: dict[str, Path]) -> None:
         served.stop()
 
 
+@contextlib.contextmanager
+def web_of(shared: Shared) -> Iterator[str]:
+    """The web side alone; the test is the detector. Gives the address."""
+    page = (REPO / "yolo_musgd/edge/web/page.html").read_text(encoding="utf-8")
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(listener, shared, {0: "dog"}, None, page)
+
+        def run() -> None:
+            while not stop.is_set():
+                server.turn(0.02)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            stop.set()
+            thread.join()
+            for connection in list(server.connections.values()):
+                server._drop(connection)
+
+
+def test_who_comes_while_the_model_loads_is_told_so_again_and_again() -> None:
+    shared = Shared(0.25)
+    with web_of(shared) as address, urllib.request.urlopen(f"{address}api/events", timeout=20) as events:
+
+        def state() -> str:
+            while not (line := events.readline()).startswith(b"data: "):
+                assert line
+            return json.loads(line[6:])["state"]
+
+        assert [state() for _ in range(3)] == ["starting"] * 3  # without a word from the detector
+        for status, expected in (
+            ({"waiting": None, "frames": 0}, "starting"),
+            ({"waiting": None, "frames": 1}, "live"),
+            ({"waiting": "it ended", "frames": 1}, "lost"),
+            ({"waiting": "no answer", "frames": 0}, "lost"),
+        ):
+            for _ in range(10):
+                time.sleep(0.15)  # more often than ten times a second nobody is told
+                shared.publish(status, 1, None)
+                if (found := state()) == expected:
+                    break
+            assert found == expected
+
+
+def test_the_page_says_starting_live_and_lost() -> None:
+    from live_browser import Browser
+
+    shared, frame = Shared(0.25), np.zeros((48, 64, 3), np.uint8)
+    status: dict[str, Any] = {"model": "m", "runtime": "r", "source": "0", "frames": 0, "waiting": None, "conf": 0.25}
+    state = "document.getElementById('state')?.textContent"
+    with web_of(shared) as address, Browser() as page:
+        page.open(address)
+        page.wait(f"{state} === 'Starting: loading the model'")
+        time.sleep(5)  # longer than the page waits for an answer
+        assert page.ask(f"[{state}, document.getElementById('state').className]") == [
+            "Starting: loading the model",
+            "",
+        ]
+        shared.publish(status | {"detections": []}, 0, None)
+        page.wait(f"{state} === 'Starting: waiting for the first frame'")
+        found = {"detections": [{"class": 0, "name": "dog", "score": 0.5, "box": [1, 2, 30, 40]}], "frames": 1}
+        shared.publish(status | found, 1, frame)
+        page.wait(f"{state} === 'Live'")
+        shared.publish(status | found | {"waiting": "no frame for 15 s"}, 1, None)
+        page.wait(f"{state} === 'Camera lost (no frame for 15 s); trying again'")
+        assert page.ask("document.getElementById('state').className") == "bad"
+        assert page.complaints() == []
+
+
 def test_a_frame_is_whole_or_not_there() -> None:
     shared = Shared(0.25)
     torn, stop = [], threading.Event()
@@ -517,6 +590,9 @@ def test_the_page_by_keyboard(served: Served) -> None:
         assert page.ask("document.activeElement.textContent") == "Pause picture"
         page.press(" ", 32)
         page.wait("document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
+        assert page.ask("document.getElementById('pause').textContent") == "Pause picture"  # a toggle keeps its name
+        page.wait("document.getElementById('state').textContent === 'Picture paused, detection goes on'")
+        page.wait("document.images[0].src.startsWith('data:') && document.images[0].naturalWidth === 640")  # and its end
         deadline = time.monotonic() + 10
         while served.status()["viewers"]:
             assert time.monotonic() < deadline

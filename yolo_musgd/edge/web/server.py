@@ -26,6 +26,7 @@ PROGRESS_SECONDS = 10.0  # in which a client must take something
 SNAPSHOT_SECONDS = 5.0
 LINGER_SECONDS = 1.0
 EVENTS_A_SECOND = 10.0
+STARTING_SECONDS = 1.0  # between two events while the detector starts
 SEND_BUFFER = 1 << 17  # bytes that the kernel keeps for a client
 WORDS = {
     200: "OK",
@@ -129,6 +130,8 @@ class Server:
                 if connection is not None:  # else closed by what came before it in this turn
                     self._serve(connection, mask)
         self._sweep()
+        if self.newest is None:  # a model may take minutes to load, and a page must not take that for a dead board
+            self._tell(STARTING_SECONDS)
         return True
 
     def _accept(self) -> None:
@@ -222,14 +225,19 @@ class Server:
         return b""
 
     def _events(self, request: Request, connection: Connection) -> bytes:
-        connection.feed = "events"
-        return opening("text/event-stream; charset=utf-8") + b"retry: 2000\n\n"
+        connection.feed, connection.seen = "events", self.event_number
+        return opening("text/event-stream; charset=utf-8") + b"retry: 2000\n\n" + self._as_event()
+
+    def _as_event(self) -> bytes:
+        return b"data: " + json.dumps(self.status()).encode() + b"\n\n"
 
     def status(self) -> Dict[str, Any]:
-        """Return the detector's status, with the number of viewers."""
+        """Return the detector's status, with the number of viewers and ``state``: starting, live or lost (the camera)."""
         viewers = sum(connection.feed == "stream" for connection in self.connections.values())
         content = self.newest.status if self.newest else {"waiting": "the detector is starting"}
-        return dict(content, viewers=viewers, conf=self.shared.conf)
+        lost = self.newest is not None and content.get("waiting")
+        state = "lost" if lost else "live" if content.get("frames") else "starting"
+        return dict(content, state=state, viewers=viewers, conf=self.shared.conf)
 
     def _status(self, request: Request, connection: Connection) -> bytes:
         return reply(200, json.dumps(self.status()).encode(), "application/json")
@@ -319,15 +327,19 @@ class Server:
         if taken.frame is not None and taken.number != self.picture_number and self.shared.viewers:
             self.picture = self._drawn(taken)
             self.picture_number = taken.number
+        self._tell(1 / EVENTS_A_SECOND)
+        return True
+
+    def _tell(self, pause: float) -> None:
+        """Give everybody what is new to them; an event at most every ``pause`` seconds."""
         now = time.monotonic()
-        if now - self._event_at >= 1 / EVENTS_A_SECOND:
+        if now - self._event_at >= pause:
             self._event_at = now
             self.event_number += 1
-            self.event = b"data: " + json.dumps(self.status()).encode() + b"\n\n"
+            self.event = self._as_event()
         for connection in list(self.connections.values()):
             if connection.feed not in ("", "done") and not connection.out and connection.client in self.connections:
                 self._write(connection)
-        return True
 
     def _drawn(self, taken: Published) -> bytes:
         step = float(taken.status.get("frame_step", 1))

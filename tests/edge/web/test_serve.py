@@ -592,7 +592,7 @@ def test_the_page_by_keyboard(served: Served) -> None:
         page.wait("document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
         assert page.ask("document.getElementById('pause').textContent") == "Pause picture"  # a toggle keeps its name
         page.wait("document.getElementById('state').textContent === 'Picture paused, detection goes on'")
-        page.wait("document.images[0].src.startsWith('data:') && document.images[0].naturalWidth === 640")  # and its end
+        page.wait("document.images[0].src.startsWith('data:') && document.images[0].naturalWidth === 640")
         deadline = time.monotonic() + 10
         while served.status()["viewers"]:
             assert time.monotonic() < deadline

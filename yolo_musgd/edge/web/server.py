@@ -232,7 +232,7 @@ class Server:
         return b"data: " + json.dumps(self.status()).encode() + b"\n\n"
 
     def status(self) -> Dict[str, Any]:
-        """Return the detector's status, with the number of viewers and ``state``: starting, live or lost (the camera)."""
+        """Return the detector's status, with the number of viewers and ``state``: starting, live, or lost."""
         viewers = sum(connection.feed == "stream" for connection in self.connections.values())
         content = self.newest.status if self.newest else {"waiting": "the detector is starting"}
         lost = self.newest is not None and content.get("waiting")

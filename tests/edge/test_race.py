@@ -133,13 +133,14 @@ def bundle(small_models: dict[str, Path], pictures: Path, tmp_path: Path) -> Pat
 def test_race_then_detect(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = str(bundle / "models")
     assert main(["detect", models, f"source={bundle}/samples"]) == 2
-    assert "let them race first" in capsys.readouterr().err
+    assert f"let them race first: yolo-musgd race {models}" in capsys.readouterr().err
     words = ["runtimes=onnxruntime", "threads=[1,2]", "rounds=2", "frames=3", f"project={tmp_path}/out"]
     assert main(["race", models, *words]) == 0
     said = capsys.readouterr().out
-    assert "fastest: " in said
-    assert f"detect {models} source=0" in said.splitlines()[-1]
-    assert said.splitlines()[-1].split()[1] in ("yolo-musgd", "python3")  # what to type, with the program
+    *_, found, results, following = said.splitlines()
+    assert found.startswith("fastest: ")
+    assert results == f"results: {tmp_path}/out/race"
+    assert following == f"next: yolo-musgd serve {models} source=0"
     report = json.loads((tmp_path / "out" / "race" / "race.json").read_text())
     assert len(report["entrants"]) == 4
     assert {entry["threads"] for entry in report["entrants"]} == {1, 2}

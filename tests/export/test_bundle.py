@@ -322,6 +322,12 @@ def test_several_artifacts_race_on_the_board(tmp_path: Path) -> None:
     assert done.stdout.count("next: ") == 1  # what the script types itself is no advice
     choice = json.loads((folder / "models" / "choice.json").read_text())
     assert choice["model"] in ("one", "two")
+    said, results, following, where = done.stdout.splitlines()[-4:]
+    assert re.match(rf"[\d.]+ frames a second on .* \({choice['runtime']}, {choice['threads']} thread", said)
+    assert results == "results: results/bench"
+    camera = "next: python3 edge.pyz serve models source=0"
+    assert following.startswith(f"{camera} # on a PC: yolo-musgd compare-bench results/bench/bench.json")
+    assert where == f"folder: {folder}"
     bench = json.loads((folder / "results" / "bench" / "bench.json").read_text())
     assert bench["runs"][0]["runtime"]["name"] == choice["runtime"]
     assert [run["runtime"]["threads"] for run in bench["runs"]] == [choice["threads"]]

@@ -16,7 +16,7 @@ from .files import Folder
 from .interrupts import terminated_as_interrupted
 from .pictures import library
 from .power import sampler, system
-from .result import Result
+from .result import Result, program, typed
 from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
@@ -209,7 +209,7 @@ def main(args: List[str]) -> Result:
         chosen.source = default_source(chosen.model)
     if chosen.source not in (None, "synthetic"):
         library.require()
-    swept = chosen.threads
+    swept, given = chosen.threads, chosen.model
     apply_choice(chosen, system.board_name(root()))
     chosen.threads = swept or (chosen.threads and [chosen.threads])
     artifact = open_artifact(chosen.model, chosen.imgsz)
@@ -221,7 +221,10 @@ def main(args: List[str]) -> Result:
             complete = _bench(bench, folder)
     finally:
         source.close()
-    return report.result(folder, bench.content, EXIT_DONE if complete else EXIT_INTERRUPTED)
+    following = "yolo-musgd compare-bench {} <another bench.json>".format(folder.join("bench.json"))
+    if program() != "yolo-musgd":
+        following = "{} # on a PC: {}".format(typed("serve", given, "source=" + kinds.usual_camera()), following)
+    return report.result(folder, bench.content, following, EXIT_DONE if complete else EXIT_INTERRUPTED)
 
 
 def _bench(bench: Bench, folder: Folder) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 
 from .errors import UserError
 from .files import read_json, write_whole
+from .result import typed
 from .runtimes.artifact import FORMATS, MANIFEST
 
 CHOICE = "choice.json"
@@ -49,7 +50,7 @@ def apply_choice(chosen: Any, board: Any) -> None:
     path = os.path.join(folder, CHOICE)
     if not os.path.isfile(path):
         if os.path.isdir(folder) and len(list_artifacts(folder)) > 1:
-            raise UserError("{} holds several artifacts; let them race first: race {}".format(folder, folder))
+            raise UserError("{} holds several artifacts; let them race first: {}".format(folder, typed("race", folder)))
         return
     choice = read_json(path)
     try:
@@ -61,7 +62,9 @@ def apply_choice(chosen: Any, board: Any) -> None:
         raise UserError("{} is damaged ({}); remove it, and let them race again".format(path, error))
     if choice.get("board") != board:
         print(
-            "{} was made on {}; race again for the fastest on this {}".format(path, choice.get("board"), board),
+            "{} was made on {}; race again for the fastest on this {}: {}".format(
+                path, choice.get("board"), board, typed("race", folder)
+            ),
             file=sys.stderr,
         )
     chosen.model = os.path.join(folder, name)

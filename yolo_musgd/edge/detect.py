@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import shlex
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
@@ -16,7 +15,7 @@ from .files import Folder
 from .pictures import boxes, draw, images, library
 from .pictures.letterbox import Letterbox, to_image
 from .power import system
-from .result import Result, program
+from .result import Result, typed
 from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime
 from .runtimes.open import NAMES, open_runtime
@@ -201,12 +200,13 @@ def main(args: List[str]) -> Result:
     chosen = options.parse_args(args, DETECT_OPTIONS, "detect")
     require(chosen.source, "source", "detect")
     library.require()
+    given = chosen.model
     apply_choice(chosen, system.board_name())
     artifact = open_artifact(require(chosen.model, "model", "detect"), chosen.imgsz)
     chosen.conf = usual_conf(artifact, chosen.conf)
     source = open_frames(chosen, artifact)
     try:
-        return _detect(chosen, artifact, source)
+        return _detect(chosen, artifact, source, given)
     finally:
         if source is not None:
             source.close()
@@ -234,11 +234,10 @@ class Tally:
         most = most or " (none with a score of {:g}, which conf= lowers)".format(conf)
         said = "{} objects on {} images{}, {:.1f} ms an image".format(total, self.frames, most, ms)
         figures = {"images": self.frames, "objects": total, "classes": self.counts, "ms_mean": round(ms, 3)}
-        following = "{} bench {}".format(program(), shlex.quote("model=" + model))
-        return Result("detect", said, folder, {"detections": path}, figures, following)
+        return Result("detect", said, folder, {"detections": path}, figures, typed("bench", "model=" + model))
 
 
-def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> Result:
+def _detect(chosen: Any, artifact: Artifact, source: Optional[Source], given: str) -> Result:
     runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
     detector = Detector(artifact, runtime, chosen.conf, chosen.iou, chosen.max_det)
     left_out: List[str] = getattr(source, "left_out", [])
@@ -261,7 +260,7 @@ def _detect(chosen: Any, artifact: Artifact, source: Optional[Source]) -> Result
             path = written.close({"left_out": left_out, "source": source.info() if source else None})
     if not path:
         raise UserError("source={}: not one frame came".format(chosen.source))
-    return tally.result(folder.path, path, chosen.model, chosen.conf)
+    return tally.result(folder.path, path, given, chosen.conf)
 
 
 def _record(name: str, image: np.ndarray, found: np.ndarray, detector: Detector) -> Dict[str, Any]:

@@ -6,7 +6,6 @@ threads and file as the speed.
 
 import json
 import os
-import shlex
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -24,7 +23,7 @@ from .pictures import boxes, images, library
 from .pictures.letterbox import Letterbox, place_for_val
 from .power import system
 from .predictions import read_predictions
-from .result import Result, program
+from .result import Result, typed
 from .runtimes.artifact import Artifact, open_artifact, sha256_of
 from .runtimes.base import Runtime
 from .runtimes.open import open_runtime
@@ -158,6 +157,7 @@ def main(args: List[str]) -> Result:
     if chosen.predictions:
         return _judge_predictions(chosen)
     library.require()
+    given = chosen.model
     apply_choice(chosen, system.board_name())
     artifact = open_artifact(require(chosen.model, "model", "val"), chosen.imgsz)
     labelled = _list_labelled(chosen, artifact.names)
@@ -179,7 +179,7 @@ def main(args: List[str]) -> Result:
         images.tolerate(evaluator.left_out, len(labelled))
     else:
         said = _say(content["result"], evaluator.left_out, ", partial")
-    following = "{} bench {}".format(program(), shlex.quote("model=" + chosen.model))
+    following = typed("bench", "model=" + given)
     code = EXIT_INTERRUPTED if partial else EXIT_DONE
     return Result("val", said, folder.path, {"val": path}, content["result"], following, code)
 

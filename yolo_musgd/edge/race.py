@@ -6,7 +6,6 @@ for each of them. Who is not surely slower than the fastest is named, and the ch
 
 import json
 import os
-import shlex
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -24,7 +23,7 @@ from .files import Folder
 from .pictures import images, library
 from .pictures.letterbox import Letterbox
 from .power import system
-from .result import Result, program
+from .result import Result, typed
 from .runtimes.artifact import Artifact, open_artifact, usual_conf
 from .runtimes.base import Runtime, cpu_count
 from .runtimes.open import RUNTIMES, available, open_runtime
@@ -306,5 +305,5 @@ def _report(chosen: Any, results: Folder, folder: str, entrants: List[Entrant], 
     said += "; the board throttled meanwhile ({})".format(", ".join(winner.throttled)) if winner.throttled else ""
     if folder:
         files["choice"] = write_choice(folder, rounded(choice, 5))
-    following = "{} detect {} source=0".format(program(), shlex.quote(folder or winner.path))
+    following = typed("serve", folder or winner.path, "source=" + kinds.usual_camera())
     return Result("race", said, results.path, files, choice, following)

@@ -38,7 +38,7 @@ from . import __version__
 from .files import Folder
 from .pictures import library
 from .plot import plot_bench
-from .result import Result, program
+from .result import Result
 from .runtimes.artifact import Artifact
 from .stats import rounded
 from .text import markdown_table
@@ -255,18 +255,19 @@ def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) ->
         print(markdown(content, brief=True))
 
 
-def result(folder: Folder, content: Dict[str, Any], code: int) -> Result:
-    """Say what a benchmark found: the fastest of its settings."""
+def result(folder: Folder, content: Dict[str, Any], following: str, code: int) -> Result:
+    """Say what a benchmark found, the fastest of its settings, and what to type next."""
     files = {name: folder.join(name) for name in ("bench.json", "bench.md", "bench.png")}
     files = {name: path for name, path in files.items() if os.path.exists(path)}
     runs = content["runs"]
     if not runs:
         return Result("bench", "cut short before a setting was measured", folder.path, files, code=code)
     best = max(runs, key=lambda run: run["fps"]["end_to_end"] or run["fps"]["inference_only"] or 0.0)
+    threads = best["runtime"]["threads"]
     step = best["latency_ms"]["total"] or best["latency_ms"]["infer"]
     figures = {
         "runtime": best["runtime"]["name"],
-        "threads": best["runtime"]["threads"],
+        "threads": threads,
         "fps": best["fps"]["end_to_end"] or best["fps"]["inference_only"],
         "latency_ms_p50": step["p50"],
         "latency_ms_p99": step["p99"],
@@ -274,16 +275,14 @@ def result(folder: Folder, content: Dict[str, Any], code: int) -> Result:
         "energy_j_per_frame": best["power"]["gross_j_per_frame"],
         "throttled": best["throttled"],
     }
-    said = "{}{:.1f} frames a second on {}, {:.2f} ms at the median and {:.2f} ms at p99, {}{}".format(
+    said = "{}{:.1f} frames a second on {} ({}), {:.2f} ms at the median and {:.2f} ms at p99, {}{}".format(
         "cut short: " if content["partial"] else "",
         figures["fps"] or 0.0,
         content["board"]["board"] or "this machine",
+        best["runtime"]["name"] + (", {} thread{}".format(threads, "s" * (threads > 1)) if threads else ""),
         step["p50"],
         step["p99"],
         "no power sensor" if figures["power_w"] is None else "{:.2f} W".format(figures["power_w"]),
         ", throttled" if best["throttled"] else "",
-    )
-    following = "on a PC: " * (program() != "yolo-musgd") + "yolo-musgd compare-bench {} <another bench.json>".format(
-        folder.join("bench.json")
     )
     return Result("bench", said, folder.path, files, rounded(figures, 5), following, code)

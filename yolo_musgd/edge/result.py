@@ -1,6 +1,7 @@
 """What a command found: the figures for a program, and three last lines for people."""
 
 import os
+import shlex
 import sys
 from typing import Any, Dict, Optional
 
@@ -12,6 +13,11 @@ def program() -> str:
     """Return what the user types before a command: the installed program, or the one file on a board."""
     name = os.path.basename(sys.argv[0])
     return "python3 " + name if name.endswith(".pyz") else "yolo-musgd"
+
+
+def typed(*words: str) -> str:
+    """Return the line to type: the program and these words, quoted where a shell asks for it."""
+    return " ".join([program()] + [shlex.quote(word) for word in words])
 
 
 class Result:

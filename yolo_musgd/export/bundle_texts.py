@@ -35,6 +35,7 @@ def run_script(board: Target, model: str, judged: bool) -> str:
             *([f'"$PYTHON" edge.pyz {_val_words(board, model, judged)}'] if judged else []),
             "unset EDGE_NEXT",
             f'"$PYTHON" edge.pyz bench {model} source=samples project=results {board.bench} "$@"',
+            'echo "folder: $(pwd)"',
             "",
         ]
     )

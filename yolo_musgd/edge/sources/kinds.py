@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from typing import Any, List, Optional, Tuple
 
 from .. import options
@@ -37,6 +38,11 @@ SOURCE_OPTIONS = {
     "format": (None, options.optional(_fourcc), "pixel format of a USB camera, such as MJPG"),
     "patience": (60.0, options.optional(options.number(0, 1e7)), "seconds for which a lost camera is tried again"),
 }  # type: options.Spec
+
+
+def usual_camera() -> str:
+    """Return the ``source=`` that most likely is the camera here: libcamera's, where picamera2 is."""
+    return "picamera" if find_spec("picamera2") is not None else "0"
 
 
 def is_moving(source: str) -> bool:

@@ -32,9 +32,35 @@ if [ ! -d "$root" ]; then
   rm -rf "$new"/var/cache/apt/archives/*.deb "$new/proc" "$new/sys" # in a container debootstrap links them to the PC's
   cp "$(command -v qemu-aarch64-static)" "$new/usr/bin/"
   # A Pi's own /sys and /proc, as far as they are read: ONNX Runtime counts cores and looks for the instructions of
-  # the A76 there (it crashes on the PC's), and the report says what board this is.
-  mkdir -p "$new/sys/devices/system/cpu" "$new/proc/device-tree"
-  echo 0-3 | tee "$new/sys/devices/system/cpu/possible" >"$new/sys/devices/system/cpu/present"
+  # the A76 there (it crashes on the PC's), OpenVINO asks for caches and topology (it crashes without them), and the
+  # report says what board this is.
+  mkdir -p "$new/proc/device-tree" "$new/sys/devices/system/node/node0"
+  cpus=$new/sys/devices/system/cpu
+  for core in 0 1 2 3; do
+    cpu=$cpus/cpu$core
+    mkdir -p "$cpu/topology" "$cpu/cpufreq" "$cpu/regs/identification"
+    for name in core_id core_cpus_list thread_siblings_list; do echo "$core" >"$cpu/topology/$name"; done
+    for name in core_cpus thread_siblings; do echo $((1 << core)) >"$cpu/topology/$name"; done
+    for name in core_siblings_list package_cpus_list; do echo 0-3 >"$cpu/topology/$name"; done
+    for name in core_siblings package_cpus; do echo f >"$cpu/topology/$name"; done
+    echo 0 >"$cpu/topology/physical_package_id"
+    echo 2400000 >"$cpu/cpufreq/cpuinfo_max_freq"
+    echo 0x00000000414fd0b1 >"$cpu/regs/identification/midr_el1"
+    while read -r index level type size list map; do
+      mkdir -p "$cpu/cache/index$index"
+      for fact in level=$level type=$type size=$size shared_cpu_list=$list shared_cpu_map=$map coherency_line_size=64; do
+        echo "${fact#*=}" >"$cpu/cache/index$index/${fact%%=*}"
+      done
+    done <<CACHES
+0 1 Data 64K $core $((1 << core))
+1 1 Instruction 64K $core $((1 << core))
+2 2 Unified 512K $core $((1 << core))
+3 3 Unified 2048K 0-3 f
+CACHES
+  done
+  for name in possible present online; do echo 0-3 >"$cpus/$name"; done
+  echo 0-3 >"$new/sys/devices/system/node/node0/cpulist"
+  echo "root:x:0:0:root:/root:/bin/sh" >"$new/etc/passwd"
   printf 'Raspberry Pi 5, emulated by qemu' >"$new/proc/device-tree/model"
   echo "MemTotal: 8388608 kB" >"$new/proc/meminfo"
   for core in 0 1 2 3; do
@@ -43,11 +69,24 @@ if [ ! -d "$root" ]; then
       "CPU implementer" 0x41 "CPU architecture" 8 "CPU variant" 0x4 "CPU part" 0xd0b "CPU revision" 1
     echo
   done >"$new/proc/cpuinfo"
-  "$python" -m pip install --quiet --target "$new/usr/local/lib/python3.11/dist-packages" --no-deps \
-    --only-binary=:all: --python-version 3.11 --implementation cp --platform manylinux_2_28_aarch64 \
-    --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 numpy onnxruntime pillow
   mv "$new" "$root"
 fi
+
+# What the bundle's runtimes need, wheels for ARM64. ExecuTorch imports PyTorch: an older pair of the two, since newer
+# PyTorch for ARM64 brings CUDA along.
+site=$root/usr/local/lib/python3.11/dist-packages
+arm() {
+  "$python" -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.11 --implementation cp --target "$site" \
+    $(printf -- '--platform manylinux%s_aarch64 ' _2_35 _2_31 _2_28 _2_27 _2_17 2014) "$@"
+}
+for package in numpy pillow onnxruntime $(grep -ioxE 'ncnn|mnn|openvino|executorch' "$bundle/requirements.txt"); do
+  find "$site" -maxdepth 1 -iname "$package-*.dist-info" 2>/dev/null | grep -q . && continue
+  case $package in
+    executorch) arm executorch==1.1.0 torch==2.10.0 torchao==0.15.0 sympy==1.14.0 mpmath==1.3.0 typing-extensions \
+      filelock jinja2 markupsafe fsspec networkx pyyaml ruamel.yaml flatbuffers tabulate packaging ;;
+    *) arm "$package" ;;
+  esac
+done
 
 inside=$root/opt/bundle
 rm -rf "$inside"

@@ -69,3 +69,6 @@ def test_bad_words(words, message):
 def test_the_nearest_name():
     assert nearest("musdg", ["MuSGD", "Adam"]) == "MuSGD"
     assert nearest("zzzz", ["MuSGD", "Adam"]) is None
+    assert nearest("pi5", ["jetson-nano", "raspberry-pi-4", "raspberry-pi-5"]) == "raspberry-pi-5"
+    assert nearest("orin", ["jetson-nano", "jetson-orin-nano"]) == "jetson-orin-nano"
+    assert nearest("x", ["jetson-nano", "x86-64"]) is None  # a letter tells too little

@@ -119,5 +119,8 @@ def test_bad_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(UserError, match="lacks a field"):
         rows_of([broken], [])
     assert command(["compare-bench"]) == 2
+    capsys.readouterr()
     assert command(["compare-bench", str(tmp_path / "absent.json")]) == 2
-    assert "cannot read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot read" in said
+    assert "not JSON" not in said  # it is not there at all

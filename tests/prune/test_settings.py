@@ -33,7 +33,7 @@ def test_the_default_target_is_40_percent():
     ("args", "message"),
     [
         ({"flops": "-0.4", "latency": "0.7"}, "one target, got flops and latency"),
-        ({"flops": "0.4"}, r"flops must be in \[-0.95, 0\], got 0.4"),
+        ({"flops": "0.4"}, r"flops must be in \[-0.95, 0\], got 0.4; did you mean -0.4\?"),
         ({"flops": "0"}, "flops=0 changes nothing: give flops=-0.4, or activation=relu"),
         ({"flops": "0", "activation": "rleu"}, "activation must be one of relu, .* did you mean relu"),
         ({"latency": "1.2"}, r"latency must be in \[0.05, 1\), got 1.2"),

@@ -24,9 +24,14 @@ _ITEM = re.compile(r"""\s*(?:'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)"|([^,]*?))\s*(?
 
 
 def nearest(name: str, names: Iterable[str]) -> Optional[str]:
-    """Return the entry of ``names`` that ``name`` most likely stands for, or None; letter case does not count."""
+    """Return the entry of ``names`` that ``name`` most likely stands for, or None; letter case does not count.
+
+    A part of an entry will do: ``pi5`` is raspberry-pi-5.
+    """
     by_lower = {n.lower(): n for n in names}
     hits = difflib.get_close_matches(name.lower(), list(by_lower), 1, 0.5)
+    part = re.sub("[^a-z0-9]", "", name.lower())
+    hits = hits or [n for n in by_lower if len(part) > 1 and part in re.sub("[^a-z0-9]", "", n)]
     return by_lower[hits[0]] if hits else None
 
 

@@ -139,7 +139,7 @@ def make_bundle(
     warnings = [warning for artifact in artifacts for warning in check_target(artifact, target)]
     check_val(val)
     if os.path.lexists(folder):
-        raise UserError(f"{folder} is there already; give another name=")
+        raise UserError(f"{folder} is there already; give another name=, or exist_ok=True to replace it")
     try:
         with staging(folder.parent, "bundle") as temporary:
             made = temporary / folder.name

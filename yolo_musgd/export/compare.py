@@ -59,6 +59,8 @@ def load(path: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
+    except UserError:  # not there
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     schema = content.get("schema") if isinstance(content, dict) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,16 +105,17 @@ def main(args: Mapping[str, str]) -> Result:
         return Result(
             "compare", "nothing is finished yet, and dry_run=True trains nothing", next="the same command without it"
         )
-    return _result(folder, files)
+    data = shlex.quote(f"data={protocol.data[0].data}") if len(protocol.data) == 1 else "data=<yours>"
+    return _result(folder, files, data)
 
 
-def _result(folder: Path, files: Sequence[Path]) -> Result:
+def _result(folder: Path, files: Sequence[Path], data: str) -> Result:
     """What the report says, shortened; the figures in full are those of report.json."""
     from yolo_musgd.lab.comparison_tables import summary, winner
 
     figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     best = winner(figures)
-    following = f"yolo train {best} data=<yours>" if best else ""
+    following = f"yolo train {best} {data}" if best else ""
     named = {"page": str(folder / "report.html"), **{file.name: str(file) for file in files}}
     return Result("compare", summary(figures), str(folder), named, figures, following)
 

@@ -136,6 +136,8 @@ def list_images(source: str) -> List[str]:
         base = os.path.dirname(source)
         lines = [line.strip() for line in read_text(source).splitlines()]
         paths = [os.path.join(base, line) for line in lines if line]
+    elif source.lower().endswith((".yaml", ".yml")):
+        raise UserError("source={}: a data set's YAML; give its folder of images, such as images/val".format(source))
     elif os.path.isfile(source):
         paths = [source]
     else:

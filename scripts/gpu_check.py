@@ -210,7 +210,7 @@ def steptime(check: Check) -> None:
         words_ = (
             f"models={model}", f"optimizers={words.steps}", f"device={words.device}",
             f"imgsz={words.imgsz}", f"batch={words.batch}",
-            f"threads={os.cpu_count() or 1}", f"steps={30 if words.device != 'cpu' else 2}",
+            *(("threads=1", "steps=2") if words.device == "cpu" else (f"threads={os.cpu_count() or 1}", "steps=30")),
             f"project={check.folder / 'steptime'}", f"name={model}",
         )  # fmt: skip
         code, log = check.call(f"steptime-{model}.log", 0.4, check.python, "-c", OURS, "steptime", *words_)

@@ -119,6 +119,24 @@ def test_fedadam_follows_its_paper_and_leaves_statistics_alone():
             np.testing.assert_allclose(got[name], value, rtol=2e-4)
 
 
+def test_a_longer_step_with_momentum_is_fedavgm():
+    """Two rounds of Hsu et al. (arXiv 1909.06335), a loop at a time; running_var is averaged."""
+    made, rate, beta = strategy("fedavg", server_lr=1.5, momentum=0.6), 1.5, 0.6
+    where, m = {k: v.astype(np.float64) for k, v in START.items()}, dict.fromkeys(START, 0.0)
+    for number in (1, 2):
+        found, sent = models(2, seed=number), {k: x.astype(np.float32) for k, x in where.items()}
+        made.receiver.expect(sent)
+        list(made.configure_train(number, record(sent), ConfigRecord({}), Nodes(2)))
+        got, _ = averaged(made, [reply(1, found[0], 3), reply(2, found[1], 1)], number)
+        mean = mean_of(found, [3, 1])
+        for name in PARAMETERS:
+            m[name] = beta * m[name] + mean[name] - where[name]
+            where[name] = where[name] + rate * m[name]
+        where["bn.running_var"] = mean["bn.running_var"]
+        for name, value in where.items():
+            np.testing.assert_allclose(got[name], value, rtol=1e-5)
+
+
 def test_fedmuon_goes_as_far_as_fedavg_with_equal_singular_values():
     found = models(2)
     got, _ = averaged(strategy("fedmuon"), [reply(1, found[0]), reply(2, found[1])])
@@ -141,7 +159,7 @@ def test_fedmuon_turns_towards_the_exact_polar_factor():
 
 def test_a_strategy_goes_on_from_its_state():
     """Resumed after a round, it gives the bits that it would have given."""
-    for name in ("fedadam", "fedmuon"):
+    for name in ("fedavg", "fedadam", "fedmuon"):
         whole, first = strategy(name, momentum=0.5), strategy(name, momentum=0.5)
         one = [reply(i, m) for i, m in enumerate(models(2), 1)]
         averaged(whole, one)

@@ -55,11 +55,11 @@ class FederateSettings(Settings):
     proximal_mu: float = setting(0.01, "weight of fedprox's pull towards the global model", low=0.0, high=1000.0)
     server_lr: float | None = setting(
         None,
-        "server's step: 0.001 a weight for fedadam, 1 (times the averaged difference) for fedmuon",
+        "server's step: 0.001 a weight for fedadam; 1, times the averaged difference, for fedavg and fedmuon",
         kind=float,
         low=0.0,
     )
-    server_momentum: float = setting(0.0, "momentum of fedmuon", low=0.0, below=1.0)
+    server_momentum: float = setting(0.0, "momentum of the averaged differences, for fedavg and fedmuon", low=0.0, below=1.0)
     val: str | None = setting(
         None, "data YAML whose val split judges the global model; that of data= unless given", kind=str
     )

@@ -1,6 +1,6 @@
 """Flower's strategies, with what they lack: bad replies are left out and named, statistics are always averaged.
 
-:class:`FedMuon` is ours.
+:class:`FedMuon` is ours; :class:`FedAvgM` is Flower's idea of it with a state that a resume takes up.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class CheckedMixin:
         """Aggregate the replies that can be."""
         good = self.receiver.accept(replies)
         arrays, metrics = super().aggregate_train(server_round, good)  # type: ignore[misc]
-        if arrays is not None and isinstance(self, (FedOpt, FedMuon)):
+        if arrays is not None and isinstance(self, (FedOpt, FedAvgM)):
             mean = aggregate_arrayrecords([reply.content for reply in good], "num-examples")
             for name in mean.keys() - self.parameters:
                 arrays[name] = mean[name]
@@ -119,12 +119,10 @@ class CheckedMixin:
             setattr(self, key, under(key, arrays) or None)
 
 
-class FedMuon(FedAvg):  # type: ignore[misc]
-    """FedAvg whose averaged difference is orthogonalised, a matrix at a time, at its own length.
+class FedAvgM(FedAvg):  # type: ignore[misc]
+    """FedAvg with a step length and a momentum of its own (Hsu et al. 2019, arXiv 1909.06335), resumable.
 
-    With d = mean - w and m = momentum m + d, a filter bank moves by ``server_lr |d| U V^T / |U V^T|`` where
-    m = U S V^T: the direction in which all clients together went, with its singular values made equal, and the step as
-    long as FedAvg's (Frobenius norm). Vectors are averaged.
+    With d = mean - w and m = momentum m + d, weights move by ``server_lr m``.
 
     Args:
         server_lr: 1 is FedAvg's step length.
@@ -147,20 +145,34 @@ class FedMuon(FedAvg):  # type: ignore[misc]
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average, then turn the difference."""
+        """Average, then go as far as the strategy says."""
         mean, metrics = super().aggregate_train(server_round, replies)
         if mean is None:
             return mean, metrics
         moved, momenta = {}, {}
         for name, where in self._current.items():
             difference = mean[name].numpy() - where
-            if where.ndim < 2:
-                moved[name] = mean[name].numpy()
-                continue
             momenta[name] = self.momentum * (self.m_t or {}).get(name, 0.0) + difference
-            moved[name] = where + self.server_lr * turned(momenta[name], float(np.linalg.norm(difference)))
+            moved[name] = where + np.float32(self.server_lr) * self.step(momenta[name], difference)
         self.m_t = momenta
         return record(moved), metrics
+
+    def step(self, momentum: np.ndarray, difference: np.ndarray) -> np.ndarray:
+        """The step at a length of 1."""
+        return momentum
+
+
+class FedMuon(FedAvgM):
+    """FedAvg whose averaged difference is orthogonalised, a matrix at a time, at its own length.
+
+    A filter bank moves by ``server_lr |d| U V^T / |U V^T|`` where m = U S V^T: the direction in which all clients
+    together went, with its singular values made equal, and the step as long as FedAvg's (Frobenius norm). Vectors are
+    moved as `FedAvgM` without momentum moves them.
+    """
+
+    def step(self, momentum: np.ndarray, difference: np.ndarray) -> np.ndarray:
+        """The momentum, turned; a vector's difference as it is."""
+        return difference if difference.ndim < 2 else turned(momentum, float(np.linalg.norm(difference)))
 
 
 def turned(momentum: np.ndarray, length: float) -> np.ndarray:
@@ -190,11 +202,15 @@ def build(name: str, receiver: Receiver, parameters: Iterable[str], **settings: 
     """
     of_all = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
     lr = settings.get("server_lr")
+    step = {"server_lr": 1.0 if lr is None else lr, "momentum": settings.get("momentum", 0.0)}
     own: dict[str, Any] = {
         "fedprox": {"proximal_mu": settings.get("proximal_mu", 0.0)},
         "fedadam": {"eta": 0.001 if lr is None else lr},
-        "fedmuon": {"server_lr": 1.0 if lr is None else lr, "momentum": settings.get("momentum", 0.0)},
+        "fedmuon": step,
     }.get(name, {})
-    strategy: Any = type(f"Checked{_BASES[name].__name__}", (CheckedMixin, _BASES[name]), {})(**of_all, **own)
+    base = _BASES[name]
+    if name == "fedavg" and step != {"server_lr": 1.0, "momentum": 0.0}:
+        base, own = FedAvgM, step  # with these it would be FedAvg but for the rounding
+    strategy: Any = type(f"Checked{base.__name__}", (CheckedMixin, base), {})(**of_all, **own)
     strategy.receiver, strategy.parameters = receiver, frozenset(parameters)
     return strategy

@@ -194,7 +194,7 @@ def test_a_label_of_infinities_says_nothing_but_its_line(tmp_path: Path, recwarn
     file.write_text("0 inf 0 -inf 0 inf 0\n")
     with pytest.raises(UserError, match=r"a\.txt:1: expected"):
         read_labels(str(file))
-    assert not [w for w in recwarn if w.category is not ResourceWarning]  # of files that earlier tests left to the collector
+    assert not [w for w in recwarn if w.category is not ResourceWarning]  # that one is of earlier tests
 
 
 def test_the_line_is_named(tmp_path: Path) -> None:

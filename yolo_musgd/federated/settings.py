@@ -47,7 +47,7 @@ class FederateSettings(Settings):
         "ema", "what a client returns: ema, or weights (the last step's)", choices=("ema", "weights")
     )
     optimizer_state: str = setting(
-        "restart", "a client's momentum from round to round: restart, or keep", choices=("restart", "keep")
+        "keep", "a client's momentum from round to round: keep, or restart", choices=("keep", "restart")
     )
     compress: str = setting(
         "none", "what is sent, both ways: none (float32), half, bits:N (a weight), topk:SHARE (of the weights)"
@@ -59,7 +59,9 @@ class FederateSettings(Settings):
         kind=float,
         low=0.0,
     )
-    server_momentum: float = setting(0.0, "momentum of the averaged differences, for fedavg and fedmuon", low=0.0, below=1.0)
+    server_momentum: float = setting(
+        0.0, "momentum of the averaged differences, for fedavg and fedmuon", low=0.0, below=1.0
+    )
     val: str | None = setting(
         None, "data YAML whose val split judges the global model; that of data= unless given", kind=str
     )

@@ -304,7 +304,7 @@ def test_a_client_whose_process_died_says_so_and_does_not_try_again(tmp_path):
     assert not (home.folder / "training-1").exists()
 
 
-def test_the_optimizers_state_stays_with_the_client_if_asked(tmp_path, monkeypatch):
+def test_the_optimizers_state_stays_with_the_client_unless_told(tmp_path, monkeypatch):
     seen, works = [], local.train
 
     def train(work, arrays, kept=None):
@@ -312,8 +312,8 @@ def test_the_optimizers_state_stays_with_the_client_if_asked(tmp_path, monkeypat
         return works(work, arrays, kept)
 
     monkeypatch.setattr(local, "train", train)
-    federate(tmp_path / "keep", 1, rounds=3, optimizer_state="keep")
-    federate(tmp_path / "restart", 1, rounds=2)
+    federate(tmp_path / "keep", 1, rounds=3)
+    federate(tmp_path / "restart", 1, rounds=2, optimizer_state="restart")
     assert seen == [None, 0.0, 1.0, None, None]
 
 

@@ -107,10 +107,12 @@ class Watch:
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
         board = self.watcher.samples[-1] if self.watcher.samples else None
         since = self.watts.times[-1] if self.watts.times else -math.inf
+        parts = self.watts.parts[-1] if self.watts.parts else None
         self._slow = {
             "fps": rate,
             "latency_ms": self.latency_ms(),
             "power_w": self.watts.watts[-1] if now - since < 5 else None,
+            "power_rails_w": parts[1] if parts and now - parts[0] < 5 else {},
             "power_sensor": self.watts.sensor.name if self.watts.sensor else None,
             "temperatures_c": board["temperatures_c"] if board else {},
             "throttled": board["throttled"] if board and board["throttling_known"] else None,

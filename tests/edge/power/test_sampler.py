@@ -137,10 +137,50 @@ def test_hwmon_power_is_in_microwatts(board: FakeBoard) -> None:
     board.write("/sys/class/hwmon/hwmon0/name", "cpu_thermal")
     board.write("/sys/class/hwmon/hwmon1/name", "ina226")
     board.write("/sys/class/hwmon/hwmon1/power1_input", 3_250_000)
-    board.write("/sys/class/hwmon/hwmon2/name", "ina219")
-    board.write("/sys/class/hwmon/hwmon2/in1_input", 5000)
-    board.write("/sys/class/hwmon/hwmon2/curr1_input", 400)
-    assert sensors.HwmonIna(str(board.root)).read().watts == pytest.approx(3.25 + 2.0)
+    assert sensors.HwmonIna(str(board.root)).read().watts == pytest.approx(3.25)
+    board.write("/sys/class/hwmon/hwmon1/name", "ina219")
+    (board.root / "sys/class/hwmon/hwmon1/power1_input").unlink()
+    board.write("/sys/class/hwmon/hwmon1/in1_input", 5000)
+    board.write("/sys/class/hwmon/hwmon1/curr1_input", 400)
+    assert sensors.HwmonIna(str(board.root)).read().watts == pytest.approx(2.0)
+
+
+def two_chips(board: FakeBoard) -> None:
+    """Two INA219 and an INA3221 of two channels on one bus, as the kernel shows them."""
+    for number, address, chip in ((1, "1-0040", "ina219"), (2, "1-0041", "ina219"), (3, "1-0043", "ina3221")):
+        board.write(f"/sys/bus/i2c/devices/{address}/name", chip)
+        board.write(f"/sys/class/hwmon/hwmon{number}/name", chip)
+        (board.root / f"sys/class/hwmon/hwmon{number}/device").symlink_to(f"../../../bus/i2c/devices/{address}")
+    board.write("/sys/class/hwmon/hwmon1/power1_input", 6_000_000)
+    board.write("/sys/class/hwmon/hwmon2/power1_input", 1_500_000)
+    for channel, amps in ((1, 200), (3, 100)):
+        board.write(f"/sys/class/hwmon/hwmon3/in{channel}_input", 5000)
+        board.write(f"/sys/class/hwmon/hwmon3/curr{channel}_input", amps)
+    board.write("/sys/class/hwmon/hwmon3/in3_label", "USB")
+
+
+def test_several_chips_are_rails_and_no_total(board: FakeBoard) -> None:
+    two_chips(board)
+    choice = sampler.choose("hwmon", str(board.root))
+    reading = choice.sensor.read()
+    assert reading.watts is None  # the second may hang behind the first
+    assert reading.rails == pytest.approx(
+        {"ina219@1-0040": 6.0, "ina219@1-0041": 1.5, "ina3221@1-0043.1": 1.0, "USB": 0.5}
+    )
+    assert "no total; power=hwmon:ina219@1-0040+ina219@1-0041 adds" in sampler.describe(choice)["scope"]
+
+
+def test_a_total_is_the_sum_of_the_rails_that_are_named(board: FakeBoard) -> None:
+    two_chips(board)
+    choice = sampler.choose("hwmon:ina219@1-0040+USB", str(board.root))
+    assert choice.sensor.read().watts == pytest.approx(6.5)
+    assert sampler.describe(choice)["scope"] == "the sum of ina219@1-0040 + USB, as power= names them"
+    for wrong in ("hwmon:", "hwmon:USB+USB", "hwmon:ina219"):
+        with pytest.raises(UserError, match=r"needs rails, each once, joined by [+]: ina219@1-0040, "):
+            sampler.choose(wrong, str(board.root))
+    gone(board, "/sys/class/hwmon/hwmon2/power1_input")
+    with pytest.raises(SensorError):  # what remains is another sum
+        choice.sensor.read()
 
 
 def gone(board: FakeBoard, path: str) -> None:

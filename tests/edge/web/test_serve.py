@@ -30,6 +30,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolo_musgd.edge.__main__ import main
+from yolo_musgd.edge.power import sampler, system
+from yolo_musgd.edge.serve import Watch
+from yolo_musgd.edge.sources.base import Source
 from yolo_musgd.edge.web import metrics
 from yolo_musgd.edge.web.requests import BODY_BYTES, HEAD_BYTES, Refusal, parse
 from yolo_musgd.edge.web.server import CONNECTIONS, Connection, Server
@@ -406,6 +409,16 @@ def test_a_lost_camera_is_shown(small_models: dict[str, Path]) -> None:
         back.close()
     finally:
         served.stop()
+
+
+def test_rails_without_a_total_are_told_one_by_one() -> None:
+    running = sampler.Sampler(None)
+    running.parts.append((time.perf_counter(), {"ina219@1-0040": 6.0, "USB": 0.5}))
+    status = Watch({}, Source("x"), running, system.Watcher()).status([], (), 0.25)
+    assert (status["power_w"], status["power_rails_w"]) == (None, {"ina219@1-0040": 6.0, "USB": 0.5})
+    text = metrics.text(status)
+    assert 'edge_power_rail_watts{rail="ina219@1-0040"} 6\n' in text
+    assert "edge_power_watts" not in text
 
 
 @contextlib.contextmanager

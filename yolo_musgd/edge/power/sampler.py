@@ -36,7 +36,7 @@ class SensorChoice(NamedTuple):
 
 
 def choose(power: str, root: str = "/") -> SensorChoice:
-    """Find the sensor for ``power``: auto, none, csv:FILE, or one of NAMES.
+    """Find the sensor for ``power``: auto, none, csv:FILE, one of NAMES, or hwmon:A+B, whose total is the sum of rails.
 
     Raises:
         UserError: An unknown name, or a sensor that was asked for by name and cannot be used. ``auto`` never raises:
@@ -46,6 +46,7 @@ def choose(power: str, root: str = "/") -> SensorChoice:
         return SensorChoice(None, {}, power[4:])
     if power == "none":
         return SensorChoice(None, {"none": "switched off by power=none"}, None)
+    power, colon, named = power.partition(":") if power.startswith("hwmon:") else (power, "", "")
     if power != "auto" and power not in NAMES:
         raise UserError("power={}: must be auto, none, csv:FILE or one of {}".format(power, ", ".join(NAMES)))
     tried: Dict[str, str] = {}
@@ -54,7 +55,10 @@ def choose(power: str, root: str = "/") -> SensorChoice:
             continue
         for sensor_class in classes:
             try:
-                return SensorChoice(sensor_class(root), tried, None)
+                sensor = sensor_class(root)
+                if colon and isinstance(sensor, sensors.HwmonIna):
+                    sensor.add_up(named.split("+"))
+                return SensorChoice(sensor, tried, None)
             except SensorError as error:
                 tried[name] = "{}; {}".format(tried[name], error) if name in tried else str(error)
     if power != "auto":

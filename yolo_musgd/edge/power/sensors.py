@@ -249,37 +249,88 @@ class RaspberryPi5(Sensor):
 
 
 class HwmonIna(Sensor):
-    """An INA219, INA226, INA260 or relative on the I2C bus, through Linux' hwmon (a Raspberry Pi 4's way to watts)."""
+    """An INA219, INA226, INA260 or relative on the I2C bus, through Linux' hwmon (a Raspberry Pi 4's way to watts).
+
+    Several chips, or channels of an INA3221, are rails of their own: one may sit in another's supply line, so nothing
+    is added up unless the user says what (`add_up`).
+    """
 
     name = "hwmon"
     scope = "what flows through the shunt"
     uncertainty = (
         "INA2xx: as calibrated by the driver's shunt_resistor; INA226 0.1 %, INA219 0.5 % gain, plus the shunt's own"
     )
-    CHIPS = ("ina219", "ina220", "ina226", "ina230", "ina231", "ina260", "ina228", "ina233", "ina237", "ina238")
+    CHIPS = (
+        "ina219", "ina220", "ina226", "ina230", "ina231", "ina260", "ina228", "ina233", "ina237", "ina238", "ina3221"
+    )  # fmt: skip
 
     def __init__(self, root: str = "/") -> None:
         Sensor.__init__(self, root)
-        self._folders: Dict[str, str] = {}
-        for folder, chip in _chips(root).items():
-            if chip in self.CHIPS:
-                self._folders["{}-{}".format(chip, len(self._folders)) if self._folders else chip] = folder
-        if not self._folders:
+        folders = {folder: chip for folder, chip in _chips(root).items() if chip in self.CHIPS}
+        self._files: Dict[str, Tuple[str, ...]] = {}
+        for folder, chip in folders.items():
+            for label, paths in _channels(folder, chip).items():
+                self._files[_named(label, self._files)] = paths
+        if not self._files:
             raise SensorError("no INA219, INA226 or INA260 among {}".format(under(root, "/sys/class/hwmon")))
-        self.source = ", ".join(self._folders.values())
-        self.read()
+        rails, failed = _read_rails(self._files, 1e6)  # an INA3221's unused channels may be switched off
+        if not rails and failed is not None:
+            raise failed
+        self._files = {name: self._files[name] for name in rails}
+        self.source = ", ".join(folders)
+        self._added: Tuple[str, ...] = tuple(rails)
+        if len(rails) > 1:
+            self._added = ()
+            self.scope = "single chips, how they are wired is not known: no total; power=hwmon:{} adds two up".format(
+                "+".join(list(rails)[:2])
+            )
+
+    def add_up(self, names: Iterable[str]) -> None:
+        """Take the sum of these rails as the total.
+
+        Raises:
+            SensorError: One that is not there, or that stands twice.
+        """
+        self._added = tuple(names)
+        strange = [name for name in self._added if name not in self._files or self._added.count(name) > 1]
+        if strange or not self._added:
+            raise SensorError(
+                "needs rails, each once, joined by +: {}; got {!r}".format(
+                    ", ".join(self._files), "+".join(self._added)
+                )
+            )
+        self.scope = "the sum of {}, as power= names them".format(" + ".join(self._added))
 
     def read(self) -> Reading:
-        """See Sensor.read; power1_input is in microwatts, unlike the currents."""
-        rails = {}
-        for name, folder in self._folders.items():
-            power = os.path.join(folder, "power1_input")
-            if os.path.exists(power):
-                rails[name] = read_number(power) / 1e6
-            else:
-                volts, amps = (read_number(os.path.join(folder, part)) for part in ("in1_input", "curr1_input"))
-                rails[name] = volts * amps / 1e6
-        return Reading(sum(rails.values()), rails, None)
+        """See Sensor.read; microwatts, or millivolts times milliamperes."""
+        rails, failed = _read_rails(self._files, 1e6)
+        if failed is not None:
+            raise failed
+        return Reading(sum(rails[name] for name in self._added) if self._added else None, rails, None)
+
+
+def _channels(folder: str, chip: str) -> Dict[str, Tuple[str, ...]]:
+    """A chip's channels: label, else chip and I2C address (``ina219@1-0040``) -> files; their product is microwatts."""
+    device = os.path.join(folder, "device")
+    address = os.path.basename(os.path.realpath(device) if os.path.exists(device) else folder)
+    whole = _label(folder, "label") or "{}@{}".format(chip, address)
+    power = os.path.join(folder, "power1_input")
+    if os.path.exists(power):
+        return {whole: (power,)}
+    found: Dict[str, Tuple[str, ...]] = {}
+    for number in (1, 2, 3) if chip == "ina3221" else (1,):
+        paths = tuple(os.path.join(folder, "{}{}_input".format(kind, number)) for kind in ("in", "curr"))
+        if all(map(os.path.exists, paths)):
+            single = "{}.{}".format(whole, number) if chip == "ina3221" else whole
+            found[_label(folder, "in{}_label".format(number)) or single] = paths
+    return found
+
+
+def _label(folder: str, name: str) -> str:
+    try:
+        return read_text(os.path.join(folder, name)).replace("+", "_")
+    except SensorError:
+        return ""
 
 
 class Nvml(Sensor):

@@ -38,6 +38,12 @@ def text(status: Dict[str, Any]) -> str:
         ("edge_latency_seconds", "gauge", "Time of a frame, of the last thousand.", seconds),
         ("edge_power_watts", "gauge", "Power by the board's sensor.", [(one, status.get("power_w"))]),
         (
+            "edge_power_rail_watts",
+            "gauge",
+            "Power by rail; rails may contain one another.",
+            [({"rail": rail}, value) for rail, value in (status.get("power_rails_w") or {}).items()],
+        ),
+        (
             "edge_temperature_celsius",
             "gauge",
             "Temperature by zone.",

@@ -112,7 +112,7 @@ def _view(detections: Sequence[Mapping[str, Any]], matched: set[int], width: int
         label = f"{found['name']} {found['score']:.2f}" if k in named else ""
         colour = COLOURS[found["class"] % len(COLOURS)]
         boxes.append(Box(x1, y1, x2 - x1, y2 - y1, label, colour, k not in matched))
-    words = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+    words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
     return View(boxes, words, crowded)
 
 

@@ -111,3 +111,23 @@ def test_a_pruned_model_gets_it_too(trainer):
     assert nn.SiLU not in kinds(found).values()
     assert found.yaml["pruned"] == {"times": 1}
     assert nn.SiLU in kinds(model).values(), "the given model is not changed"
+
+
+@pytest.mark.parametrize(
+    ("words", "mark", "expected"),
+    [
+        ({}, {}, 0.03),
+        ({"activation": "relu"}, {}, 0.1),
+        ({}, {"activation": "torch.nn.ReLU()"}, 0.1),
+        ({}, {"pruned": {"times": 1}}, 0.1),
+        ({"bn_momentum": 0.2}, {}, 0.2),
+        ({"bn_momentum": 0.03, "activation": "relu"}, {}, 0.03),
+    ],
+    ids=["unchanged", "replaced now", "replaced before", "pruned", "asked for", "asked for, and replaced"],
+)
+def test_statistics_follow_a_changed_model_faster(trainer, words, mark, expected):
+    model = model_of()
+    model.yaml = {**model.yaml, **mark}
+    vars(trainer.args).update(words)
+    found = trainer.get_model(cfg=model.yaml, weights=model, verbose=False)
+    assert {m.momentum for m in found.modules() if isinstance(m, nn.BatchNorm2d)} == {expected}

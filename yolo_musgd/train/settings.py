@@ -51,6 +51,10 @@ class ModelSettings(Settings):
         None, "replace the model's activations: relu is the fastest in INT8, and what NPUs want", kind=str,
         choices=ACTIVATIONS,
     )  # fmt: skip
+    bn_momentum: float | None = setting(
+        None, "weight of a batch in BatchNorm's running statistics. None is 0.1 for a pruned model and one whose "
+        "activations were replaced, which move fast, and Ultralytics' 0.03 for others", kind=float, low=0.001, high=1.0,
+    )  # fmt: skip
 
 
 PLUGIN_SETTINGS: tuple[type[Settings], ...] = (

@@ -26,7 +26,7 @@ from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
 from yolo_musgd.optim.hybrid import Hybrid
-from yolo_musgd.train import activations, cpu, pruned
+from yolo_musgd.train import activations, batchnorm, cpu, pruned
 from yolo_musgd.train.announcement import announce
 from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings
 from yolo_musgd.train.telemetry import Monitor
@@ -87,6 +87,9 @@ class MuSGDTrainerMixin:
         if activation:
             count = activations.replace(model, activation)
             LOGGER.info(f"{colorstr('activation:')} {activation}, {count} replaced")
+        changed = activation or pruned.is_pruned(weights)
+        if momentum := vars(self.args).get("bn_momentum") or (batchnorm.AFTER_CHANGE if changed else None):  # type: ignore[attr-defined]
+            batchnorm.set_momentum(model, momentum)
         return model
 
     def build_optimizer(self, model: nn.Module, name: str = "auto", *args: Any, **kwargs: Any) -> Optimizer:

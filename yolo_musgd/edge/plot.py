@@ -52,7 +52,8 @@ def _drawn(pyplot: Any, content: Dict[str, Any], run: Dict[str, Any]) -> io.Byte
     for axis, (name, points, colour) in zip(axes[1:], panels):
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
-        axis.plot([t for t, _ in points], [v for _, v in points], color=colour, linewidth=1.2)
+        mark = "o" if len(points) == 1 else ""  # a line needs two
+        axis.plot([t for t, _ in points], [v for _, v in points], mark + "-", color=colour, linewidth=1.2)
         top, bottom = max(v for _, v in points), min(v for _, v in points)
         axis.set_ylim(bottom - 0.25 * (top - bottom) - 0.02 * top, top + 0.25 * (top - bottom) + 0.02 * top)
     note = " ({} on this machine)".format(", ".join(absent)) if absent else ""
@@ -101,7 +102,8 @@ def _draw_latency(axis: Any, run: Dict[str, Any]) -> None:
     step = run["latency_ms"]["total"] or run["latency_ms"]["infer"]
     series = run["series"]
     values = series["total_ms"] or series["infer_ms"]
-    axis.plot(series["t_s"], values, ".", markersize=2.5, alpha=0.45, color=BLUE, label="one frame")
+    size = 2.5 if len(values) > 500 else 6
+    axis.plot(series["t_s"], values, ".", markersize=size, alpha=0.45, color=BLUE, label="one frame")
     for key, colour in (("p50", INK), ("p95", ORANGE), ("p99", PURPLE)):
         axis.axhline(step[key], color=colour, linewidth=1.1, label="{} {:.1f} ms".format(key, step[key]))
     axis.plot([], [], " ", label="max {:.1f} ms".format(step["max"]))
@@ -118,7 +120,7 @@ def _draw_distribution(axis: Any, beside: Any, run: Dict[str, Any]) -> None:
     """Plot how many of the frames took how long, on the latency axis of the panel beside it."""
     values = run["series"]["total_ms"] or run["series"]["infer_ms"]
     low, high = min(values), max(max(values), min(values) * 1.001)
-    count = 40
+    count = max(8, min(40, len(values) // 4))
     if beside.get_yscale() == "log":
         edges = [low * (high / low) ** (k / count) for k in range(count + 1)]
         axis.set_yscale("log")
@@ -128,4 +130,5 @@ def _draw_distribution(axis: Any, beside: Any, run: Dict[str, Any]) -> None:
     axis.set_ylim(beside.get_ylim())
     axis.tick_params(labelleft=False, labelbottom=True, which="both")
     axis.set_xlabel("frames")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)

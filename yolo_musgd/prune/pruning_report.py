@@ -17,6 +17,7 @@ from yolo_musgd.tables import (
     markdown_table,
     plot_style,
     plot_text,
+    whole_numbers,
     write_png,
 )
 
@@ -153,6 +154,7 @@ def draw_curves(file: Path, record: dict[str, Any]) -> None:
         if values:
             axes.plot(range(1, len(values) + 1), values, color=colours[arm], label=names[arm], marker="o", markersize=3)
     axes.set_xlabel("epoch")
+    whole_numbers(axes.xaxis)
     axes.set_ylabel("top-1 on val" if record["task"] == "classify" else "mAP50-95 on val")
     axes.set_ylim(0, max(max(values, default=0) for values in record["curves"].values()) * 1.1 or 1)
     ends = "; ".join(f"{names[arm]}: {values[-1]:.3f}" for arm, values in record["curves"].items() if values)

@@ -104,6 +104,14 @@ def test_a_parent_that_the_system_cannot_name(tmp_path):
         check_parent("a\0b")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_place_that_root_may_write_by_name_only(tmp_path):
+    with pytest.raises(ValueError, match="/proc may not be written"):
+        check_parent("/proc/results/new")
+    check_parent(str(tmp_path / "not" / "yet"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_eight_processes_make_folders_at_once(tmp_path):
     """320 folders, each made once, and none is lost to a race."""
     with multiprocessing.get_context("spawn").Pool(8) as pool:

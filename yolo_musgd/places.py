@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -47,18 +48,29 @@ def check_parent(project: str, name: str | None = None, word: str = "project") -
     """
     if name is not None:
         check_name(name)
+    problem = ""
     try:
         folder = Path(project).absolute()
         there = next(p for p in (folder, *folder.parents) if p.exists())
-        problem = "" if there.is_dir() else f"{there} is a file"
-        if "\0" in project:
+        if not there.is_dir():
+            problem = f"{there} is a file"
+        elif "\0" in project:
             problem = "it has a NUL in it"
-        if not problem and not os.access(there, os.W_OK | os.X_OK):
+        elif not _may_be_written(there):
             problem = f"{there} may not be written"
     except (OSError, ValueError) as error:  # too long, or with a NUL in it
         problem = getattr(error, "strerror", None) or str(error)
     if problem:
         raise UserError(f"{word}={project[:200]} cannot hold results: {problem}; choose another {word}=")
+
+
+def _may_be_written(folder: Path) -> bool:
+    """By a trial: os.access says yes to root in /proc."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".trial-", dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def check_place(settings: Place) -> None:

@@ -239,3 +239,15 @@ def test_the_wheel_is_what_is_tested():
         pytest.skip("not the gate: the checkout may be what is tested")
     assert "site-packages" in str(Path(yolo_musgd.__file__).resolve())
     assert subprocess.run([sys.executable, "-c", "pass"], check=True).returncode == 0
+
+
+def test_ctrl_c_in_a_training_is_one_line(capsys):
+    from yolo_musgd.edge.interrupts import Interrupted
+
+    def entrypoint():
+        raise Interrupted("interrupted; go on with: yolo train resume=True model=last.pt")
+
+    with pytest.raises(SystemExit) as left:
+        plugin._polite(entrypoint)()
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "yolo-musgd: interrupted; go on with: yolo train resume=True model=last.pt\n"

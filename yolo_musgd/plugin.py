@@ -25,6 +25,7 @@ from typing import Any
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.interrupts import Interrupted
 from yolo_musgd.edge.options import nearest
 from yolo_musgd.train.settings import missing_keys, plugin_keys
 
@@ -254,6 +255,9 @@ def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
         except UserError as error:
             print(f"yolo-musgd: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        except Interrupted as stopped:
+            print(f"yolo-musgd: {stopped}", file=sys.stderr)
+            raise SystemExit(130) from None
         except SyntaxError as error:
             said = _slip(str(error))
             if said is None:

@@ -218,6 +218,25 @@ def interrupted(words, folder, epochs_done, env=None):
     return state
 
 
+def test_an_interrupted_training_says_what_goes_on(tiny_data, tmp_path):
+    from ultralytics import YOLO
+
+    def stop(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    model = YOLO("yolo26n.yaml")
+    model.add_callback("on_train_epoch_start", stop)
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; go on with: yolo train resume=True .*last\.pt") as told:
+        model.train(
+            optimizer="MuSGD", data=str(tiny_data), imgsz=64, batch=4, workers=0, epochs=3, device="cpu", plots=False,
+            project=str(tmp_path / "my runs"), name="cut",
+        )  # fmt: skip
+    last = tmp_path / "my runs" / "cut" / "weights" / "last.pt"
+    assert str(told.value).endswith(f"'model={last}'")  # quoted, for the blank in it
+    assert last.is_file()
+
+
 def test_resume_brings_settings_and_state_back(run, tiny_data, train_words, project):
     folder = project / "resumed"
     words = [

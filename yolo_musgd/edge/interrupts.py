@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from typing import Any, Iterator, List, Tuple
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with the words that say what goes on from there."""
+
+
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that a service manager's stop leaves nothing half-written either."""

@@ -225,7 +225,7 @@ def _figures(made: ExportResult, best: Built) -> dict[str, Any]:
         "size_mb": round(best.size_bytes / 1e6, 3),
         "latency_ms": ms,
         "fp32_latency_ms": fp32,
-        "times_fp32": round(fp32 / ms, 3) if ms else None,
+        "times_fp32": round(fp32 / ms, 4) if ms else None,
         "map50_95": round(best.accuracy.map50_95, 5) if best.accuracy else None,
         "fp32_map50_95": round(made.expected.map50_95, 5) if made.expected else None,
         "drop": round(made.expected.map50_95 - best.accuracy.map50_95, 5) if measured else None,  # type: ignore[union-attr]

@@ -22,6 +22,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr, remove_colors
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.interrupts import Interrupted
 from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
@@ -166,6 +167,8 @@ class MuSGDTrainerMixin:
             found = super().train()  # type: ignore[misc]
             self._say_findings()
             return found
+        except KeyboardInterrupt:
+            raise Interrupted(self._how_to_resume()) from None
         except Exception as error:
             told = _explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
             if not isinstance(told, UserError):
@@ -173,6 +176,13 @@ class MuSGDTrainerMixin:
             if not self.args.exist_ok:  # type: ignore[attr-defined]
                 _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
             raise told from (None if told is error else error)
+
+    def _how_to_resume(self) -> str:
+        """What to type after an interruption; what was trained before the first epoch's end is lost."""
+        last = Path(self.last)  # type: ignore[attr-defined]
+        if not last.is_file():
+            return "interrupted before the first epoch was saved"
+        return f"interrupted; go on with: yolo train resume=True {shlex.quote(f'model={last}')}"
 
     def _say_findings(self) -> None:
         """The last lines of a training: what the optimizer did, where it can be seen, what to type next."""

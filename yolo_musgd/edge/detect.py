@@ -21,6 +21,7 @@ from .runtimes.base import Runtime
 from .runtimes.open import NAMES, open_runtime
 from .sources import kinds
 from .sources.base import Source, WatchedFolder
+from .sources.devices import shown
 
 
 class Times(NamedTuple):
@@ -259,7 +260,9 @@ def _detect(chosen: Any, artifact: Artifact, source: Optional[Source], given: st
             runtime.close()
             path = written.close({"left_out": left_out, "source": source.info() if source else None})
     if not path:
-        raise UserError("source={}: not one frame came".format(chosen.source))
+        damaged = (source.info().get("damaged") if source else 0) or 0
+        said = ", {} damaged pictures".format(damaged) if damaged else ""
+        raise UserError("source={}: not one frame came{}".format(shown(chosen.source), said))
     return tally.result(folder.path, path, given, chosen.conf)
 
 

@@ -5,10 +5,14 @@ Real streams over the loopback, cameras at their interface, and what is told of 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import http.server
 import io
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -43,6 +47,10 @@ def picture(number: int) -> np.ndarray:
 
 def jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image)[1].tobytes()
+
+
+def png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
 
 
 def await_frame(source: Source, seconds: float = 20.0) -> tuple[str, np.ndarray]:
@@ -301,7 +309,20 @@ def test_jpegs_are_split_wherever_the_pipe_cuts(sizes: list[int], rest: bytes) -
     pictures = [b"\xff\xd8" + thumbnail + jpeg(picture(k))[2:] for k in range(3)]
     rest = rest.replace(b"\xff", b"")
     stream = rest.join([b"", *pictures, b"\xff\xd8\xff\xe0cut"])
-    assert list(devices.split_jpegs(Blocks(stream, sizes))) == pictures
+    found = list(devices.split_jpegs(Blocks(stream, sizes)))
+    assert found == [*pictures, b""]  # the last was cut off
+
+
+def test_what_is_cut_off_costs_only_itself() -> None:
+    whole = jpeg(PICTURE)
+    half = whole[: len(whole) // 2]
+    device = devices.Jpegs(io.BytesIO(whole + half + whole + b"\xff\xd8\xff\xe0\0\4ab" + whole + half), finite=True)
+    found = []
+    while (image := device.read()) is not None:
+        found.append(image)
+    assert len(found) == 3
+    assert all((image == found[0]).all() for image in found)
+    assert device.facts["damaged"] == 3
 
 
 def test_an_endless_jpeg_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,6 +477,136 @@ def test_a_folder_that_grows(tmp_path: Path) -> None:
     assert set(folder._seen) == {"a.png", "bad.jpg"}  # what is gone is forgotten
     with pytest.raises(UserError, match="needs a folder"):
         WatchedFolder(str(tmp_path / "a.png"))
+
+
+def test_what_stands_in_a_watched_folder_blocks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = jpeg(PICTURE)
+    (tmp_path / "dangling.jpg").symlink_to("/nowhere")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "slow.jpg").write_bytes(whole[:100])  # a copy that rests for longer than the folder is watched
+    folder = WatchedFolder(str(tmp_path), period=0.02)
+    assert folder.read(0.3) is None
+    assert "left out: " in capsys.readouterr().err
+    assert [line.partition(" ")[0] for line in folder.left_out] == [str(tmp_path / "slow.jpg")]
+    (tmp_path / "new.part").write_bytes(whole)
+    (tmp_path / "new.part").rename(tmp_path / "new.jpg")
+    assert await_frame(folder)[0].endswith("new.jpg")
+    (tmp_path / "slow.jpg").write_bytes(whole)  # and is whole in the end
+    assert await_frame(folder)[0].endswith("slow.jpg")
+    assert folder.left_out == []
+    assert folder.read(0.2) is None
+
+
+def answering(
+    kind: str, body: bytes = b"", status: str = "200 OK", extra: str = "", heads: list[bytes] | None = None
+) -> Iterator[str]:
+    """A web server that answers everybody the same; gives its address with a name and a password."""
+    heads = [] if heads is None else heads
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    heads.append(client.recv(65536))
+                    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
+                    client.sendall(head.encode() + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield f"http://name:secret@127.0.0.1:{listener.getsockname()[1]}/x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "extra", "said"),
+    [
+        ("text/html", b"hello", "200 OK", "", "answers with text/html, neither pictures nor a video"),
+        ("image/jpeg", b"\xff\xd8\xffhello", "200 OK", "", "a damaged picture"),
+        ("text/html", b"", "401 Unauthorized", 'WWW-Authenticate: Basic realm="x"\r\n', "401.*name:password@host"),
+        ("text/html", b"", "404 Not Found", "", "404: Not Found"),
+    ],
+)
+def test_a_web_server_that_gives_no_frames(kind: str, body: bytes, status: str, extra: str, said: str) -> None:
+    for address in answering(kind, body, status, extra):
+        with pytest.raises(UserError, match=said) as raised:
+            kinds.open_source(address)
+        assert "secret" not in str(raised.value)
+
+
+def test_one_picture_of_a_web_server_is_one_frame() -> None:
+    for address in answering("image/png", png(PICTURE)):
+        source = kinds.open_source(address, repeat=False)
+        assert (source.read()[1] == PICTURE).all()
+        assert source.read() is None
+        assert source.ended
+
+
+def test_a_redirect_takes_no_password_along() -> None:
+    asked: list[bytes] = []
+    for there in answering("image/png", png(PICTURE), heads=asked):
+        target = there.replace("name:secret@", "")
+        for here in answering("text/html", b"", "302 Found", f"Location: {target}\r\n", heads=asked):
+            assert (kinds.open_source(here).read()[1] == PICTURE).all()
+    assert [b"Authorization: Basic" in head for head in asked] == [True, False]
+
+
+def test_a_camera_that_asks_for_the_digest_of_a_password() -> None:
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given = self.headers.get("Authorization", "")
+            words = dict(re.findall(r'(\w+)="([^"]*)"', given))
+            md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
+            known, asked = md5("name:realm:secret"), md5("GET:/x")
+            if not given.startswith("Digest") or words.get("response") != md5(f"{known}:abc:{asked}"):
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Digest realm="realm", nonce="abc"')
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(png(PICTURE))
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}/x"
+        assert (kinds.open_source(f"http://name:secret@{host}").read()[1] == PICTURE).all()
+        with pytest.raises(UserError, match="401"):
+            kinds.open_source(f"http://name:wrong@{host}")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("source", ["/dev/videoX", "/dev/video", "99999999999999999999", "csi:0"])
+def test_what_is_no_camera_is_one_line(source: str) -> None:
+    pytest.importorskip("cv2")
+    with pytest.raises(UserError, match=f"source={source}: "):
+        kinds.open_source(source)
+
+
+def test_a_password_is_in_no_message(
+    small_models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiveSource.__init__, "__defaults__", (0, 0.1, None))  # no second of patience
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def silent() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    client.recv(4096)
+                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n")
+                    client.close()
+
+        threading.Thread(target=silent, daemon=True).start()
+        address = f"http://name:secret@127.0.0.1:{listener.getsockname()[1]}/x"
+        assert main(["detect", str(small_models["raw"]), f"source={address}", "patience=0", "threads=1"]) == 2
+    out, err = capsys.readouterr()
+    assert "not one frame came" in err
+    assert "secret" not in out + err
 
 
 def test_watch_is_an_option_of_detect(small_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:

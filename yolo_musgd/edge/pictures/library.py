@@ -1,5 +1,6 @@
 """The image library of this machine: OpenCV where it is there, else Pillow. An absent one is None here."""
 
+import os
 from typing import Any, Optional
 
 from ..errors import UserError
@@ -19,6 +20,7 @@ def _load(name: str, *parts: str) -> Any:
         return None
 
 
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # what went wrong is said once, by us
 cv2: Any = _load("cv2")
 pillow: Any = _load("PIL", "Image", "ImageDraw", "ImageOps")
 

@@ -1,6 +1,8 @@
 """What every source of frames is; images in memory, a video file, and a folder that grows."""
 
 import os
+import stat
+import sys
 import time
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -134,7 +136,7 @@ class WatchedFolder(Source):
     """The images of a folder, each once, and those that appear in it later; a file is read once it grows no more.
 
     Attributes:
-        left_out: Why others were not read; the first hundred.
+        left_out: Why others were not read; the first hundred. One that changes afterwards is tried again.
     """
 
     live = True
@@ -146,8 +148,8 @@ class WatchedFolder(Source):
             raise UserError("source={}: watch=True needs a folder".format(folder))
         self.left_out: List[str] = []
         self._channels, self._period = channels, period
-        self._sizes: Dict[str, int] = {}  # of what is there and not read yet, in bytes
-        self._seen: Dict[str, bool] = {}  # what is there and was read
+        self._waiting: Dict[str, Any] = {}  # what is there and not read yet: its state when it was seen last
+        self._seen: Dict[str, Any] = {}  # what is there and was read: None, or the state in which it was no image
         self._ready: List[str] = []
 
     def read(self, timeout: Optional[float] = None) -> Optional[Frame]:
@@ -155,26 +157,49 @@ class WatchedFolder(Source):
         until = None if timeout is None else time.perf_counter() + timeout
         while True:
             while self._ready:
-                path = os.path.join(self.description, self._ready.pop(0))
-                try:
-                    return path, read_image(path, self._channels)
-                except UserError as error:
-                    if len(self.left_out) < 100:
-                        self.left_out.append(first_line(error))
+                frame = self._take(self._ready.pop(0))
+                if frame is not None:
+                    return frame
             self._look()
             if self.ended or (until is not None and time.perf_counter() >= until):
                 return None
             if not self._ready:
                 time.sleep(self._period)
 
+    def _take(self, name: str) -> Optional[Frame]:
+        path = os.path.join(self.description, name)
+        try:
+            image = read_image(path, self._channels)
+        except UserError as error:
+            if os.path.exists(path):  # else it was taken away meanwhile
+                self._seen[name] = self._waiting[name]
+                said = first_line(error)
+                print("left out: {}".format(said), file=sys.stderr)
+                if len(self.left_out) < 100 and said not in self.left_out:
+                    self.left_out.append(said)
+            return None
+        ours = (path + " ", path + ":")
+        self.left_out[:] = [line for line in self.left_out if not line.startswith(ours)]  # it came right
+        return path, image
+
     def _look(self) -> None:
         try:
             there = [entry for entry in os.scandir(self.description) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-            sizes = {entry.name: entry.stat().st_size for entry in there if not entry.name.startswith(".")}
-        except FileNotFoundError:  # a file went between the two calls, or the folder itself
+        except OSError:
             self.ended = not os.path.isdir(self.description)
             return
-        new = [name for name in sizes if name not in self._seen]
-        self._ready = sorted(name for name in new if sizes[name] and self._sizes.get(name) == sizes[name])
-        self._sizes = {name: sizes[name] for name in new}
-        self._seen = {name: True for name in list(self._seen) + self._ready if name in sizes}
+        states = {entry.name: _state(entry.path) for entry in there if not entry.name.startswith(".")}
+        new = {name: state for name, state in states.items() if state and self._seen.get(name, 0) not in (None, state)}
+        self._ready = sorted(name for name in new if new[name] == self._waiting.get(name))
+        self._waiting = new
+        self._seen = {name: state for name, state in self._seen.items() if name in states}
+        self._seen.update(dict.fromkeys(self._ready))
+
+
+def _state(path: str) -> Any:
+    """Size and time of a file; None for what is empty, gone, no file, or a link to nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if found.st_size and stat.S_ISREG(found.st_mode) else None

@@ -15,6 +15,10 @@ from .base import Device
 
 TIMEOUT = 10.0  # seconds without an answer from a stream
 LARGEST_JPEG = 64 << 20  # bytes; more without an end is no picture
+HINTS = {
+    "camera": "; v4l2-ctl --list-devices names those that are here",
+    "stream": "; is it there? A camera that asks for a name and a password: rtsp://name:password@host/...",
+}
 OPENCV = "sudo apt install python3-opencv, or python3 -m pip install opencv-python-headless"
 
 
@@ -38,25 +42,28 @@ class Capture(Device):
         what: File, address, number of a camera, or GStreamer pipeline.
         kind: video, camera, pipeline or stream.
         mode: Of a camera.
+        name: For messages, in place of ``what``.
 
     Raises:
         UserError: It cannot be opened, or this OpenCV has not what it needs.
     """
 
-    def __init__(self, what: str, kind: str, mode: Mode = Mode()) -> None:  # noqa: B008 - it cannot change
+    def __init__(self, what: str, kind: str, mode: Mode = Mode(), name: str = "") -> None:  # noqa: B008 - it is frozen
         Device.__init__(self)
-        cv2 = library.cv2
+        cv2, name = library.cv2, name or shown(what)
         if cv2 is None:
-            raise UserError("source={}: a {} needs OpenCV: {}".format(shown(what), kind, OPENCV))
+            raise UserError("source={}: a {} needs OpenCV: {}".format(name, kind, OPENCV))
         if kind == "pipeline" and not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
             raise UserError(
                 "source={}: this OpenCV was built without GStreamer, as pip's always is: sudo apt install "
-                "python3-opencv, and no opencv from pip beside it".format(shown(what))
+                "python3-opencv, and no opencv from pip beside it".format(name)
             )
-        self._cv2, self._capture = cv2, _opened(cv2, what, kind)
+        try:
+            self._cv2, self._capture = cv2, _opened(cv2, what, kind)
+        except (cv2.error, OverflowError) as error:  # a number that is no camera's
+            raise UserError("source={}: the {} cannot be opened ({})".format(name, kind, first_line(error)))
         if not self._capture.isOpened():
-            hint = "; v4l2-ctl --list-devices names those that are here" if kind == "camera" else ""
-            raise UserError("source={}: the {} cannot be opened{}".format(shown(what), kind, hint))
+            raise UserError("source={}: the {} cannot be opened{}".format(name, kind, HINTS.get(kind, "")))
         if kind == "camera":
             self._set(mode)
         self.finite = kind == "video" or (kind == "stream" and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0)
@@ -65,7 +72,7 @@ class Capture(Device):
         self.facts: Dict[str, Any] = {"sizes": ["{}x{}".format(*size)], "announced_fps": rate}
         if mode.size and tuple(size) != mode.size:
             wanted = "{}x{}".format(*mode.size)
-            print("{} was asked for {}, it gives {}x{}".format(shown(what), wanted, *size), file=sys.stderr)
+            print("{} was asked for {}, it gives {}x{}".format(name, wanted, *size), file=sys.stderr)
 
     def _set(self, mode: Mode) -> None:
         cv2, capture = self._cv2, self._capture
@@ -172,13 +179,16 @@ class Picamera(Device):
 def split_jpegs(file: BinaryIO) -> Iterator[bytes]:
     """Yield the JPEGs of a stream one by one; what lies between them (the heads of a multipart answer) is skipped.
 
-    Segments are stepped over by their length, so that a thumbnail inside of one ends no picture.
+    Segments are stepped over by their length, so that a thumbnail inside of one ends no picture. A picture that the
+    stream's end or the next one cuts off is given as no bytes.
     """
     read = getattr(file, "read1", file.read)
     buffer, position, start = bytearray(), 0, -1
     while True:
         block = read(1 << 16)
         if not block:
+            if start >= 0:
+                yield b""
             return
         buffer += block
         while True:
@@ -189,6 +199,10 @@ def split_jpegs(file: BinaryIO) -> Iterator[bytes]:
                     break
                 position = start + 2
             end, position = _end_of_jpeg(buffer, position)
+            if end == NEXT:
+                yield b""
+                start, position = position, position + 2
+                continue
             if end < 0:
                 if len(buffer) - start > LARGEST_JPEG:
                     raise UserError("a JPEG of more than {} MiB".format(LARGEST_JPEG >> 20))
@@ -198,8 +212,11 @@ def split_jpegs(file: BinaryIO) -> Iterator[bytes]:
             start = -1
 
 
+NEXT = -2
+
+
 def _end_of_jpeg(buffer: bytearray, position: int) -> Tuple[int, int]:
-    """Walk on from ``position``; returns the picture's end, or -1, and how far it was understood."""
+    """Walk on from ``position``; returns the picture's end, -1, or NEXT at another's start, and how far it got."""
     while True:
         found = buffer.find(b"\xff", position)
         if found < 0:
@@ -209,7 +226,9 @@ def _end_of_jpeg(buffer: bytearray, position: int) -> Tuple[int, int]:
         marker = buffer[found + 1]
         if marker == 0xD9:
             return found + 2, found + 2
-        if marker in (0x00, 0xFF) or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # stuffing, filling, restarts
+        if marker == 0xD8:
+            return NEXT, found
+        if marker in (0x00, 0xFF) or 0xD0 <= marker <= 0xD7 or marker == 0x01:  # stuffing, filling, restarts
             position = found + (1 if marker == 0xFF else 2)
             continue
         after = found + 2 + (buffer[found + 2] << 8 | buffer[found + 3])
@@ -218,22 +237,41 @@ def _end_of_jpeg(buffer: bytearray, position: int) -> Tuple[int, int]:
         position = after
 
 
+class Still(Device):
+    """One picture."""
+
+    finite = True
+
+    def __init__(self, image: np.ndarray) -> None:
+        Device.__init__(self)
+        self.facts["sizes"] = ["{}x{}".format(image.shape[1], image.shape[0])]
+        self._image, self._left = image, True
+
+    def read(self) -> Optional[np.ndarray]:
+        """See Device.read."""
+        left, self._left = self._left, False
+        return self._image if left else None
+
+    def rewind(self) -> None:
+        """See Device.rewind."""
+        self._left = True
+
+
 class Jpegs(Device):
-    """JPEGs from a pipe or from a camera's web server."""
+    """JPEGs from a pipe or from a camera's web server; ``facts["damaged"]`` counts those that could not be read."""
 
     def __init__(self, file: BinaryIO, finite: bool) -> None:
         Device.__init__(self)
+        self.facts["damaged"] = 0
         self.finite, self._file, self._pictures = finite, file, split_jpegs(file)
 
     def read(self) -> Optional[np.ndarray]:
         """See Device.read; a damaged picture is skipped."""
         for data in self._pictures:
-            try:
-                image = decode_image(data, 3)
-            except Exception:  # of several kinds, see pictures.images
-                continue
+            image = _decoded(data)
             if image is not None:
                 return image
+            self.facts["damaged"] += 1
         return None
 
     def close(self) -> None:
@@ -241,25 +279,56 @@ class Jpegs(Device):
         self._file.close()
 
 
+def _decoded(data: bytes) -> Optional[np.ndarray]:
+    try:
+        return decode_image(data, 3) if data else None
+    except Exception:  # of several kinds, see pictures.images
+        return None
+
+
+def _asked(address: str) -> Any:
+    """Ask a web server; name and password go to it alone, not along a redirect; as a digest where it asks."""
+    from urllib import request
+
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    question = request.Request(parts._replace(netloc=host).geturl())
+    keys = request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username:
+        name, password = unquote(parts.username), unquote(parts.password or "")
+        keys.add_password(None, "{}://{}/".format(parts.scheme, host), name, password)
+        secret = base64.b64encode("{}:{}".format(name, password).encode()).decode()
+        question.add_unredirected_header("Authorization", "Basic " + secret)  # unasked: some cameras never ask
+    opener = request.build_opener(request.HTTPBasicAuthHandler(keys), request.HTTPDigestAuthHandler(keys))
+    return opener.open(question, timeout=TIMEOUT)
+
+
 def web_stream(address: str) -> Device:
-    """Open http(s)://: a camera's MJPEG by ourselves, so that no OpenCV is needed; anything else through OpenCV.
+    """Open http(s)://: a camera's MJPEG or a picture by ourselves, so that no OpenCV is needed; a video through OpenCV.
 
     Raises:
         UserError: Nobody answers, or not with a picture.
     """
     from http.client import HTTPException
-    from urllib.request import Request, urlopen
 
+    name = shown(address)
     try:
-        parts = urlsplit(address)
-        request = Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
-        if parts.username:
-            secret = "{}:{}".format(unquote(parts.username), unquote(parts.password or ""))
-            request.add_header("Authorization", "Basic " + base64.b64encode(secret.encode()).decode())
-        answer = urlopen(request, timeout=TIMEOUT)
-    except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
-        raise UserError("source={}: {}".format(shown(address), first_line(error)))
-    if answer.headers.get_content_type().startswith("multipart/"):
-        return Jpegs(answer, finite=False)
-    answer.close()
+        answer = _asked(address)
+        kind = answer.headers.get_content_type()
+        if kind.startswith("multipart/"):
+            return Jpegs(answer, finite=False)
+        data = answer.read(LARGEST_JPEG) if kind.startswith("image/") else b""
+        answer.close()
+    except HTTPException as error:
+        raise UserError("source={}: no answer of a web server ({})".format(name, first_line(error)))
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        hint = ": http://name:password@host/..." if getattr(error, "code", 0) == 401 else ""  # HTTPError's
+        raise UserError("source={}: {}{}".format(name, first_line(error), hint))
+    if kind.startswith("image/"):
+        image = _decoded(data)
+        if image is None:
+            raise UserError("source={}: a damaged picture".format(name))
+        return Still(image)
+    if kind in ("text/html", "application/json"):
+        raise UserError("source={}: answers with {}, neither pictures nor a video".format(name, kind))
     return Capture(address, "stream")

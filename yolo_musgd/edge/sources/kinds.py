@@ -51,7 +51,7 @@ def is_moving(source: str) -> bool:
 
 
 def _kind(source: str) -> str:
-    if source.isdigit() or source.startswith("/dev/video"):
+    if re.match(r"(/dev/video)?[0-9]+$", source):
         return "camera"
     if source == "-":
         return "pipe"
@@ -118,5 +118,7 @@ def _open_live(source: str, kind: str, mode: Mode, patience: Optional[float], re
     if kind == "picamera":
         return LiveSource(source, "camera", lambda: Picamera(number, mode), patience)
     if kind == "csi":
-        return LiveSource(source, "camera", lambda: Capture(csi_pipeline(number, mode), "pipeline"), patience)
+        return LiveSource(
+            source, "camera", lambda: Capture(csi_pipeline(number, mode), "pipeline", name=source), patience
+        )
     return LiveSource(shown(source), kind, lambda: Capture(source, kind, mode), patience)

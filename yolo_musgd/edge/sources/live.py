@@ -61,7 +61,8 @@ class LiveSource(Source):
         self._threads: List[threading.Thread] = []
         self._turn = 0  # the thread of this turn is listened to, older ones are stuck
         device = device or connect()
-        self._facts = device.facts
+        self._facts = self._current = device.facts  # of the first device, and of the one that is open
+        self._damaged = 0  # pictures, of those that are closed
         self._came_at = time.perf_counter()
         self._start(device)
 
@@ -81,6 +82,7 @@ class LiveSource(Source):
             why = "it ended"
             try:
                 device = device or self._connect()
+                self._current = device.facts
                 while True:
                     image = device.read()
                     if image is None or not self._put(turn, image):
@@ -90,6 +92,8 @@ class LiveSource(Source):
             finite = device is not None and device.finite
             if device is not None:
                 _close(device)
+                self._damaged += device.facts.get("damaged", 0)
+                self._current = {}
                 device = None
             if finite:
                 self._end(turn)
@@ -183,6 +187,7 @@ class LiveSource(Source):
                 "lost": self.lost,
                 "size_changes": self.size_changes,
                 "gaps": list(self._gaps),
+                "damaged": self._damaged + self._current.get("damaged", 0),
             }
 
     def close(self) -> None:

@@ -288,7 +288,7 @@ def _explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None)
     if isinstance(error, (ValueError, RuntimeError)) and _NOTHING.search(str(error)):
         reason, _, _ = remove_colorstr(str(error)).partition("See https")
         lines = [" ".join(line.split()) for line in reason.splitlines() if line.strip()]
-        hint = "It needs a labels/ folder beside images/ with a .txt for each image, in it lines of class x y width height"
+        hint = "It needs a labels/ folder beside images/ with a .txt for each image, lines of class x y width height"
         return DataError(f"data={args.get('data')}: {' '.join(lines[:2])} {'' if lines[1:] else hint}".strip())
     if isinstance(error, (TypeError, ValueError)) and traceback.extract_tb(error.__traceback__)[-1].name == "check_cfg":
         return ArgumentError(str(error))

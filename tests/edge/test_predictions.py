@@ -10,11 +10,12 @@ import pytest
 
 from yolo_musgd.edge.__main__ import main
 from yolo_musgd.edge.average_precision import Evaluator
-from yolo_musgd.edge.coco import read_coco
+from yolo_musgd.edge.coco import open_coco, read_coco
 from yolo_musgd.edge.detect import Detector
 from yolo_musgd.edge.evaluate import VAL_CONF, judge
 from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.edge.pictures.letterbox import Letterbox, place_for_val
+from yolo_musgd.edge.predictions import read_predictions
 from yolo_musgd.edge.runtimes.artifact import open_artifact
 from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export import compare
@@ -112,7 +113,12 @@ GOOD = {"image_id": 100, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}
         ([{**GOOD, "bbox": [1, 2, "nan", 4]}], "entry 0"),
         ([{**GOOD, "bbox": [1, 2, -3, 4]}], "entry 0"),
         ([{**GOOD, "image_id": 5}], "none of 1 detections"),
-        ([], "none of 0 detections"),
+        ([], "holds no detection"),
+        ([{**GOOD, "category_id": 0}], "category_id 0 is none of the labels': 7, 10, 13, 16, 19, ..."),
+        ([{**GOOD, "category_id": []}], "entry 0"),
+        ([{**GOOD, "score": 87}], "score 87 must be in [0, 1]"),
+        ([{k: v for k, v in GOOD.items() if k != "score"}], "it lacks 'score'"),
+        ([{**GOOD, "bbox": [1, 2, 3, -4]}], "must be [x, y, width, height]"),
     ],
 )
 def test_bad_predictions_are_one_line(
@@ -125,6 +131,49 @@ def test_bad_predictions_are_one_line(
     assert said in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+FIRST = "file name of the first image"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"image_id": 100.0}, ""),
+        ({"image_id": "100"}, ""),
+        ({"image_id": FIRST}, ""),
+        ({"bbox": [5, 5, 0, 9]}, "; 1 boxes have no area"),
+        (
+            {"bbox": [0.1, 0.2, 0.3, 0.4]},
+            "; all boxes lie in one corner: bbox is in pixels, not in fractions of the image",
+        ),
+        ({"bbox": [400, 300, 640, 480]}, "; 1 boxes reach out of their image: bbox is [x, y, width, height]"),
+    ],
+)
+def test_what_looks_like_another_format_is_told(
+    change: dict[str, object], said: str, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "preds.json"
+    if change.get("image_id") == FIRST:
+        change = {"image_id": json.loads(labelled.read_text())["images"][0]["file_name"]}
+    path.write_text(json.dumps([GOOD | change]))
+    assert main(["val", f"predictions={path}", f"source={labelled}", f"project={tmp_path}/out"]) == 0
+    words = capsys.readouterr().out.splitlines()[-3]
+    assert words.startswith("mAP50-95 ")
+    assert words.endswith(f" labels{said}")
+
+
+def test_a_hundred_thousand_boxes_are_no_trouble(labelled: Path) -> None:
+    coco = open_coco(str(labelled), {})
+    path = labelled.with_name("many.json")
+    scores = np.random.default_rng(0).permutation(100_000) / 100_000
+    path.write_text(json.dumps([{**GOOD, "image_id": 100 + k % 3, "score": s} for k, s in enumerate(scores.tolist())]))
+    found, notes = read_predictions(str(path), coco, 0.0, 300)
+    assert [len(rows) for rows in found] == [300, 300, 300]
+    for k, rows in enumerate(found):
+        assert rows[:, 4].tolist() == sorted(scores[k::3].tolist(), reverse=True)[:300]
+    assert notes == []
 
 
 def test_a_model_and_predictions_is_one_too_many(

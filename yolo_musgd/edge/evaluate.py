@@ -202,7 +202,7 @@ def _judge_predictions(chosen: Any) -> Result:
     if not chosen.source.lower().endswith(".json"):
         raise UserError("val predictions=: source= must be a COCO file, such as the val.json that export writes")
     coco = open_coco(chosen.source, {})
-    found, strangers = read_predictions(chosen.predictions, coco, chosen.conf, chosen.max_det)
+    found, notes = read_predictions(chosen.predictions, coco, chosen.conf, chosen.max_det)
     evaluator = Evaluator()
     for rows, (_, labels), size in list(zip(found, coco.labelled, coco.sizes))[: chosen.n]:
         evaluator.add(rows, _in_pixels(labels, size))
@@ -225,8 +225,7 @@ def _judge_predictions(chosen: Any) -> Result:
     }
     with Folder("val", *options.place(chosen)) as folder:
         path = folder.write_text("val.json", json.dumps(content, indent=1))
-    rest = "; {} detections are of other images".format(strangers) if strangers else ""
-    said = _say(content["result"], [], rest)
+    said = _say(content["result"], [], "".join("; " + note for note in notes))
     following = "yolo-musgd compare-bench bench.json {}".format(path)
     return Result("val", said, folder.path, {"val": path}, content["result"], following)
 

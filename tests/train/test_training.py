@@ -1,4 +1,7 @@
-"""Whole training runs on 16 pictures: the `yolo` command as people type it, and what it leaves behind."""
+"""Whole training runs on 16 pictures: the `yolo` command as people type it, and what it leaves behind.
+
+Covers refusals.py.
+"""
 
 import csv
 import math

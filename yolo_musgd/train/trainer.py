@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import importlib
-import re
 import shlex
-import shutil
-import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -18,7 +15,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr, remove_colorstr
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_musgd.edge.errors import UserError
@@ -29,21 +26,13 @@ from yolo_musgd.optim import registry
 from yolo_musgd.optim.hybrid import Hybrid
 from yolo_musgd.train import activations, batchnorm, cpu, pruned
 from yolo_musgd.train.announcement import announce
+from yolo_musgd.train.refusals import DataError, explained, remove_empty_run
 from yolo_musgd.train.settings import PLUGIN_SETTINGS, TelemetrySettings
 from yolo_musgd.train.telemetry import Monitor
 
 PREFIX = "MuSGD"
-_NOTHING = re.compile(r"No (labels|valid images) found in ")  # the host's words
 HOME = "yolo_musgd.trainers"  # where pickle and DDP find the classes again
 _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of the host's groups; the rest is SGD's
-
-
-class DataError(UserError):
-    """The data set cannot be trained on."""
-
-
-class ArgumentError(UserError, TypeError):
-    """An argument of Ultralytics' that it refused; a TypeError too, which it raises itself."""
 
 
 class MuSGDTrainerMixin:
@@ -59,8 +48,8 @@ class MuSGDTrainerMixin:
             super().__init__(cfg, overrides, _callbacks)  # type: ignore[call-arg]
         except Exception as error:
             if not given.get("exist_ok"):
-                _remove_empty_run(getattr(self, "save_dir", None))
-            raise _explained(error, given, getattr(self, "save_dir", None)) from error
+                remove_empty_run(getattr(self, "save_dir", None))
+            raise explained(error, given, getattr(self, "save_dir", None)) from error
 
     def setup_model(self) -> Any:
         """Build or load the model; note whether a resumed run was one of Ultralytics' own MuSGD.
@@ -170,11 +159,11 @@ class MuSGDTrainerMixin:
         except KeyboardInterrupt:
             raise Interrupted(self._how_to_resume()) from None
         except Exception as error:
-            told = _explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
+            told = explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
             if not isinstance(told, UserError):
                 raise
             if not self.args.exist_ok:  # type: ignore[attr-defined]
-                _remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
+                remove_empty_run(self.save_dir)  # type: ignore[attr-defined]
             raise told from (None if told is error else error)
 
     def _how_to_resume(self) -> str:
@@ -263,36 +252,6 @@ def _as_dict(cfg: Any) -> dict[str, Any]:
     if cfg is None or isinstance(cfg, (str, Path)):
         return {}
     return dict(cfg) if isinstance(cfg, Mapping) else dict(vars(cfg))
-
-
-def _remove_empty_run(save_dir: Path | None) -> None:
-    """Remove a run folder that holds nothing but what every start writes."""
-    if save_dir is None or not Path(save_dir).is_dir():
-        return
-    entries = {p.relative_to(save_dir).as_posix() for p in Path(save_dir).rglob("*")}
-    if all(e in ("args.yaml", "weights") or e.startswith("events.out.tfevents") for e in entries):
-        shutil.rmtree(save_dir, ignore_errors=True)
-
-
-def _explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None) -> Exception:
-    """The host's error, or ours where one line says it better."""
-    folder_made = save_dir is not None and (Path(save_dir) / "weights").is_dir()
-    if isinstance(error, OSError) and error.filename and not folder_made:
-        return UserError(f"cannot write the run folder {error.filename}: {error.strerror}; choose another project=")
-    if isinstance(error, RuntimeError) and str(error).startswith("Dataset "):
-        cause = error.__cause__ or error
-        return DataError(f"data={args.get('data')}: {' '.join(str(cause).split())}")
-    if isinstance(error, FileNotFoundError) and "Error loading data from" in str(error):
-        reason, _, _ = remove_colorstr(str(error.__cause__ or error)).partition(" Supported formats")
-        return DataError(f"data={args.get('data')}: {' '.join(reason.split())}")
-    if isinstance(error, (ValueError, RuntimeError)) and _NOTHING.search(str(error)):
-        reason, _, _ = remove_colorstr(str(error)).partition("See https")
-        lines = [" ".join(line.split()) for line in reason.splitlines() if line.strip()]
-        hint = "It needs a labels/ folder beside images/ with a .txt for each image, lines of class x y width height"
-        return DataError(f"data={args.get('data')}: {' '.join(lines[:2])} {'' if lines[1:] else hint}".strip())
-    if isinstance(error, (TypeError, ValueError)) and traceback.extract_tb(error.__traceback__)[-1].name == "check_cfg":
-        return ArgumentError(str(error))
-    return error
 
 
 @cache

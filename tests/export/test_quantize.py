@@ -1,6 +1,6 @@
 """INT8 graphs: what each variant quantizes, how close it stays, what runtimes fuse of it.
 
-Covers onnx_graph.py and tensorrt_graph.py.
+Covers onnx_graph.py, tensorrt_graph.py and upsampling.py.
 """
 
 from __future__ import annotations

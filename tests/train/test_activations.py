@@ -1,4 +1,7 @@
-"""Activations are torch's own modules in Ultralytics' own classes, and a rebuild from the YAML agrees."""
+"""Activations are torch's own modules in Ultralytics' own classes, and a rebuild from the YAML agrees.
+
+Covers batchnorm.py.
+"""
 
 import pytest
 import torch

@@ -118,7 +118,7 @@ def plan(folder, count=2, **settings):
     model = Tiny()
     Progress(folder).begin(take(model, float_names(model)))
     return rounds.ServerPlan(
-        chosen, {"optimizer": "SGD"}, model, False, False, CLASSES, count, "val.yaml", folder, poll=0.001
+        chosen, {"optimizer": "SGD", "batch": 8}, model, False, False, CLASSES, count, "val.yaml", folder, poll=0.001
     )
 
 
@@ -315,6 +315,19 @@ def test_the_optimizers_state_stays_with_the_client_unless_told(tmp_path, monkey
     federate(tmp_path / "keep", 1, rounds=3)
     federate(tmp_path / "restart", 1, rounds=2, optimizer_state="restart")
     assert seen == [None, 0.0, 1.0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "batch", "nbs"),
+    [
+        ({}, 51, 4, 4), ({}, 5, 2, 2), ({}, 5000, 16, 16), ({"batch": 8}, 51, 8, 8),
+        ({"batch": 4, "nbs": 16}, 51, 4, 16),
+        ({"nbs": 64}, 24, 2, 64), ({"batch": -1}, 51, -1, None), ({"batch": 0.7}, 51, 0.7, None),
+    ],
+)  # fmt: skip
+def test_a_client_makes_a_dozen_steps_unless_told(asked, images, batch, nbs):
+    got = client.with_batch({"lr0": 0.1, **asked}, images)
+    assert (got["batch"], got.get("nbs"), got["lr0"]) == (batch, nbs, 0.1)
 
 
 def test_a_server_names_no_file_of_a_client():

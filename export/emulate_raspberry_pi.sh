@@ -75,7 +75,7 @@ CACHES
   mv "$new" "$root"
 fi
 
-# What the bundle's runtimes need, wheels for ARM64. ExecuTorch imports PyTorch: an older pair of the two, since newer
+# What the bundle's runtimes need, wheels for ARM64. ExecuTorch imports PyTorch: an older pair of the two, since today's
 # PyTorch for ARM64 brings CUDA along.
 site=$root/usr/local/lib/python3.11/dist-packages
 arm() {
@@ -106,33 +106,49 @@ exec unshare --root="$root" --wd=/opt/bundle \\
 PI
 chmod +x "$pi_python"
 
+runtimes_of() { # artifact's folder
+  for pair in onnx:onnxruntime onnx:openvino param:ncnn mnn:mnn pte:executorch xml:openvino; do
+    find "$1" -maxdepth 1 -name "*.${pair%:*}" | grep -q . || continue
+    [ "$pair" != onnx:openvino ] || [ -d "$site/openvino" ] || continue
+    echo "${pair#*:}"
+  done
+}
+
 # One artifact: the bundle's own script. Several: one detects after the other, a race would take a day here.
 if [ -d "$bundle/model" ]; then
   PYTHON=$pi_python sh "$inside/run.sh" "$@"
-  set -- "model onnxruntime detect"
+  set -- "model $(runtimes_of "$bundle/model" | head -n 1) detect"
 else
   set --
   for artifact in "$bundle"/models/*/; do
     path=models/$(basename "$artifact")
-    for runtime in onnxruntime openvino ncnn mnn executorch; do
-      case $runtime in onnxruntime | openvino) file=*.onnx ;; ncnn) file=*.param ;; mnn) file=*.mnn ;; *) file=*.pte ;; esac
-      find "$artifact" -maxdepth 1 -name "$file" | grep -q . || continue
-      [ $runtime != openvino ] || [ -d "$site/openvino" ] || continue
+    for runtime in $(runtimes_of "$artifact"); do
       name=$(basename "$path")-$runtime
-      "$pi_python" edge.pyz detect "$path" source=samples project=results "name=$name" runtime=$runtime conf=0.25 threads=1 save=False
+      "$pi_python" edge.pyz detect "$path" source=samples project=results "name=$name" "runtime=$runtime" conf=0.25 \
+        threads=1 save=False
       set -- "$@" "$path $runtime $name"
     done
   done
 fi
 
 # The same detections on the PC: close to equal in FP32; in INT8 the kernels round differently, boxes may come and go.
-# OpenCV here and Pillow there would resize differently, by up to one grey level; where both are, Pillow it is.
+# OpenCV here and Pillow there would resize differently, by up to one grey level, so it is Pillow here too.
+on_pc() { # path, runtime, name
+  "$python" -c 'import sys; sys.modules["cv2"] = None; sys.path.insert(0, sys.argv.pop(1))
+from edge.__main__ import main; sys.exit(main())' "$bundle/edge.pyz" detect "$bundle/$1" "source=$bundle/samples" \
+    "project=$here" "runtime=$2" "name=$3" $([ "$1" = model ] || echo conf=0.25) >/dev/null 2>&1
+}
 for case in "$@"; do
   read -r path runtime name <<<"$case"
-  given=$([ "$path" = model ] || echo conf=0.25)
-  "$python" -c 'import sys; sys.modules["cv2"] = None; sys.path.insert(0, sys.argv.pop(1)); from edge.__main__ import main; sys.exit(main())' \
-    "$bundle/edge.pyz" detect "$bundle/$path" "source=$bundle/samples" "project=$here" "name=$name" "runtime=$runtime" $given \
-    >/dev/null || continue # a runtime that this PC has not
+  [ "$runtime" != onnxruntime ] || [ -d "$here/onnx" ] || on_pc "$path" onnxruntime onnx
+done
+for case in "$@"; do
+  read -r path runtime name <<<"$case"
+  on_pc "$path" "$runtime" "$name" || {
+    [ -d "$here/onnx" ] || { echo "$path: this PC has no $runtime to hold it against" && continue; }
+    echo "this PC has no $runtime: its ONNX Runtime stands in"
+    ln -s onnx "$here/$name"
+  }
   echo "$path in $runtime"
   "$python" - "$here/$name/detections.json" "$inside/results/$name/detections.json" <<'PY'
 import json

@@ -473,6 +473,7 @@ def test_the_page_says_starting_live_and_lost() -> None:
 
     shared, frame = Shared(0.25), np.zeros((48, 64, 3), np.uint8)
     status: dict[str, Any] = {"model": "m", "runtime": "r", "source": "0", "frames": 0, "waiting": None, "conf": 0.25}
+    status["power_rails_w"] = {"USB": 0.5, "VIN": 5.1}
     state = "document.getElementById('state')?.textContent"
     with web_of(shared) as address, Browser() as page:
         page.open(address)
@@ -495,6 +496,8 @@ def test_the_page_says_starting_live_and_lost() -> None:
                     break
             assert page.ask(state) == expected
         assert page.ask("document.getElementById('state').className") == "bad"
+        assert "Power\nno total\n" in page.ask("document.getElementById('list').innerText")
+        assert "Power USB\n0.50 W" in page.ask("document.getElementById('list').innerText")
         assert page.complaints() == []
 
 

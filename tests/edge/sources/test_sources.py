@@ -406,7 +406,8 @@ class FakeCapture:
         self.set_to[key] = value
 
     def get(self, key: int) -> float:
-        return {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480, cv2.CAP_PROP_FPS: 25}.get(key, -1)
+        facts = {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480, cv2.CAP_PROP_FPS: 25}
+        return {**facts, cv2.CAP_PROP_FOURCC: cv2.VideoWriter_fourcc(*"YUYV")}.get(key, -1)
 
     def read(self) -> tuple[bool, np.ndarray]:
         time.sleep(0.01)
@@ -431,7 +432,10 @@ def test_v4l2_mode(word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (cv2.CAP_PROP_FPS, 30.0),
     ]
     assert info["announced_fps"] == 25
-    assert f"{word} was asked for 1280x720, it gives 640x480" in capsys.readouterr().err
+    asked = f"{word} was asked for 1280x720, 30 frames/s, MJPG, it gives 640x480, 25 frames/s, YUYV\n"
+    assert capsys.readouterr().err == asked
+    kinds.open_source(word, chosen=chosen(size="640x480", rate="25", format="yuyv")).close()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,8 @@ class Capture(Device):
         size = [int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
         rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
         self.facts: Dict[str, Any] = {"sizes": ["{}x{}".format(*size)], "announced_fps": rate}
-        if mode.size and tuple(size) != mode.size:
-            wanted = "{}x{}".format(*mode.size)
-            print("{} was asked for {}, it gives {}x{}".format(name, wanted, *size), file=sys.stderr)
+        if kind == "camera":
+            self._compare(name, mode, (size[0], size[1]), rate)
 
     def _set(self, mode: Mode) -> None:
         cv2, capture = self._cv2, self._capture
@@ -84,6 +83,19 @@ class Capture(Device):
         if mode.rate:
             capture.set(cv2.CAP_PROP_FPS, mode.rate)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+
+    def _compare(self, name: str, mode: Mode, size: Tuple[int, int], rate: Optional[float]) -> None:
+        """Tell where the camera has not what it was asked for; it then takes what is next to it."""
+        code = int(self._capture.get(self._cv2.CAP_PROP_FOURCC))
+        letters = "".join(chr(code >> shift & 0x7F) for shift in (0, 8, 16, 24)) if code > 0 else None
+        pairs = [("{}x{}".format(*size), "{}x{}".format(*mode.size))] if mode.size and size != mode.size else []
+        if mode.rate and rate and abs(rate / mode.rate - 1) > 0.02:
+            pairs.append(("{:g} frames/s".format(rate), "{:g} frames/s".format(mode.rate)))
+        if mode.format and letters and letters != mode.format:
+            pairs.append((letters, mode.format))
+        if pairs:
+            gives, asked = (", ".join(words) for words in zip(*pairs))
+            print("{} was asked for {}, it gives {}".format(name, asked, gives), file=sys.stderr)
 
     def read(self) -> Optional[np.ndarray]:
         """See Device.read."""

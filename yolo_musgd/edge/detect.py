@@ -262,6 +262,7 @@ def _detect(chosen: Any, artifact: Artifact, source: Optional[Source], given: st
     if not path:
         damaged = (source.info().get("damaged") if source else 0) or 0
         said = ", {} damaged pictures".format(damaged) if damaged else ""
+        said += "; standard input takes JPEGs, one after the other" if chosen.source == "-" else ""
         raise UserError("source={}: not one frame came{}".format(shown(chosen.source), said))
     return tally.result(folder.path, path, given, chosen.conf)
 

@@ -591,8 +591,26 @@ def test_what_is_no_camera_is_one_line(source: str) -> None:
         kinds.open_source(source)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"hello", "not one frame came; standard input takes JPEGs"), (jpeg(PICTURE)[:400], "came, 1 damaged pictures; ")],
+)
+def test_standard_input_without_a_frame(
+    data: bytes,
+    said: str,
+    small_models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+    assert main(["detect", str(small_models["raw"]), "source=-", "threads=1", f"project={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_password_is_in_no_message(
-    small_models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LiveSource.__init__, "__defaults__", (0, 0.1, None))  # no second of patience
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -607,7 +625,8 @@ def test_a_password_is_in_no_message(
 
         threading.Thread(target=silent, daemon=True).start()
         address = f"http://name:secret@127.0.0.1:{listener.getsockname()[1]}/x"
-        assert main(["detect", str(small_models["raw"]), f"source={address}", "patience=0", "threads=1"]) == 2
+        words = [f"source={address}", "patience=0", "threads=1", f"project={tmp_path}"]
+        assert main(["detect", str(small_models["raw"]), *words]) == 2
     out, err = capsys.readouterr()
     assert "not one frame came" in err
     assert "secret" not in out + err

@@ -237,9 +237,9 @@ def main(args: List[str]) -> Result:
             else kinds.open_source(chosen.source, artifact.imgsz, chosen=chosen)
         )
         try:
-            runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
             shown = "[{}]".format(chosen.host) if ":" in chosen.host else chosen.host
             print("-> http://{}:{}/{}".format(shown, port, "?token=" + token if token else ""), flush=True)
+            runtime = open_runtime(artifact, chosen.runtime, chosen.threads, chosen.engine, chosen.precision)
             return _serve(chosen, artifact, runtime, source, shared, web)
         finally:
             source.close()

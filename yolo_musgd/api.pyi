@@ -175,7 +175,7 @@ def federate(
     share: Words = "all",
     strategy: Literal["fedavg", "fedprox", "fedadam", "fedmuon"] = "fedavg",
     average: Literal["ema", "weights"] = "ema",
-    optimizer_state: Literal["restart", "keep"] = "restart",
+    optimizer_state: Literal["keep", "restart"] = "keep",
     compress: Words = "none",
     proximal_mu: float = 0.01,
     server_lr: float | None = None,

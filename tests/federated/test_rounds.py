@@ -320,12 +320,12 @@ def test_the_optimizers_state_stays_with_the_client_unless_told(tmp_path, monkey
 @pytest.mark.parametrize(
     ("asked", "images", "batch", "nbs"),
     [
-        ({}, 51, 4, 4), ({}, 5, 2, 2), ({}, 5000, 16, 16), ({"batch": 8}, 51, 8, 8),
+        ({}, 51, 2, 2), ({}, 100, 4, 4), ({}, 5, 2, 2), ({}, 5000, 16, 16), ({"batch": 8}, 51, 8, 8),
         ({"batch": 4, "nbs": 16}, 51, 4, 16),
         ({"nbs": 64}, 24, 2, 64), ({"batch": -1}, 51, -1, None), ({"batch": 0.7}, 51, 0.7, None),
     ],
 )  # fmt: skip
-def test_a_client_makes_a_dozen_steps_unless_told(asked, images, batch, nbs):
+def test_a_client_makes_two_dozen_steps_unless_told(asked, images, batch, nbs):
     got = client.with_batch({"lr0": 0.1, **asked}, images)
     assert (got["batch"], got.get("nbs"), got["lr0"]) == (batch, nbs, 0.1)
 

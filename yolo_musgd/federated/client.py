@@ -195,13 +195,13 @@ def _own_arguments(asked: Mapping[str, Any], home: Home) -> dict[str, Any]:
 
 
 def with_batch(arguments: Mapping[str, Any], images: int) -> dict[str, Any]:
-    """The arguments with ``batch`` and ``nbs``, where nobody chose them: a dozen steps an epoch, of a batch each.
+    """The arguments with ``batch`` and ``nbs``, where nobody chose them: two dozen steps an epoch, a batch each.
 
     Ultralytics' 16 and 64 are for sets of thousands. Of the fifty images of a board they make one step a round, after
     which the server averages; small batches' noise is averaged away there (docs/research.md: .548, .542 and .469 of
     mAP50-95 with 26, 13 and 7 steps a round).
     """
-    batch = arguments.get("batch", min(16, max(2, images // 12)))
+    batch = arguments.get("batch", min(16, max(2, images // 24)))
     follows = {"nbs": batch} if isinstance(batch, int) and batch > 0 else {}  # a share of a GPU's memory says nothing
     return {"batch": batch, **follows, **arguments}
 

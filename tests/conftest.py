@@ -35,7 +35,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a job in a script's bac
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of which tests train come first: pytest-xdist then has short ones left to even out its workers."""
+    """Files with slow tests come first: pytest-xdist then has short ones left to even out its workers."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -12,6 +12,7 @@ import pytest
 import yolo_musgd
 from yolo_musgd import resources
 
+pytestmark = pytest.mark.slow
 PACKAGE = Path(yolo_musgd.__file__).parent
 START = """
 import site, sys

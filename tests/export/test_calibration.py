@@ -56,7 +56,7 @@ def test_calibration_never_sees_val_nor_an_image_twice(tmp_path: Path, caplog: p
         chosen = calibration_set(read_splits(str(yaml)), 100)
     assert len(chosen.files) == 6
     assert not [file for file in chosen.files if "leaked" in file]
-    assert "1 train images" in caplog.text
+    assert "do not calibrate: 1" in caplog.text
     assert "only 6 different images" in caplog.text
 
 

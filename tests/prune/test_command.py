@@ -74,10 +74,14 @@ def test_onnx_says_what_torch_says(pruned_run, tmp_path):
     path = YOLO(str(file)).export(format="onnx", imgsz=64, simplify=False)
     image = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
     theirs = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": image})[0][0]
+
+    def computed(model, dtype):
+        with torch.no_grad():
+            found = model.to(dtype)(torch.from_numpy(image).to(dtype))
+        return (found[0] if isinstance(found, tuple) else found)[0].numpy()
+
     model = YOLO(str(file)).model.float().fuse(verbose=False).eval()
-    with torch.no_grad():
-        ours = model(torch.from_numpy(image))
-    ours = (ours[0] if isinstance(ours, tuple) else ours)[0].numpy()
+    ours, exact = computed(model, torch.float32), computed(model, torch.float64)
     if ours.shape[-1] == 6:  # rows of equal score come in any order: match them by what they say
         order = [np.lexsort(np.round(rows, 3).T[::-1]) for rows in (ours, theirs)]
         scores = [np.sort(rows[:, 4]) for rows in (ours, theirs)]
@@ -85,8 +89,9 @@ def test_onnx_says_what_torch_says(pruned_run, tmp_path):
         strong = [rows[o][rows[o][:, 4] > np.median(ours[:, 4])] for rows, o in zip((ours, theirs), order, strict=True)]
         assert len(strong[0]) == pytest.approx(len(strong[1]), abs=2)
     else:
-        scale = np.abs(ours).max(axis=1, keepdims=True)  # an epoch leaves boxes thousands of pixels wide
-        np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-3)
+        scale = np.abs(exact).max(axis=1, keepdims=True)  # an epoch leaves boxes thousands of pixels wide
+        rounding = np.abs((ours - exact) / scale).max()  # and variances of .001: PyTorch's own float32 is off by .016
+        assert np.abs((theirs - exact) / scale).max() < 1e-3 + rounding
 
 
 def test_a_second_prune_and_bad_input(pruned_run, run, tmp_path, tiny_data):

@@ -50,6 +50,9 @@ class End(NamedTuple):
     said: str
 
 
+FORKING = threading.Lock()  # filelock prepares each fork, and refuses another meanwhile
+
+
 def _is_write(event: str, arguments: tuple[object, ...]) -> bool:
     if event == "open" and isinstance(arguments[2], int):
         return arguments[0] != os.devnull and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -60,7 +63,8 @@ def run(work: Callable[[], int], fault: Fault = Fault()) -> End:  # noqa: B008 -
     """Run ``work`` in a fork and end it by ``fault``."""
     output, said = os.pipe()
     counted, counts = os.pipe()
-    pid = os.fork()
+    with FORKING:
+        pid = os.fork()
     if not pid:
         _child(work, fault, said, counts)
     os.close(said)

@@ -593,6 +593,18 @@ def test_the_page_in_a_browser(served: Served, width: int, dark: bool, tmp_path:
         assert asked - {"about:blank"} == {"", "stream.mjpg", "api/events", "data:,"} - ({"data:,"} - asked)
 
 
+def test_paused_before_the_first_picture_shows_one_picture(served: Served) -> None:
+    from live_browser import Browser
+
+    click = "addEventListener('DOMContentLoaded', () => document.getElementById('pause').click())"
+    with Browser() as page:
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=click)
+        page.open(served.address)
+        page.wait("document.getElementById('state')?.textContent === 'Picture paused, detection goes on'")
+        page.wait("document.images[0].naturalWidth === 640")
+        assert not any("/stream.mjpg" in address for address in page.requested())
+
+
 def test_the_page_by_keyboard(served: Served) -> None:
     from live_browser import Browser
 
@@ -607,6 +619,7 @@ def test_the_page_by_keyboard(served: Served) -> None:
         deadline = time.monotonic() + 10
         while served.status()["conf"] != 0.89:
             assert time.monotonic() < deadline
+        page.wait("document.images[0].naturalWidth === 640")
         page.press("Tab", 9)
         assert page.ask("document.activeElement.textContent") == "Pause picture"
         page.press(" ", 32)

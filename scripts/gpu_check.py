@@ -95,7 +95,7 @@ class Check:
         self.parts: dict[str, str] = {}  # heading -> Markdown
         self.env = {
             **os.environ, "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false",
-            "YOLO_CONFIG_DIR": tempfile.mkdtemp(prefix="gpu-check-"), "PYTHONDONTWRITEBYTECODE": "1",
+            "YOLO_CONFIG_DIR": tempfile.mkdtemp(prefix="gpu-check-"), "PYTHONDONTWRITEBYTECODE": "",  # it starts many
         }  # fmt: skip
 
     def left(self) -> float:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd import cli, commands
+from yolo_musgd import cli, commands, plugin
 from yolo_musgd.optim.registry import REGISTRY, find
 from yolo_musgd.settings import SettingsError
+from yolo_musgd.train.settings import argument_names
 
 
 def test_usage_names_every_command(run):
@@ -56,6 +57,18 @@ def test_names_in_any_case_and_a_guess_for_the_rest():
     assert find("ADAMW").name == "AdamW"
     with pytest.raises(SettingsError, match=r"optimizer=MuSDG is unknown; did you mean MuSGD\?"):
         find("MuSDG")
+
+
+def test_an_optimizer_that_only_the_host_knows(monkeypatch):
+    monkeypatch.delitem(REGISTRY, "NAdam")
+    assert find("nadam").host_name == "nadam"
+
+
+def test_every_argument_of_train_is_known_without_importing_ultralytics():
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    plugin.register()
+    assert set(argument_names()) == set(DEFAULT_CFG_DICT)
 
 
 def test_doctor(run):
@@ -130,14 +143,24 @@ def test_a_full_or_closed_disk_is_one_line(error, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "message"), [("prune", "model= is required"), ("compare", "a comparison needs data=")]
+    ("words", "message"),
+    [
+        ("prune", "model= is required"),
+        ("compare", "a comparison needs data="),
+        ("compare protocol=quikc", "protocol=quikc is no protocol"),
+        ("compare data=shapes.yaml optimizers=[SDG]", "did you mean SGD?"),
+        ("compare data=shapes.yaml train={imgzs:64}", "did you mean imgsz?"),
+        ("federate data=shapes.yaml optimizer=SDG", "did you mean SGD?"),
+        ("federate data=shapes.yaml imgzs=64", "did you mean imgsz?"),
+        ("steptime optimizers=SDG", "got 'SDG'"),
+    ],
 )
-def test_what_must_be_given_is_asked_for_before_torch_is_loaded(command, message):
+def test_bad_arguments_are_told_before_torch_is_loaded(words, message):
     code = (
-        "import sys; from yolo_musgd import cli; code = cli.main([sys.argv[1]]); "
+        "import sys; from yolo_musgd import cli; code = cli.main(sys.argv[1:]); "
         "print('torch' in sys.modules); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stdout.strip() == "False"

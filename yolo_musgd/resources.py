@@ -220,7 +220,18 @@ def check_file(kind: str, key: str, value: str) -> None:
 
 
 def _of_ultralytics(file: str) -> bool:
-    """Whether a YAML of this name lies in the installed Ultralytics, which finds it so; nothing is imported."""
+    """Whether a YAML of this name lies in the installed Ultralytics, which finds it so."""
+    home = host_folder()
+    return (home.parent / file).exists() or any(True for _ in home.rglob(file))
+
+
+def host_folder() -> Path:
+    """Where the installed Ultralytics lies; it is not imported.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
     spec = find_spec("ultralytics")
-    home = Path(spec.origin).parent if spec and spec.origin else None
-    return home is None or (home.parent / file).exists() or any(True for _ in home.rglob(file))
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("ultralytics is not installed", name="ultralytics")
+    return Path(spec.origin).parent

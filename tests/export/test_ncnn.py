@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quantized(exported: Path, images: list[str]) -> tuple[Path, dict]:
+    (exported / "__pycache__").mkdir(exist_ok=True)  # as Ultralytics leaves it
     target = exported.with_name("q_int8_ncnn_model")
     return target, quantizer.quantize_ncnn(exported, target, images, 100.0)
 
@@ -87,6 +89,10 @@ def test_the_heads_last_convolutions_stay_float(exported: Path, quantized: tuple
     outputs = sorted(layers[name].number(0) for name in last if layers[name].number(0) > 1)
     assert outputs == [64, 64, 64, 80, 80, 80]  # boxes (4 x 16 bins) and classes of three scales
     assert quantized[1]["float_layers"] == sorted(last)
+
+
+def test_only_the_network_is_copied(exported: Path, quantized: tuple[Path, dict]) -> None:
+    assert {p.name for p in exported.iterdir()} - {p.name for p in quantized[0].iterdir()} == {"__pycache__"}
 
 
 def agreement(got: np.ndarray, expected: np.ndarray) -> float:
@@ -221,7 +227,10 @@ def test_layers_are_found_by_their_weights_and_kept_in_float(exported: Path, ima
 
 
 @pytest.mark.slow
-def test_the_guard_judges_it_as_it_does_the_others(make_checkpoint, tiny_data: Path, tmp_path: Path) -> None:
+def test_the_guard_judges_it_as_it_does_the_others(
+    make_checkpoint, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as on most machines: PNNX imports what it has written
     from yolo_musgd.export.command import export_model
     from yolo_musgd.export.settings import ExportSettings
 
@@ -246,6 +255,7 @@ def test_the_guard_judges_it_as_it_does_the_others(make_checkpoint, tiny_data: P
     artifact = open_artifact(str(built.folder))
     assert (artifact.verified, artifact.precision, artifact.format) == (True, "int8", "ncnn")
     assert " 8=2" in Path(artifact.model).read_text()
+    assert not list(tmp_path.rglob("__pycache__"))
 
 
 def test_a_folder_that_another_process_made_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """``yolo-musgd compare`` as people run it: interrupted, killed, taken up again on Ray, with runs that must fail.
 
-Covers worker.py, runner.py, cluster.py, recorder.py and settings.py.
+Covers comparison.py, worker.py, runner.py, cluster.py, recorder.py and settings.py.
 """
 
 import json

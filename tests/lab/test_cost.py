@@ -4,7 +4,7 @@ import pytest
 
 from yolo_musgd.lab import identify
 from yolo_musgd.lab.arms import arms
-from yolo_musgd.lab.command import overview
+from yolo_musgd.lab.comparison import overview
 from yolo_musgd.lab.cost import CORE_SECONDS_PER_MEGAPIXEL, core_hours, megapixels
 
 

@@ -16,6 +16,7 @@ from yolo_musgd.lab import contenders as table
 from yolo_musgd.lab import steptime
 from yolo_musgd.lab.clock import device_name, launches, transient_bytes, warm_up
 from yolo_musgd.lab.contenders import contenders, ultralytics_groups
+from yolo_musgd.lab.settings import STEPS
 from yolo_musgd.lab.steptime import (
     main,
     measure,
@@ -106,6 +107,11 @@ def test_markdown_leaves_unknown_cells_empty():
     assert "| m | o | 1.00 | 0.90 |  |  | 1.000 |  |\n" in text
     row = steptime.StepTime("m", "o", 1.0, 0.9, None, None, 1.0, None, 12, 0.034)
     assert "|  | 12 | 3.4% |\n" in to_markdown([row])
+
+
+def test_the_names_that_are_checked_early_are_the_tables():
+    installed = list(contenders())
+    assert installed == [name for name in STEPS if name in installed]
 
 
 def test_unknown_optimizer():

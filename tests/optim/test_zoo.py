@@ -140,7 +140,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
 def test_arguments_of_its_own_reach_an_optimizer_and_the_log(monkeypatch):
     from yolo_musgd.optim import zoo
-    from yolo_musgd.optim.registry import OptimizerInfo
+    from yolo_musgd.optim.registry import OptimizerInfo, builder
     from yolo_musgd.settings import Settings, SettingsError, setting
 
     @dataclasses.dataclass(frozen=True)
@@ -150,8 +150,8 @@ def test_arguments_of_its_own_reach_an_optimizer_and_the_log(monkeypatch):
     recipe = zoo.Recipe("torch.optim", "SGD", momentum=True, settings=ToySettings)
     monkeypatch.setitem(zoo.RECIPES, "Toy", recipe)
     groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}]
-    optimizer = zoo.builder("Toy")(groups, {"toy_dampening": 0.25, "adapt_factor": 0.5}, None)
+    optimizer = builder("Toy")(groups, {"toy_dampening": 0.25, "adapt_factor": 0.5}, None)
     assert optimizer.param_groups[0]["dampening"] == 0.25
-    assert OptimizerInfo("Toy", "", "", "1x", 0.1, make=zoo.builder("Toy")).known == {"toy_dampening"}
+    assert OptimizerInfo("Toy", "", "", "1x", 0.1, make=builder("Toy")).known == {"toy_dampening"}
     with pytest.raises(SettingsError, match="toy_dampening must be in"):
-        zoo.builder("Toy")(groups, {"toy_dampening": 2.0}, None)
+        builder("Toy")(groups, {"toy_dampening": 2.0}, None)

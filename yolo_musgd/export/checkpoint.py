@@ -170,6 +170,7 @@ def export_by_ultralytics(
         raise UserError(f"Ultralytics could not export {checkpoint.path} as {fmt}: {first_line(error)}") from error
     finally:
         copy.unlink(missing_ok=True)
+    shutil.rmtree(Path(made) / "__pycache__", ignore_errors=True)  # PNNX imports the Python that it writes there
     return Path(made)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.host import quiet_host
+from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
 from yolo_musgd.settings import Settings, parse, setting
+from yolo_musgd.train.settings import argument_names
 
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmuon")
 FIXED = {
@@ -78,6 +80,11 @@ class FederateSettings(Settings):
     project: str = setting("runs/federate", "parent folder of the results")
     name: str = setting("exp", "folder of the results; the same command goes on where it stopped")
 
+    def check_files(self) -> None:
+        """See `Settings.check_files`; the optimizer must be known, too."""
+        super().check_files()
+        registry.find(self.optimizer)
+
     @classmethod
     def read(cls, args: Mapping[str, str]) -> FederateSettings:
         """The command's own arguments among its words."""
@@ -86,12 +93,7 @@ class FederateSettings(Settings):
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The command's own arguments and those of ``yolo train``."""
-        from ultralytics.cfg import DEFAULT_CFG_DICT
-
-        from yolo_musgd import plugin
-
-        plugin.register()
-        return tuple(dict.fromkeys((*super().names(), *DEFAULT_CFG_DICT)))
+        return tuple(dict.fromkeys((*super().names(), *argument_names())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +129,12 @@ def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UserError: one that Ultralytics does not take, or that a federation decides by itself.
     """
-    from ultralytics.cfg import check_cfg, smart_value
-    from ultralytics.utils.checks import check_imgsz
-
     for key, instead in FIXED.items():
         if key in given:
             raise UserError(f"{key}= is not for a federation: {instead}")
+    from ultralytics.cfg import check_cfg, smart_value
+    from ultralytics.utils.checks import check_imgsz
+
     values = {key: smart_value(text) for key, text in given.items() if key != "cfg"}
     if "cfg" in given:
         file = resources.find_recipe("train", given["cfg"])

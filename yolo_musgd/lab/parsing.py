@@ -16,6 +16,7 @@ from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
 from yolo_musgd.settings import short
+from yolo_musgd.train.settings import argument_names
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""
@@ -104,8 +105,6 @@ def train_arguments(where: str, given: Any) -> dict[str, Any]:
     Raises:
         UserError: an argument that Ultralytics and the plugin do not know, or that has its own place.
     """
-    from ultralytics.cfg import DEFAULT_CFG_DICT
-
     if not isinstance(given, Mapping):
         raise UserError(f"{where} must be a mapping such as {{imgsz: 192}}, got {given!r}")
     for key in given:
@@ -113,7 +112,7 @@ def train_arguments(where: str, given: Any) -> dict[str, Any]:
             raise UserError(
                 f"{where}: {key}= is not set here; the protocol has data, starts, seeds and epochs for that"
             )
-    _check_keys(where, given, tuple(DEFAULT_CFG_DICT))
+    _check_keys(where, given, argument_names())
     return dict(given)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar
 
+from yolo_musgd.edge.options import items
 from yolo_musgd.settings import Settings, SettingsError, exist_ok, save_dir, setting
 
 
@@ -75,6 +76,25 @@ class DemoSettings(Settings):
     exist_ok: bool = exist_ok()
 
 
+STEPS = (
+    "torch SGD foreach", "torch SGD fused", "torch AdamW foreach", "torch AdamW fused", "MuSGD", "MuSGD graph",
+    "MuSGD recorded", "MuSGD article", "MuSGD article global", "MuonSGD", "MuonSGD all filters",
+    "MuonSGD + SGD branch", "MuonAdamW", "MuSGD-native", "torch Muon + SGD", "pytorch_optimizer Muon",
+)  # fmt: skip
+"""Whose steps ``steptime`` times; `yolo_musgd.lab.contenders` makes those that are installed."""
+
+
+def check_steps(names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a name that the table of steps lacks.
+
+    Raises:
+        SettingsError: the first one.
+    """
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"optimizers must be among {', '.join(known)}, got {name!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class StepTimeSettings(Settings):
     """Arguments of ``yolo-musgd steptime``."""
@@ -91,3 +111,8 @@ class StepTimeSettings(Settings):
     name: str = setting("exp", "folder of the results, counted up")
     save_dir: str | None = save_dir()
     exist_ok: bool = exist_ok()
+
+    def check_files(self) -> None:
+        """See `Settings.check_files`; the optimizers must be known, too."""
+        super().check_files()
+        check_steps(items(self.optimizers), STEPS)

@@ -26,7 +26,7 @@ from yolo_musgd.edge.options import items
 from yolo_musgd.edge.result import Result
 from yolo_musgd.lab.clock import device_name, launches, median_seconds, timed, transient_bytes, warm_up
 from yolo_musgd.lab.contenders import contenders, ultralytics_groups
-from yolo_musgd.lab.settings import StepTimeSettings
+from yolo_musgd.lab.settings import StepTimeSettings, check_steps
 from yolo_musgd.optim.state import state_bytes
 from yolo_musgd.places import check_place, make_place
 from yolo_musgd.settings import parse
@@ -234,9 +234,7 @@ def main(args: Mapping[str, str]) -> Result | int:
         return 0
     known = contenders()
     names = items(settings.optimizers) or list(known)
-    for name in names:
-        if name not in known:
-            raise UserError(f"optimizers must be among {', '.join(known)}, got {name!r}")
+    check_steps(names, known)
     check_place(settings)
     rows: list[StepTime] = []
     for model in models:

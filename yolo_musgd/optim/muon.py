@@ -41,7 +41,7 @@ from yolo_musgd.optim.checks import Wanted, wide_dtype
 from yolo_musgd.optim.hybrid import Hybrid, Params
 from yolo_musgd.optim.kernels import in_layout_of
 from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.optim.settings import MuonSettings, MuSGDSettings
+from yolo_musgd.optim.settings import MuonSettings, MuSGDSettings, flat
 from yolo_musgd.settings import Settings, setting
 
 FIRST, SECOND, STEP = "exp_avg", "exp_avg_sq", "step"  # torch.optim.AdamW's names
@@ -83,11 +83,6 @@ class MuonSGD(MuSGD):
         together = {"adapt_factor": 0.0, "muon_adapt": False} | (rest.to_dict() if rest else {}) | flat(muon)
         together |= {"nesterov": nesterov, **settings}
         super().__init__(params, lr, momentum, weight_decay, exclude=exclude, **together)
-
-
-def flat(muon: MuonSettings | None) -> dict[str, Any]:
-    """Muon's settings as arguments of the classes; ``muon_rest`` is the command line's word for ``adapt_factor``."""
-    return {k: v for k, v in muon.to_dict().items() if k != "muon_rest"} if muon else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,29 +1,41 @@
 """Every optimizer by name: what it is, where it comes from, how to build it from Ultralytics' param groups.
 
-``yolo-musgd optimizers`` prints it.
+``yolo-musgd optimizers`` prints it. PyTorch is imported when one is built: a wrong name is told without.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
-from torch.optim import Optimizer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from yolo_musgd.edge.options import nearest
-from yolo_musgd.optim.hybrid import Hybrid
-from yolo_musgd.optim.muon import MuonAdamW, MuonSGD, flat
-from yolo_musgd.optim.musgd import MuSGD
-from yolo_musgd.optim.param_groups import muon_exclusions, with_rates
-from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
-from yolo_musgd.optim.zoo import RECIPES, builder
-from yolo_musgd.settings import SettingsError
+from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings, flat
+from yolo_musgd.resources import host_folder
+from yolo_musgd.settings import Settings, SettingsError
 
-Groups = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from yolo_musgd.optim.hybrid import Hybrid
+
+    Build = Callable[[list[dict[str, Any]], Mapping[str, Any], nn.Module], Optimizer]
+
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
-Build = Callable[[Groups, Mapping[str, Any], nn.Module], Optimizer]
+
+
+def builder(name: str) -> Build:
+    """``yolo_musgd.optim.zoo.build`` in the form that the registry calls: (groups, arguments of the run, model)."""
+
+    def build(groups: list[dict[str, Any]], args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+        from yolo_musgd.optim import zoo
+
+        return zoo.build(name, groups, args)
+
+    return build
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class OptimizerInfo:
         state: optimizer state as a multiple of the parameters' memory, as text.
         lr0: recommended initial learning rate.
         host_name: Ultralytics' name for it, if Ultralytics builds it.
-        cls: the class, if it is one of this package.
+        cls: ``module:class`` below yolo_musgd.optim, if it is one of this package.
         arguments: what a run's arguments mean to that class.
         make: makes it from (param groups, arguments of the run, model), if another library has the class.
         by_start: settings whose ``None`` means what suits the weights that training starts from.
@@ -49,7 +61,7 @@ class OptimizerInfo:
     state: str
     lr0: float | None
     host_name: str | None = None
-    cls: type[Hybrid] | None = None
+    cls: str = ""
     arguments: Arguments = dict
     make: Build | None = None
     by_start: tuple[str, ...] = ()
@@ -57,25 +69,32 @@ class OptimizerInfo:
     @property
     def known(self) -> set[str]:
         """Names of the plugin's arguments that this optimizer knows."""
-        recipe = RECIPES.get(self.name)
-        own = (recipe.settings,) if recipe and recipe.settings else ()
-        known = (MuSGDSettings, MuonSettings, ExclusionSettings) if self.cls is not None else own
+        if self.cls:
+            known: tuple[type[Settings], ...] = (MuSGDSettings, MuonSettings, ExclusionSettings)
+        else:
+            from yolo_musgd.optim.zoo import RECIPES
+
+            recipe = RECIPES.get(self.name)
+            known = (recipe.settings,) if recipe and recipe.settings else ()
         return {name for settings in known for name in settings.names()}
 
     @property
     def build(self) -> Build | None:
         """Makes it from (param groups, arguments of the run, model); None if Ultralytics does."""
-        return self.make if self.cls is None else self._build
+        return self._build if self.cls else self.make
 
-    def _build(self, groups: Groups, args: Mapping[str, Any], model: nn.Module) -> Optimizer:
-        assert self.cls is not None
+    def _build(self, groups: list[dict[str, Any]], args: Mapping[str, Any], model: nn.Module) -> Optimizer:
+        from yolo_musgd.optim.param_groups import muon_exclusions, with_rates
+
+        module, _, name = self.cls.partition(":")
+        cls: type[Hybrid] = getattr(import_module(f"yolo_musgd.optim.{module}"), name)
         use = ExclusionSettings.from_mapping(args, ignore_unknown=True)
         excluded = muon_exclusions(
             model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise
         )
         given = _resolved(args) if use.orthogonalize and "head_lr" in self.by_start else args
         body, head = (1.0 if given.get(k) is None else float(given[k]) for k in ("body_lr", "head_lr"))
-        return self.cls(with_rates(groups, model, body, head), **self.arguments(args), exclude=excluded)
+        return cls(with_rates(groups, model, body, head), **self.arguments(args), exclude=excluded)
 
 
 FINE_TUNING = {"muon_lr": 0.3, "second_moment": 0.99}
@@ -129,20 +148,20 @@ _ZOO = "pytorch_optimizer (extra zoo)"
 _ENTRIES = (
     OptimizerInfo(
         "MuSGD", "beta_t falls where the gradient is large; orthogonalised steps on filters",
-        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, cls=MuSGD, arguments=_of_musgd,
-        by_start=("muon_lr", "second_moment", "body_lr", "head_lr"),
+        "article 'MuSGD optimizer', 2026-02-12; Keller Jordan's Muon", "1-1.1x", 0.01, cls="musgd:MuSGD",
+        arguments=_of_musgd, by_start=("muon_lr", "second_moment", "body_lr", "head_lr"),
     ),
     OptimizerInfo(
         "MuSGD-native", "Ultralytics' own MuSGD: Muon + SGD on the same filters", "Ultralytics 8.4", "2x", 0.01, "MuSGD"
     ),
     OptimizerInfo(
         "MuonSGD", "orthogonalised updates for filters, Nesterov SGD for the rest",
-        "Keller Jordan's Muon; RMS of a step as AdamW's", "1x", 0.01, cls=MuonSGD, arguments=_of_muonsgd,
+        "Keller Jordan's Muon; RMS of a step as AdamW's", "1x", 0.01, cls="muon:MuonSGD", arguments=_of_muonsgd,
         by_start=("muon_lr",),
     ),
     OptimizerInfo(
         "MuonAdamW", "orthogonalised updates for filters, AdamW for the rest",
-        "Keller Jordan's Muon; RMS of a step as AdamW's", "1.1x", 0.002, cls=MuonAdamW, arguments=_of_muonadamw,
+        "Keller Jordan's Muon; RMS of a step as AdamW's", "1.1x", 0.002, cls="muon:MuonAdamW", arguments=_of_muonadamw,
         by_start=("muon_lr",),
     ),
     OptimizerInfo("auto", "Ultralytics' choice by the length of the run", "Ultralytics", "1-2x", None, "auto"),
@@ -180,23 +199,23 @@ def find(name: str) -> OptimizerInfo:
     for entry in REGISTRY.values():
         if entry.name.lower() == str(name).lower():
             return entry
-    if str(name).lower() in _host_names():
+    if _host_knows(str(name)):
         return OptimizerInfo(str(name), "known to this Ultralytics", _HOST, "?", None, str(name))
     guess = nearest(str(name), REGISTRY)
     hint = f"; did you mean {guess}?" if guess else ""
     raise SettingsError(f"optimizer={name} is unknown{hint} Known: {', '.join(REGISTRY)}")
 
 
-def _host_names() -> set[str]:
-    """Lower-case names of torch.optim that the installed Ultralytics knows; releases to come may add some."""
-    import inspect
-    import re
-
+def _host_knows(name: str) -> bool:
+    """Whether the installed Ultralytics names this optimizer of torch.optim; releases to come may add some."""
+    source = (host_folder() / "engine" / "trainer.py").read_text(encoding="utf-8")
+    method = re.search(r"    def build_optimizer\(.*?(?=\n    def |\Z)", source, re.DOTALL)
+    quoted = re.findall(r'"(\w+)"', method[0]) if method else []
+    if not (found := [q for q in quoted if q.lower() == name.lower()]):
+        return False
     from torch import optim
-    from ultralytics.engine.trainer import BaseTrainer
 
-    quoted = re.findall(r'"(\w+)"', inspect.getsource(BaseTrainer.build_optimizer))
-    return {q.lower() for q in quoted if hasattr(optim, q)}
+    return any(hasattr(optim, q) for q in found)
 
 
 def table() -> str:

@@ -6,6 +6,7 @@ This module imports neither torch nor ultralytics, so that the plugin can read i
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from yolo_musgd.settings import Settings, setting
 
@@ -108,3 +109,8 @@ class ExclusionSettings(Settings):
         "None is 1.5 where MuSGD fine-tunes for another number of classes, else 1; Ultralytics' own MuSGD has 3",
         kind=float, low=0.0,
     )  # fmt: skip
+
+
+def flat(muon: MuonSettings | None) -> dict[str, Any]:
+    """Muon's settings as arguments of the classes; ``muon_rest`` is the command line's word for ``adapt_factor``."""
+    return {k: v for k, v in muon.to_dict().items() if k != "muon_rest"} if muon else {}

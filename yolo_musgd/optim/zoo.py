@@ -17,7 +17,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from yolo_musgd.edge.errors import UserError
@@ -185,8 +185,3 @@ def build(name: str, groups: list[dict[str, Any]], args: Mapping[str, Any] | Non
     prefix = f"{name.lower()}_"
     made: Optimizer = cls(translated, **recipe.options, **{k.removeprefix(prefix): v for k, v in own.items()})
     return made
-
-
-def builder(name: str) -> Callable[[list[dict[str, Any]], Mapping[str, Any], nn.Module], Optimizer]:
-    """``build`` in the form that the registry calls: (groups, arguments of the run, model)."""
-    return lambda groups, args, model: build(name, groups, args)

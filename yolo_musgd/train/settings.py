@@ -6,10 +6,12 @@ This module imports neither torch nor ultralytics, so that the plugin can read i
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Container
 from typing import Any
 
 from yolo_musgd.optim.settings import ExclusionSettings, MuonSettings, MuSGDSettings
+from yolo_musgd.resources import host_folder
 from yolo_musgd.settings import Settings, setting
 
 
@@ -77,6 +79,12 @@ def plugin_keys() -> dict[str, tuple[type, Any]]:
 def missing_keys(known: Container[str]) -> dict[str, tuple[type, Any]]:
     """The keys among ``HOSTS_OWN`` that a configuration does not know: name -> (type, default)."""
     return {name: key for name, key in _keys().items() if name in HOSTS_OWN and name not in known}
+
+
+def argument_names() -> tuple[str, ...]:
+    """Every argument of ``yolo train``, the installed Ultralytics' and the plugin's, read without importing either."""
+    text = (host_folder() / "cfg" / "default.yaml").read_text(encoding="utf-8")
+    return tuple(dict.fromkeys((*re.findall(r"^(\w+):", text, re.MULTILINE), *_keys())))
 
 
 def _keys() -> dict[str, tuple[type, Any]]:

@@ -264,8 +264,21 @@ def _polite(entrypoint: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             print(f"yolo-musgd: {said}", file=sys.stderr)
             raise SystemExit(2) from None
+        except FileNotFoundError as error:
+            words = dict(word.split("=", 1) for word in sys.argv if "=" in word)
+            model = words.get("model", "")
+            if not (model and f"'{model}'" in str(error) and _is_ours(words.get("optimizer", ""))):
+                raise
+            print(f"yolo-musgd: model={model} does not exist; give a .pt to fine-tune or a .yaml", file=sys.stderr)
+            raise SystemExit(2) from None
 
     return polite
+
+
+def _is_ours(optimizer: str) -> bool:
+    """Whether a run with this optimizer= is this package's."""
+    registry = _of_ours("optim.registry")
+    return bool(registry) and any(e.build and e.name.lower() == optimizer.lower() for e in registry.REGISTRY.values())
 
 
 def _slip(refused: str) -> str | None:

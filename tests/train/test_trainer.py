@@ -163,7 +163,7 @@ def test_an_argument_of_another_optimizer_says_whose_it_is(monkeypatch, given, t
 
     said = []
     monkeypatch.setitem(zoo.RECIPES, "Toy", zoo.Recipe("torch.optim", "SGD", settings=ToySettings))
-    toy = registry.OptimizerInfo("Toy", "", "", "1x", 0.1, make=zoo.builder("Toy"))
+    toy = registry.OptimizerInfo("Toy", "", "", "1x", 0.1, make=registry.builder("Toy"))
     monkeypatch.setitem(registry.REGISTRY, "Toy", toy)
     monkeypatch.setattr("yolo_musgd.train.settings.PLUGIN_SETTINGS", (*ours.PLUGIN_SETTINGS, ToySettings))
     monkeypatch.setattr(announcement.LOGGER, "warning", said.append)

@@ -21,6 +21,7 @@ from yolo_musgd.train.records import COLUMNS, STEPS_FILE, read_steps
 
 pytestmark = pytest.mark.slow
 EPOCHS = 3
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 
 def results(folder):
@@ -347,6 +348,10 @@ def test_a_checkpoint_of_ours_works_without_the_plugin(cli_run, run, tiny_data, 
         (["optimizer=musgd", "epochs=abc"], "'epochs=abc' is of invalid type str"),
         (["optimizer=musgd", "lr0=abc"], "'lr0=abc' is of invalid type str"),
         (["optimizer=musgd", "warmup_momentum=1.5"], "'warmup_momentum=1.5' is an invalid value"),
+        (["optimizer=musgd", "model=bset"], "model=bset does not exist; give a .pt"),
+        (["optimizer=musgd", "model=runs/bset.pt"], "model=runs/bset.pt does not exist; give a .pt"),
+        pytest.param(["optimizer=musgd", "device=0"], "device=0: PyTorch sees no GPU here", marks=WITHOUT_GPU),
+        pytest.param(["optimizer=musgd", "device=0,1"], "device=0,1: PyTorch sees no GPU", marks=WITHOUT_GPU),
     ],
 )
 def test_bad_arguments_give_one_line_and_write_nothing(run, tiny_data, train_words, tmp_path, words, message):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
@@ -232,13 +234,22 @@ def check_arguments(args: Mapping[str, Any]) -> None:
 
     Raises:
         SettingsError: unknown optimizer, wrong type or value out of range.
-        UserError: bf16 on a CPU without it.
+        UserError: a GPU that is not here, or bf16 on a CPU without it.
     """
-    registry.find(args.get("optimizer") or "auto")
+    entry = registry.find(args.get("optimizer") or "auto")
+    if entry.build is not None:
+        _require_gpu(args.get("device"))
     for cls in PLUGIN_SETTINGS:
         cls.from_mapping(args, ignore_unknown=True)
     if args.get("cpu_amp"):
         cpu.require_bf16()
+
+
+def _require_gpu(device: Any) -> None:
+    """Say in a line what Ultralytics says in a traceback."""
+    typed = re.sub(r"[\[\]()\s]", "", str(device))  # 0,1 arrives as a tuple
+    if re.fullmatch(r"(cuda:)?\d+(,\d+)*", typed.lower()) and not torch.cuda.is_available():
+        raise UserError(f"device={typed}: PyTorch sees no GPU here; device=cpu trains without one")
 
 
 def _classes(weights: nn.Module) -> int | None:

@@ -68,7 +68,8 @@ class Warm:
             file = self.folder / name
             file.write_text(CLIENT.format(program=program, **places))
             file.chmod(0o700)
-        environment = {**os.environ, "YOLO_MUSGD": "0"}  # the hook is for the child, by its own environment
+        # the hook, and the measuring of coverage, are for the child, by its own environment
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")} | {"YOLO_MUSGD": "0"}
         self.server = subprocess.Popen([real, __file__, self.folder], stdin=subprocess.PIPE, env=environment)
         while not (self.folder / "server").exists():
             assert self.server.poll() is None, "the process that forks has not started"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd import cli, commands, plugin
+from yolo_musgd import cli, commands, plugin, resources
 from yolo_musgd.optim.registry import REGISTRY, find
-from yolo_musgd.settings import SettingsError
+from yolo_musgd.settings import SettingsError, check_device
 from yolo_musgd.train.settings import argument_names
 
 
@@ -69,6 +69,20 @@ def test_every_argument_of_train_is_known_without_importing_ultralytics():
 
     plugin.register()
     assert set(argument_names()) == set(DEFAULT_CFG_DICT)
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", "0", "[0, 1]", "(0,1)", "cuda:1", "-1", "mps", "None", "cuda:0,cuda:1", "xpu:0"]
+)
+def test_devices_that_ultralytics_may_have(device):
+    check_device(device)
+
+
+@pytest.mark.parametrize(
+    "model", ["yolo26n.yaml", "yolov10n.yaml", "yolov8s-seg.yaml", "rtdetr-l.yaml", "yolo11x-pose.yaml"]
+)
+def test_models_of_ultralytics_are_found_without_it(model):
+    resources.check_file("model", "model", model)
 
 
 def test_doctor(run):
@@ -153,6 +167,13 @@ def test_a_full_or_closed_disk_is_one_line(error, capsys):
         ("federate data=shapes.yaml optimizer=SDG", "did you mean SGD?"),
         ("federate data=shapes.yaml imgzs=64", "did you mean imgsz?"),
         ("steptime optimizers=SDG", "got 'SDG'"),
+        ("steptime device=gpu", "device=gpu is no device"),
+        ("demo save_dir=.", "something is in it"),
+        ("compare data=shapes.yaml starts=yolo26q.yaml", "yolo26q.yaml does not exist"),
+        ("pipeline data=shapes.yaml model=best", "model=best does not exist"),
+        ("pipeline data=shapes.yaml cfg=musdg", "cfg=musdg does not exist"),
+        ("pipeline data=shapes.yaml teacher=basis", "teacher=basis is no checkpoint"),
+        ("pipeline data=shapes.yaml device=gpu", "device=gpu is no device"),
     ],
 )
 def test_bad_arguments_are_told_before_torch_is_loaded(words, message):

@@ -179,17 +179,18 @@ def copied(file: Path, datasets: Path) -> Path:
     return copy
 
 
+_SCALE = re.compile(r"(\d+)([nslmx])(.*\.ya?ml)$")  # yolo26n.yaml is Ultralytics' yolo26.yaml in size n
 _PUBLISHED = re.compile(r"(yolo|rtdetr|sam|mobile_sam|fastsam|damo)", re.IGNORECASE)  # what Ultralytics fetches
 
 
 def check_file(kind: str, key: str, value: str) -> None:
     """Refuse a model or a data set that is nowhere, before torch is loaded for it.
 
-    What may be known to Ultralytics only (weights to download, an address, a model's YAML) is left to it.
+    What may be known to Ultralytics only (weights to download, an address) is left to it.
 
     Args:
-        kind: ``checkpoint`` must be there, ``model`` may be published weights; ``data``; ``models``, ``datasets``:
-            lists of these, which a protocol may write as YAML.
+        kind: ``checkpoint`` must be there, ``model`` may be published weights; ``data``; ``recipe`` of a training;
+            ``teacher`` of a distillation; ``models``, ``datasets``: lists, which a protocol may write as YAML.
         key: of the argument, for the message.
         value: what was given.
 
@@ -209,14 +210,24 @@ def check_file(kind: str, key: str, value: str) -> None:
         raise UserError(f"{key}={value} is neither a file nor a folder")
     if there or "://" in value:
         return
-    if kind == "data":
+    if kind == "recipe":
+        if not find_recipe("train", value) and not _of_ultralytics(value):
+            raise UserError(f"{key}={value} does not exist; training recipes: {', '.join(recipe_names('train'))}")
+    elif kind == "teacher":
+        if value != "base":
+            raise UserError(f"{key}={value} is no checkpoint that is there: give base, or a .pt of the same classes")
+    elif kind == "data":
         shipped = find(value) or (path.name == value and _of_ultralytics(value))
         if path.suffix.lower() in SUFFIXES and not shipped:
             raise UserError(f"{key}={value} cannot be read: {value!r} does not exist")
     elif kind == "checkpoint":
         raise UserError(f"{key}={value} does not exist; give the best.pt of a training run")
-    elif path.suffix == ".pt" and (path.name != value or not _PUBLISHED.match(value)):
-        raise UserError(f"{key}={value} does not exist")
+    else:
+        names = {path.name, _SCALE.sub(r"\1\3", path.name)}
+        described = path.suffix.lower() in SUFFIXES
+        if not (any(map(_of_ultralytics, names)) if described else path.name == value and _PUBLISHED.match(value)):
+            hint = "" if path.suffix == ".pt" else "; give a .pt, or a model of Ultralytics such as yolo26n.yaml"
+            raise UserError(f"{key}={value} does not exist{hint}")
 
 
 def _of_ultralytics(file: str) -> bool:

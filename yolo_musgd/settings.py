@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import nearest
-from yolo_musgd.places import check_parent
+from yolo_musgd.places import Place, check_parent, check_place
 
 S = TypeVar("S", bound="Settings")
 
@@ -52,6 +53,18 @@ def setting(
         "required": required, "file": file,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=meta)
+
+
+def check_device(text: str) -> None:
+    """Refuse what Ultralytics takes for no device; whether this machine has it is asked when PyTorch is loaded.
+
+    Raises:
+        SettingsError: neither a name of a device nor numbers of GPUs.
+    """
+    bare = re.sub(r"[\[\]()'\s]", "", text.lower())
+    known = r"none|cpu|cuda|(mps|npu|xpu|hpu|tpu|intel)(:\w+)?|(cuda:)?-?\d+(,(cuda:)?-?\d+)*"
+    if not re.fullmatch(known, bare):
+        raise SettingsError(f"device={text} is no device: cpu, mps, or the number of a GPU as 0 or [0,1]")
 
 
 def save_dir() -> Any:
@@ -168,12 +181,16 @@ class Settings:
         Raises:
             UserError: see `yolo_musgd.places.check_parent` and `yolo_musgd.resources.check_file`.
         """
-        if hasattr(self, "project"):
+        if hasattr(self, "exist_ok"):
+            check_place(cast("Place", self))
+        elif hasattr(self, "project"):
             check_parent(self.project, getattr(self, "name", None))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata["file"] and value:
                 resources.check_file(field.metadata["file"], field.name, value)
+            elif field.name == "device" and value:
+                check_device(value)
 
     def require(self, name: str, more: str = "") -> str:
         """The value of a setting without which the command cannot work.

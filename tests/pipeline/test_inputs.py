@@ -99,10 +99,18 @@ def test_a_download_that_leaves_no_file(nowhere, monkeypatch):
         inputs.find_model(NAME)
 
 
-@pytest.mark.parametrize("name", ["mine.pt", "yolo26n.onnx", "folder/yolo26n.pt", "folder/mine.yaml"])
-def test_a_model_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, name):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mine.pt", "does not exist\n"),
+        ("folder/yolo26n.pt", "does not exist\n"),
+        ("folder/mine.yaml", "does not exist; give a .pt"),
+        ("yolo26n.onnx", "must be a .pt checkpoint that is there"),
+    ],
+)
+def test_a_model_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, name, told):
     assert cli.main(["pipeline", f"data={tiny_data}", f"model={name}"]) == 2
-    assert f"model={name} must be a .pt checkpoint that is there" in capsys.readouterr().err
+    assert f"model={name} {told}" in capsys.readouterr().err
     assert not nowhere
     assert not list(tmp_path.iterdir())
 
@@ -144,7 +152,7 @@ def test_recipes_are_found_as_training_finds_them(tiny_data, tmp_path, monkeypat
 def test_a_recipe_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, word):
     words = [f"data={tiny_data}", f"model={NAME}", f"{word}=nosuch.yaml", "epochs=1"]
     assert cli.main(["pipeline", *words]) == 2
-    assert f"{word}=nosuch.yaml cannot be read" in capsys.readouterr().err
+    assert f"{word}=nosuch.yaml does not exist; training recipes: " in capsys.readouterr().err
     assert not nowhere  # nothing was downloaded for a command that cannot work
     assert not list(tmp_path.iterdir())
 

@@ -26,21 +26,26 @@ class PipelineSettings(Settings):
         None, "YAML with some of these arguments; by default the shipped one named as the data set, if there is one; "
         "arguments on the command line win", kind=str,
     )  # fmt: skip
-    model: str = setting("yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none")
+    model: str = setting(
+        "yolo26n.pt", "what training starts from: pretrained weights, or yolo26n.yaml for none", file="model"
+    )
     imgsz: int | None = setting(
         None, "side of the input, pixels; by default 640, or what target_fps= allows", kind=int, low=32
     )
     epochs: int = setting(100, "epochs of training; 0 takes model= as it is", low=0)
     finetune_epochs: int = setting(30, "epochs of fine-tuning after pruning", low=0)
-    cfg: str = setting("musgd.yaml", "training recipe")
-    finetune_cfg: str = setting("musgd.yaml", "training recipe of the fine-tuning")
+    cfg: str = setting("musgd.yaml", "training recipe", file="recipe")
+    finetune_cfg: str = setting("musgd.yaml", "training recipe of the fine-tuning", file="recipe")
     flops: float = setting(-0.4, "change of the FLOPs by pruning; 0 prunes nothing", low=-0.95, high=0.0)
     activation: str | None = setting(
         None, "replace the model's activations before the fine-tuning: relu is the fastest in INT8", kind=str,
         choices=ACTIVATIONS,
     )  # fmt: skip
     teacher: str | None = setting(
-        None, "fine-tune by Ultralytics' distillation from base, or from a checkpoint of the same classes", kind=str
+        None,
+        "fine-tune by Ultralytics' distillation from base, or from a checkpoint of the same classes",
+        kind=str,
+        file="teacher",
     )
     precision: str | None = setting(None, "fp32, fp16 or int8; by default the board's", kind=str, choices=PRECISIONS)
     target_fps: float | None = setting(

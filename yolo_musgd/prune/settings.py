@@ -74,13 +74,16 @@ class PruneSettings(Settings):
     sparsity: float = setting(0.5, "share of zeros with sparse=unstructured", low=0.05, high=0.95)
     epochs: int = setting(30, "epochs of fine-tuning; 0 stops after recalibration", low=0)
     cfg: str | None = setting(
-        "musgd.yaml", "training recipe of the fine-tuning; None takes Ultralytics' defaults", kind=str
+        "musgd.yaml",
+        "training recipe of the fine-tuning; None takes Ultralytics' defaults",
+        kind=str,
+        file="recipe",
     )
     optimizer: str | None = setting(None, "optimizer of the fine-tuning; by default the training recipe's", kind=str)
     lr0: float | None = setting(None, "initial learning rate; by default the training recipe's", kind=float, low=0.0)
     teacher: str | None = setting(
         None, "fine-tune by Ultralytics' distillation from base (the model as given), or from a checkpoint of the same "
-        "classes", kind=str,
+        "classes", kind=str, file="teacher",
     )  # fmt: skip
     control: bool = setting(False, "control arm: fine-tune the unpruned model for as many epochs")
     scratch: bool = setting(False, "control arm: a narrower model of equal FLOPs from scratch")

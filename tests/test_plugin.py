@@ -26,6 +26,8 @@ def test_interpreter_start_imports_next_to_nothing(run):
     site = {"site", "_sitebuiltins", "sitecustomize", "usercustomize"}
     added = {m for m in with_hook - without - site if not m.startswith(("_distutils", "__editable"))}
     assert {"yolo_musgd", "yolo_musgd._autoload"} <= added
+    if "coverage" in added:  # it starts in every process that it measures
+        pytest.skip("measured for coverage")
     assert not added & {"typing", "importlib", "importlib.machinery", "re", "collections", "torch", "ultralytics"}
 
 

@@ -8,29 +8,33 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from yolo_musgd.edge.runtimes.artifact import open_artifact
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
+from yolo_musgd.edge.runtimes.open import open_runtime
 from yolo_musgd.export.calibration import Ranges
 from yolo_musgd.export.onnx_graph import constant_operand_nodes, count_fused, head_parts, layer_groups, shared_scales
 from yolo_musgd.export.quantize import VARIANTS, QuantizationPlan, make_plan, quantize
+from yolo_musgd.export.sensitivity import rank_groups
 from yolo_musgd.export.tensorrt_graph import save_half, trial_build, unsupported
 from yolo_musgd.export.upsampling import copy_pixels
 
 Quantized = dict[str, tuple[QuantizationPlan, Path]]
 
 
-def ranges_of(model: Path) -> Ranges:
-    """Ranges of every tensor on one random image: enough for questions about structure."""
+def ranges_of(model: Path, *blobs: np.ndarray) -> Ranges:
+    """Ranges of every tensor on these blobs, else on one random image: enough for questions about structure."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     method = CalibrationMethod.MinMax
     calibrator = create_calibrator(model, None, str(model.with_suffix(".aug")), calibrate_method=method)
-    blob = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
-    calibrator.collect_data(SimpleNamespace(get_next=iter([{"images": blob}, None]).__next__))
+    blobs = blobs or (np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32),)
+    calibrator.collect_data(SimpleNamespace(get_next=iter([*({"images": blob} for blob in blobs), None]).__next__))
     return {k: tuple(float(np.ravel(x)[0]) for x in v.range_value) for k, v in calibrator.compute_data().items()}
 
 
@@ -266,6 +270,26 @@ def test_tensorrt_builds_the_signed_variants(variant: str, quantized: Quantized)
     if built is None:
         pytest.skip("extra tensorrt-lint is not installed")
     assert built["error"] is None
+
+
+def test_the_layers_that_lose_most_are_ranked_first(real_graph: Path, shared: Path) -> None:
+    """Three modules, one of which clips all that it computes to a hundredth."""
+    files = sorted(map(str, (shared / "data" / "coco128" / "images" / "train").glob("*.jpg")))[:8]
+    squares = (cv2.resize(cv2.imread(file), (160, 160))[..., ::-1] for file in files)
+    blobs = [np.float32(square.transpose(2, 0, 1)[None] / 255) for square in squares]
+    plan, ranges = make_plan(real_graph, "x86"), ranges_of(real_graph, *blobs)
+    graph = onnx.load(str(real_graph)).graph
+    groups = layer_groups(graph, plan.candidates)
+    chosen = list(groups)[2:7:2]  # none reads what another one clips
+    spoiled = {out for node in graph.node if node.name in groups[chosen[1]] for out in node.output}
+    ranges = {k: (v[0] / 100, v[1] / 100) if k in spoiled else v for k, v in ranges.items()}
+    few = plan._replace(candidates=tuple(node for name in chosen for node in groups[name]))
+    artifact = open_artifact(str(real_graph))
+    ranked = rank_groups(few, artifact, open_runtime(artifact, "onnxruntime", 1), ranges, "x86", files)
+    assert ranked[0].group == chosen[1], ranked
+    assert {r.group: list(r.layers) for r in ranked} == {name: groups[name] for name in chosen}
+    assert [r.loss for r in ranked] == sorted((r.loss for r in ranked), reverse=True)
+    assert ranked[0].loss > 2 * ranked[1].loss
 
 
 def test_tensorrt_refuses_a_quantized_constant(graphs: dict[str, Path], tmp_path: Path) -> None:

@@ -142,15 +142,15 @@ def test_training_keeps_the_shapes_and_resume_too(pruned_run, tiny_data, run, tm
     assert parameters(tmp_path / "t" / "weights" / "best.pt") == parameters(model)
 
 
-def test_resume_of_the_command_does_only_what_is_left(pruned_run, run, tmp_path):
-    """Here the control arm, which an interruption would have left out."""
+def test_resume_of_the_command_does_only_what_is_left(pruned_run, trained, run, tmp_path):
+    """Here the control arms, which an interruption would have left out."""
     folder = tmp_path / "half"
     shutil.copytree(pruned_run, folder)
     for name in ("best.pt", "report.md"):
         (folder / name).unlink()
     content = yaml.safe_load((folder / "args.yaml").read_text())
     assert Path(content["data"]).is_absolute()
-    content |= {"control": True, "model": "moved-away.pt"}
+    content |= {"control": True, "scratch": True, "scratch_epochs": 1, "model": "moved-away.pt"}
     (folder / "args.yaml").write_text(yaml.safe_dump(content))
     record = json.loads((folder / "prune.json").read_text())
     record["latency_ms"] = {"onnx-fp32": {"base": 2.0, "pruned": 1.0}}
@@ -162,8 +162,10 @@ def test_resume_of_the_command_does_only_what_is_left(pruned_run, run, tmp_path)
     assert "| onnx-fp32, one thread (ms of CPU, p50) | 2.0 | 1.0 | -50.0% |" in (folder / "report.md").read_text()
     assert (folder / "finetune" / "results.csv").stat().st_mtime_ns == before
     assert "control: base, fine-tuned as long" in (folder / "report.md").read_text()
+    assert "control: narrower model from scratch" in (folder / "report.md").read_text()
+    assert parameters(folder / "scratch" / "weights" / "best.pt") < 0.8 * parameters(trained)
     record = json.loads((folder / "prune.json").read_text())
-    assert {k: len(v) for k, v in record["curves"].items()} == {"finetune": 1, "control": 1}
+    assert {k: len(v) for k, v in record["curves"].items()} == {"finetune": 1, "control": 1, "scratch": 1}
     (folder / "prune.json").unlink()  # killed between the pruned model and its record
     for nothing in (tmp_path, folder):
         done = run("yolo-musgd", "prune", f"resume={nothing}")

@@ -196,7 +196,7 @@ def test_heads_may_stay_at_home(tiny_data, tmp_path):
         (("data=tiny", "epochs=3"), "rounds= times local_epochs= are the epochs"),
         (("data=tiny", "imgsz=big"), "imgsz"),
         (("data=tiny", "strategy=fedsgd"), "strategy must be one of fedavg, fedprox, fedadam, fedmuon"),
-        (("data=tiny", "model=absent.yaml"), "model=absent.yaml cannot be loaded"),
+        (("data=tiny", "model=absent.yaml"), "model=absent.yaml does not exist"),
         (("data=absent.yaml",), "data=absent.yaml cannot be read"),
         (("clients=2",), "data= is required, for example data=shapes.yaml"),
         (("data=tiny", "roundz=3"), "did you mean rounds"),

@@ -52,8 +52,8 @@ def main(args: Mapping[str, str]) -> Result:
     """
     settings = FederateSettings.read(args)
     settings.require("data")
-    arguments = training_arguments(others(args, FederateSettings))
     require_flower()
+    arguments = training_arguments(others(args, FederateSettings))
     plugin.register()
     check_parent(settings.project, settings.name)
     from yolo_musgd.federated.federation_report import write_report

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar
 
+from yolo_musgd import resources
 from yolo_musgd.edge.options import items
 from yolo_musgd.settings import Settings, SettingsError, exist_ok, save_dir, setting
 
@@ -113,6 +114,8 @@ class StepTimeSettings(Settings):
     exist_ok: bool = exist_ok()
 
     def check_files(self) -> None:
-        """See `Settings.check_files`; the optimizers must be known, too."""
+        """See `Settings.check_files`; models and optimizers must be known, too."""
         super().check_files()
+        for model in items(self.models):
+            resources.check_file("model", "models", model if model.endswith(".yaml") else f"{model}.yaml")
         check_steps(items(self.optimizers), STEPS)

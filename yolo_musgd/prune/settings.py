@@ -10,6 +10,7 @@ from typing import ClassVar
 from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
+from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
 from yolo_musgd.settings import Settings, SettingsError, exist_ok, parse, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
@@ -123,6 +124,7 @@ class PruneSettings(Settings):
     def check_files(self) -> None:
         """See `Settings.check_files`; the model is that of the run which ``resume`` goes on with, or must be given."""
         super().check_files()
+        registry.find(self.optimizer or "auto")
         if not self.resume:
             self.require("model")
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-from torch import nn
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Arrays = dict[str, np.ndarray]
 PARTS = ("backbone", "neck", "head")
@@ -65,6 +66,8 @@ def put(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         UserError: they are not this model's.
     """
+    import torch
+
     state = model.state_dict()
     with torch.no_grad():
         for name, value in arrays.items():

@@ -19,6 +19,8 @@ from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
+from yolo_musgd.federated.arrays import parse_share
+from yolo_musgd.federated.compression import Compression
 from yolo_musgd.federated.partition import Images, divide, own_folders, parse_split, write_client
 from yolo_musgd.federated.settings import FederateSettings, others, training_arguments
 from yolo_musgd.places import check_parent
@@ -53,6 +55,7 @@ def main(args: Mapping[str, str]) -> Result:
     settings = FederateSettings.read(args)
     settings.require("data")
     require_flower()
+    _check_words(settings)  # before PyTorch is loaded
     arguments = training_arguments(others(args, FederateSettings))
     plugin.register()
     check_parent(settings.project, settings.name)
@@ -109,17 +112,19 @@ def prepare_server(settings: FederateSettings, arguments: dict[str, Any]) -> Any
     return _plan(settings, arguments, folder, val, settings.clients, val)
 
 
+def _check_words(settings: FederateSettings) -> None:
+    parse_split(settings.split)
+    parse_share(settings.share)
+    Compression.parse(settings.compress)
+
+
 def _checked(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The training arguments with the optimizer, when all that can be known without the data is in order."""
-    from yolo_musgd.federated.arrays import parse_share
-    from yolo_musgd.federated.compression import Compression
     from yolo_musgd.train.trainer import check_arguments
 
     arguments = {**arguments, "optimizer": settings.optimizer}
     check_arguments(arguments)
-    parse_split(settings.split)
-    parse_share(settings.share)
-    Compression.parse(settings.compress)
+    _check_words(settings)
     _check_folder(folder, settings, arguments)
     return arguments
 

@@ -167,6 +167,7 @@ def test_a_full_or_closed_disk_is_one_line(error, capsys):
         ("federate data=shapes.yaml optimizer=SDG", "did you mean SGD?"),
         ("federate data=shapes.yaml imgzs=64", "did you mean imgsz?"),
         ("steptime optimizers=SDG", "got 'SDG'"),
+        ("steptime models=yolo26q", "models=yolo26q is not a model of this Ultralytics; try yolo26n"),
         ("steptime device=gpu", "device=gpu is no device"),
         ("demo save_dir=.", "something is in it"),
         ("compare data=shapes.yaml starts=yolo26q.yaml", "yolo26q.yaml does not exist"),

@@ -179,7 +179,7 @@ def copied(file: Path, datasets: Path) -> Path:
     return copy
 
 
-_SCALE = re.compile(r"(\d+)([nslmx])(.*\.ya?ml)$")  # yolo26n.yaml is Ultralytics' yolo26.yaml in size n
+_SCALE = re.compile(r"(\d+)([nslmx])(.*\.ya?ml)$")  # number, size, rest
 _PUBLISHED = re.compile(r"(yolo|rtdetr|sam|mobile_sam|fastsam|damo)", re.IGNORECASE)  # what Ultralytics fetches
 
 
@@ -223,9 +223,8 @@ def check_file(kind: str, key: str, value: str) -> None:
     elif kind == "checkpoint":
         raise UserError(f"{key}={value} does not exist; give the best.pt of a training run")
     else:
-        names = {path.name, _SCALE.sub(r"\1\3", path.name)}
         described = path.suffix.lower() in SUFFIXES
-        if not (any(map(_of_ultralytics, names)) if described else path.name == value and _PUBLISHED.match(value)):
+        if not (host_describes(path.name) if described else path.name == value and _PUBLISHED.match(value)):
             hint = "" if path.suffix == ".pt" else "; give a .pt, or a model of Ultralytics such as yolo26n.yaml"
             raise UserError(f"{key}={value} does not exist{hint}")
 
@@ -234,6 +233,11 @@ def _of_ultralytics(file: str) -> bool:
     """Whether a YAML of this name lies in the installed Ultralytics, which finds it so."""
     home = host_folder()
     return (home.parent / file).exists() or any(True for _ in home.rglob(file))
+
+
+def host_describes(file: str) -> bool:
+    """Whether Ultralytics has the model of this YAML; that of ``yolo26n.yaml`` is its ``yolo26.yaml`` in size n."""
+    return any(map(_of_ultralytics, {file, _SCALE.sub(r"\1\3", file)}))
 
 
 def host_folder() -> Path:

@@ -55,15 +55,19 @@ def setting(
     return dataclasses.field(default=default, metadata=meta)
 
 
+def bare_device(given: object) -> str:
+    """A device in lower case without brackets, quotes and spaces: ``0,1`` of ``[0, 1]`` or of a tuple."""
+    return re.sub(r"[\[\]()'\s]", "", str(given).lower())
+
+
 def check_device(text: str) -> None:
     """Refuse what Ultralytics takes for no device; whether this machine has it is asked when PyTorch is loaded.
 
     Raises:
         SettingsError: neither a name of a device nor numbers of GPUs.
     """
-    bare = re.sub(r"[\[\]()'\s]", "", text.lower())
     known = r"none|cpu|cuda|(mps|npu|xpu|hpu|tpu|intel)(:\w+)?|(cuda:)?-?\d+(,(cuda:)?-?\d+)*"
-    if not re.fullmatch(known, bare):
+    if not re.fullmatch(known, bare_device(text)):
         raise SettingsError(f"device={text} is no device: cpu, mps, or the number of a GPU as 0 or [0,1]")
 
 

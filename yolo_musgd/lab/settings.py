@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from yolo_musgd import resources
@@ -117,5 +118,9 @@ class StepTimeSettings(Settings):
         """See `Settings.check_files`; models and optimizers must be known, too."""
         super().check_files()
         for model in items(self.models):
-            resources.check_file("model", "models", model if model.endswith(".yaml") else f"{model}.yaml")
+            file = Path(model if model.endswith(".yaml") else f"{model}.yaml")
+            if not (file.exists() or resources.host_describes(file.name)):
+                raise SettingsError(
+                    f"models={model} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m"
+                )
         check_steps(items(self.optimizers), STEPS)

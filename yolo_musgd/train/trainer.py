@@ -26,6 +26,7 @@ from yolo_musgd.edge.options import items
 from yolo_musgd.host import quiet_host
 from yolo_musgd.optim import registry
 from yolo_musgd.optim.hybrid import Hybrid
+from yolo_musgd.settings import bare_device
 from yolo_musgd.train import activations, batchnorm, cpu, pruned
 from yolo_musgd.train.announcement import announce
 from yolo_musgd.train.refusals import DataError, explained, remove_empty_run
@@ -247,8 +248,8 @@ def check_arguments(args: Mapping[str, Any]) -> None:
 
 def _require_gpu(device: Any) -> None:
     """Say in a line what Ultralytics says in a traceback."""
-    typed = re.sub(r"[\[\]()\s]", "", str(device))  # 0,1 arrives as a tuple
-    if re.fullmatch(r"(cuda:)?\d+(,\d+)*", typed.lower()) and not torch.cuda.is_available():
+    typed = bare_device(device)
+    if re.fullmatch(r"(cuda:)?\d+(,(cuda:)?\d+)*", typed) and not torch.cuda.is_available():
         raise UserError(f"device={typed}: PyTorch sees no GPU here; device=cpu trains without one")
 
 

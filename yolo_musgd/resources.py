@@ -232,7 +232,10 @@ def check_file(kind: str, key: str, value: str) -> None:
 def _of_ultralytics(file: str) -> bool:
     """Whether a YAML of this name lies in the installed Ultralytics, which finds it so."""
     home = host_folder()
-    return (home.parent / file).exists() or any(True for _ in home.rglob(file))
+    try:
+        return (home.parent / file).exists() or any(path.name == file for path in home.rglob("*.yaml"))
+    except (OSError, ValueError):  # no name that the system takes
+        return False
 
 
 def host_describes(file: str) -> bool:

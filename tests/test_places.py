@@ -5,7 +5,7 @@ import pytest
 from yolo_musgd import cli
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import results_folder
-from yolo_musgd.places import set_aside
+from yolo_musgd.places import check_replaced, set_aside
 
 
 def test_names_count_up_unless_told_otherwise(tmp_path):
@@ -59,3 +59,13 @@ def test_a_command_writes_where_save_dir_says(tmp_path, monkeypatch, capsys):
     last = capsys.readouterr().out.strip().splitlines()[-3:]
     assert last[0].startswith("five quintic steps bring every singular value into")
     assert last[1:] == ["results: here", "next: yolo train cfg=quickstart"]
+
+
+def test_only_own_results_are_replaced(tmp_path):
+    check_replaced(tmp_path / "absent", "base.pt")
+    check_replaced(tmp_path, "base.pt")  # empty
+    (tmp_path / "args.yaml").touch()
+    with pytest.raises(UserError, match="which exist_ok=True would remove"):
+        check_replaced(tmp_path, "base.pt")
+    (tmp_path / "base.pt").touch()
+    check_replaced(tmp_path, "base.pt")

@@ -97,6 +97,23 @@ def make_place(settings: Place) -> Path:
     return Path(results_folder(settings.project, settings.name, settings.save_dir or "", settings.exist_ok))
 
 
+def check_replaced(folder: Path, mark: str) -> None:
+    """Refuse to let ``exist_ok`` replace what is not the command's own: a training's folder, a user's.
+
+    Args:
+        folder: that the results are to be.
+        mark: pattern of a file that all results of the command have.
+
+    Raises:
+        UserError: something is in the folder, and no such file.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob(mark)):
+        raise UserError(
+            f"{folder} holds something else than results of this command, which exist_ok=True would remove: give "
+            "another name= or save_dir="
+        )
+
+
 @contextlib.contextmanager
 def set_aside(*paths: Path) -> Iterator[None]:
     """Keep earlier results, files or folders, until new ones have their place; they come back if that fails."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -120,6 +121,24 @@ def test_only_a_data_set_that_was_asked_for_is_downloaded(random_checkpoint: Pat
     with pytest.raises(UserError, match="train split cannot be read"):  # this download brought no images
         settings._splits(ExportSettings(data=str(yaml)), checkpoint, "int8")
     assert marker.exists()
+
+
+def test_exist_ok_replaces_an_earlier_export_and_nothing_else(random_checkpoint: Path, tmp_path: Path) -> None:
+    given = {"precision": "fp32", "runtime": "onnxruntime", "imgsz": 64, "exist_ok": True}
+    training = tmp_path / "train"
+    weights = training / "weights" / "best.pt"
+    weights.parent.mkdir(parents=True)
+    shutil.copyfile(random_checkpoint, weights)
+    for place in ({"project": str(tmp_path), "name": "train"}, {"save_dir": str(training)}):
+        with pytest.raises(UserError, match="something else than results of this command"):
+            export_model(ExportSettings(model=str(weights), **given, **place))
+    assert weights.is_file()
+    for _ in range(2):
+        made = export_model(ExportSettings(model=str(weights), save_dir=str(tmp_path / "out"), **given))
+        (made.folder / "old").touch()
+    assert {path.name for path in tmp_path.iterdir()} - {".calibration"} == {"train", "out"}
+    assert (made.folder / "best_fp32_onnx_model" / "manifest.json").is_file()
+    assert made.artifacts[0].folder.parent == made.folder
 
 
 def test_a_full_disk_leaves_nothing(

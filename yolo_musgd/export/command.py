@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -17,6 +18,7 @@ import numpy as np
 from yolo_musgd.data.coco import write_coco
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.result import Result
+from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.export import profiling
 from yolo_musgd.export.accuracy import Accuracy
 from yolo_musgd.export.backend import Backend, Built
@@ -29,7 +31,7 @@ from yolo_musgd.export.staging import clean, place_numbered, staging
 from yolo_musgd.export.summary import draw_searches, to_markdown
 from yolo_musgd.export.timing import race
 from yolo_musgd.host import VERBOSE
-from yolo_musgd.places import check_place
+from yolo_musgd.places import check_place, check_replaced, set_aside
 from yolo_musgd.resources import install
 from yolo_musgd.settings import parse
 from yolo_musgd.tables import plot_style
@@ -66,6 +68,8 @@ def export_model(settings: ExportSettings) -> ExportResult:
         UserError: bad input, a missing package, or no space left.
     """
     check_place(settings)
+    if settings.exist_ok:
+        check_replaced(_named(settings), f"*_model/{MANIFEST}")
     if settings.push:
         check_push(settings.push, settings.push_dry_run)
     job = check(settings)
@@ -123,11 +127,15 @@ def _place(ready: Path, project: Path, settings: ExportSettings) -> Path:
     """Give the finished folder its name; with ``exist_ok`` in place of what has it."""
     if not settings.save_dir and not settings.exist_ok:
         return place_numbered(ready, project, settings.name)
-    folder = Path(settings.save_dir) if settings.save_dir else project / settings.name
-    if settings.exist_ok and folder.is_dir():
-        folder.rename(ready.with_name("replaced"))  # goes with the temporary folder
-    ready.rename(folder)
+    folder = _named(settings)
+    with set_aside(folder) if settings.exist_ok else contextlib.nullcontext():
+        ready.rename(folder)
     return folder
+
+
+def _named(settings: ExportSettings) -> Path:
+    """The folder of the results, where it is not counted up."""
+    return Path(settings.save_dir) if settings.save_dir else Path(settings.project) / settings.name
 
 
 def _build(backends: list[Backend], may_leave_out: bool) -> list[Backend]:

@@ -17,7 +17,7 @@ import yaml
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
-from yolo_musgd.places import check_place, make_place, set_aside
+from yolo_musgd.places import check_place, check_replaced, make_place, set_aside
 from yolo_musgd.prune.settings import PruneSettings, read_settings
 from yolo_musgd.resources import install, read_recipe
 
@@ -114,6 +114,8 @@ def _new_place(settings: PruneSettings) -> Iterator[Path]:
     With ``exist_ok`` the results that had the name are kept aside until the new ones are there.
     """
     earlier = Path(settings.save_dir or Path(settings.project) / settings.name)
+    if settings.exist_ok:
+        check_replaced(earlier, "base.pt")
     with set_aside(earlier) if settings.exist_ok else contextlib.nullcontext():
         folder = make_place(settings)
         try:

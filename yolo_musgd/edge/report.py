@@ -40,6 +40,7 @@ from .pictures import library
 from .plot import plot_bench
 from .result import Result
 from .runtimes.artifact import Artifact
+from .sources.devices import shown
 from .stats import rounded
 from .text import markdown_table
 
@@ -59,7 +60,7 @@ def header(
         "edge": __version__,
         "label": chosen.label or None,
         "partial": False,
-        "settings": dict(sorted(vars(chosen).items())),
+        "settings": dict(sorted(vars(chosen).items()), source=chosen.source and shown(chosen.source)),
         "board": board,
         "model": {
             "file": os.path.basename(

@@ -36,6 +36,7 @@ from yolo_musgd.edge.pictures import library
 from yolo_musgd.edge.pictures.images import synthetic_frame, write_image
 from yolo_musgd.edge.sources import devices, kinds, live
 from yolo_musgd.edge.sources.base import Device, Source, WatchedFolder
+from yolo_musgd.edge.sources.devices import shown
 from yolo_musgd.edge.sources.live import LiveSource
 
 PICTURE = synthetic_frame(96, 128)
@@ -256,6 +257,30 @@ def test_http_errors_are_one_line_without_the_password(web: str) -> None:
             kinds.open_source(address)
         assert "secret" not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("rtsp://name:se@cret@host/x", "rtsp://***@host/x"),
+        ("rtsp://name:se/cret@host:554/x", "rtsp://***@host:554/x"),
+        ("rtsp://host:554/x@2", "rtsp://host:554/x@2"),
+        ("rtspsrc location=rtsp://name:secret@host/x ! a@b", "rtspsrc location=rtsp://***@host/x ! a@b"),
+        ("http://host/v.cgi?user=name&pwd=secret&rate=0", "http://host/v.cgi?user=***&pwd=***&rate=0"),
+        ("rtspsrc user-id=name user-pw=secret ! x", "rtspsrc user-id=*** user-pw=*** ! x"),
+        ("http://host/v?w=9&password=secret", "http://host/v?w=9&password=***"),
+    ],
+)
+def test_names_and_passwords_are_not_shown(address: str, said: str) -> None:
+    assert shown(address) == said
+
+
+def test_a_report_has_no_password(web: str, small_models: dict[str, Path], tmp_path: Path) -> None:
+    words = ["n=2", "seconds=0", "warmup=0", "threads=1", "power=none", "picture=False", f"project={tmp_path}"]
+    assert main(["bench", str(small_models["raw"]), f"source=http://user:p%40ss@{web}/cam", *words]) == 0
+    report = (tmp_path / "bench" / "bench.json").read_text()
+    assert json.loads(report)["settings"]["source"] == f"http://***@{web}/cam"
+    assert "p%40ss" not in report
 
 
 def make_clip(path: Path, count: int) -> Path:

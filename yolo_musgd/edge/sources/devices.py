@@ -31,8 +31,9 @@ class Mode(NamedTuple):
 
 
 def shown(address: str) -> str:
-    """Return an address without the name and password in it."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", address)
+    """Return an address, or a pipeline, without the names and passwords in it."""
+    bare = re.sub(r"(?<=://)(?:[^/\s]*@|[^/@\s]*:(?!\d+/)\S*@)", "***@", address)  # either may hold an @ or a /
+    return re.sub(r"(?i)(?<=[?&\s])((?:user|usr|login|pass|pwd|token)[\w-]*=)[^&\s]*", r"\1***", bare)
 
 
 class Capture(Device):

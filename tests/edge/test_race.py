@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,6 +166,49 @@ def test_one_that_cannot_be_loaded_costs_only_itself(bundle: Path, tmp_path: Pat
     out = {Path(entry["path"]).name: entry["out"] for entry in report["entrants"]}
     assert "cannot run" in out["nms_free"]
     assert out["raw"] == ""
+
+
+def test_one_artifact_alone_leaves_no_choice(bundle: Path, tmp_path: Path) -> None:
+    alone = str(bundle / "models" / "raw")
+    words = ["runtimes=onnxruntime", "threads=[1]", "rounds=2", "frames=2", f"project={tmp_path}/out"]
+    assert main(["race", alone, f"source={bundle}/samples", *words]) == 0
+    assert sorted(path.name for path in Path(alone).iterdir()) == ["model.onnx"]
+    assert main(["detect", alone, f"source={bundle}/samples", f"project={tmp_path}/out"]) == 0
+
+
+def test_few_damaged_images_do_not_judge(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = bundle / "val" / "annotations.json"
+    content = json.loads(file.read_text())
+    content["images"] += [{**content["images"][0], "id": 90 + k} for k in range(9)]
+    content["images"] += [{**content["images"][0], "id": 99, "file_name": "absent.jpg"}]
+    file.write_text(json.dumps(content))
+    words = [str(bundle / "models"), "runtimes=onnxruntime", "threads=1", "rounds=2", "frames=2"]
+    assert main(["race", *words, f"project={tmp_path}/out"]) == 0
+    report = json.loads((tmp_path / "out" / "race" / "race.json").read_text())
+    assert any(entry["map50_95"] for entry in report["entrants"])
+    assert "left out: cannot read " in capsys.readouterr().err
+    content["images"] += [{**content["images"][0], "id": 100, "file_name": "absent.jpg"}]
+    file.write_text(json.dumps(content))
+    assert main(["race", *words, f"project={tmp_path}/out"]) == 2
+    assert "more than a tenth" in capsys.readouterr().err
+
+
+def test_an_rtdetr_is_judged_on_stretched_images(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Recorder:
+        def answer(self, blob: np.ndarray) -> np.ndarray:
+            seen.append(blob.copy())
+            return np.zeros((3, 6), np.float32)
+
+        def close(self) -> None: ...
+
+    artifact = open_artifact(str(bundle / "models" / "raw"))._replace(head="rtdetr")
+    one = Entrant("x", artifact, "onnxruntime", 1)
+    monkeypatch.setattr(one, "open", Recorder)
+    assert module._judged(one, str(bundle / "val" / "annotations.json"), 3) == (0.0, "")
+    padding = np.float32(114) / np.float32(255)
+    assert all((blob[0, :, 0] != padding).any() and (blob[0, :, :, 0] != padding).any() for blob in seen)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ threads and file as the speed.
 import json
 import os
 import sys
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -119,8 +119,12 @@ def _list_labelled(chosen: Any, names: Dict[int, str]) -> List[Tuple[str, Option
     return [(path, None) for path in paths]
 
 
-def _evaluate(
-    labelled: List[Tuple[str, Optional[np.ndarray]]], chosen: Any, artifact: Any, runtime: Any, evaluator: Evaluator
+def judge_each(
+    labelled: Sequence[Tuple[str, Optional[np.ndarray]]],
+    chosen: Any,
+    artifact: Any,
+    runtime: Any,
+    evaluator: Evaluator,
 ) -> None:
     """Judge the images one by one.
 
@@ -142,7 +146,7 @@ def _evaluate(
         judge(pair, artifact, runtime, letterbox, evaluator, chosen)
         if count % max(1, len(labelled) // 10) == 0:
             print("{}/{} images".format(count, len(labelled)), file=sys.stderr)
-    if not evaluator.images:
+    if labelled and not evaluator.images:
         raise UserError("none of {} images can be judged: {}".format(len(labelled), evaluator.left_out[0]))
 
 
@@ -165,7 +169,7 @@ def main(args: List[str]) -> Result:
     evaluator, partial = Evaluator(), False
     with Folder("val", *options.place(chosen)) as folder:
         try:
-            _evaluate(labelled, chosen, artifact, runtime, evaluator)
+            judge_each(labelled, chosen, artifact, runtime, evaluator)
         except KeyboardInterrupt:
             partial = True
         finally:

@@ -18,10 +18,9 @@ from .choice import list_artifacts, write_choice
 from .coco import read_coco
 from .detect import Detector, require
 from .errors import UserError, first_line
-from .evaluate import VAL_CONF, judge
+from .evaluate import VAL_CONF, judge_each
 from .files import Folder
 from .pictures import images, library
-from .pictures.letterbox import Letterbox
 from .power import system
 from .result import Result, typed
 from .runtimes.artifact import Artifact, open_artifact, usual_conf
@@ -134,15 +133,15 @@ def judge_all(entrants: List[Entrant], labels: str, limit: int, max_drop: float)
 
 def _judged(one: Entrant, labels: str, limit: int) -> Any:
     """Return (mAP50-95, why it is out): one that fails costs only itself."""
-    evaluator, letterbox = Evaluator(), Letterbox(one.artifact.imgsz, one.artifact.channels)
+    evaluator = Evaluator()
     try:
+        labelled = read_coco(labels, one.artifact.names)[:limit]
         runtime = one.open()
         try:
-            for path, targets in read_coco(labels, one.artifact.names)[:limit]:
-                pair = images.read_image(path, one.artifact.channels), targets
-                judge(pair, one.artifact, runtime, letterbox, evaluator, Chosen())
+            judge_each(labelled, Chosen(), one.artifact, runtime, evaluator)
         finally:
             runtime.close()
+        images.tolerate(evaluator.left_out, len(labelled))
     except UserError as error:
         return None, first_line(error)
     return evaluator.result({})["map50_95"], ""
@@ -257,8 +256,8 @@ def main(args: List[str]) -> Result:
     require(chosen.model, "model", "race")
     library.require()
     given = options.items(chosen.model)
-    folder = given[0] if len(given) == 1 and os.path.isdir(given[0]) else ""
-    paths = list_artifacts(folder) if folder else given
+    paths = list_artifacts(given[0]) if len(given) == 1 and os.path.isdir(given[0]) else given
+    folder = given[0] if paths != given else ""  # of several: one alone needs no choice
     cores = cpu_count()
     entrants = enter(paths, chosen.runtimes, chosen.threads or sorted({1, max(1, cores // 2), cores}))
     labels = chosen.labels or _beside(given[0], "val", "annotations.json")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from yolo_musgd.edge import race as module
 from yolo_musgd.edge.__main__ import main
+from yolo_musgd.edge.bench import default_source
 from yolo_musgd.edge.choice import CHOICE, apply_choice, list_artifacts, write_choice
 from yolo_musgd.edge.detect import Detector
 from yolo_musgd.edge.errors import UserError
@@ -254,3 +255,13 @@ def test_what_is_an_artifact(bundle: Path, tmp_path: Path) -> None:
     assert list_artifacts(str(models)) == [str(models / "nms_free"), str(models / "raw")]
     assert list_artifacts(str(models / "raw")) == [str(models / "raw")]
     assert list_artifacts(str(tmp_path)) == [str(tmp_path)]
+    (models / "._raw.onnx").write_bytes(b"\0\5\x16\7")  # what macOS notes about a file on a foreign disk
+    (models / "raw" / "._model.onnx").write_bytes(b"\0\5\x16\7")
+    assert list_artifacts(str(models)) == [str(models / "nms_free"), str(models / "raw")]
+    assert open_artifact(str(models / "raw")).model == str(models / "raw" / "model.onnx")
+
+
+@pytest.mark.parametrize("given", ["{}/models", "{}/models/", "."])
+def test_samples_lie_beside_the_model(given: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle / "models")
+    assert default_source(given.format(bundle)) == str(bundle / "samples")

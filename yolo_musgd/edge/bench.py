@@ -57,7 +57,8 @@ def root() -> str:
 
 def default_source(model: str) -> Optional[str]:
     """Return the folder ``samples`` beside the model (or in its folder) if there is one."""
-    base = model if os.path.isdir(model) else os.path.dirname(os.path.abspath(model))
+    model = os.path.abspath(model)  # without the slash that a shell puts behind a folder
+    base = model if os.path.isdir(model) else os.path.dirname(model)
     for folder in (os.path.join(base, "samples"), os.path.join(os.path.dirname(base), "samples")):
         if os.path.isdir(folder):
             return folder

@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 from .errors import UserError
 from .files import read_json, write_whole
 from .result import typed
-from .runtimes.artifact import FORMATS, MANIFEST
+from .runtimes.artifact import MANIFEST, model_files
 
 CHOICE = "choice.json"
 SCHEMA = "yolo-musgd/choice/1"
@@ -17,7 +17,7 @@ SCHEMA = "yolo-musgd/choice/1"
 def list_artifacts(folder: str) -> List[str]:
     """Return the artifacts in a folder, files and folders, sorted; the folder itself where it is one, or holds none."""
     names = sorted(os.listdir(folder))
-    files = [name for name in names if os.path.splitext(name)[1] in FORMATS]
+    files = model_files(names)
     folders = [name for name in names if _holds_model(os.path.join(folder, name))]
     if MANIFEST in names or len(files) + len(folders) == 0 or (len(files) == 1 and not folders):
         return [folder]
@@ -26,7 +26,7 @@ def list_artifacts(folder: str) -> List[str]:
 
 def _holds_model(folder: str) -> bool:
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return MANIFEST in names or any(os.path.splitext(name)[1] in FORMATS for name in names)
+    return MANIFEST in names or bool(model_files(names))
 
 
 def write_choice(folder: str, choice: Dict[str, Any]) -> str:

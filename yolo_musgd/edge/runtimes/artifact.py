@@ -19,7 +19,7 @@ Nothing is unpickled: ``.pt`` and ``.pkl`` files are refused, and text metadata 
 
 import hashlib
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from ..errors import UserError
 from ..files import read_json, read_text
@@ -117,9 +117,14 @@ def _verify(folder: str, name: str, expected: Any) -> None:
         )
 
 
+def model_files(names: Iterable[str]) -> List[str]:
+    """Return which of a folder's entries are models, sorted; ``._x.onnx`` is what macOS notes about x.onnx."""
+    return sorted(name for name in names if os.path.splitext(name)[1] in FORMATS and not name.startswith("."))
+
+
 def _model_in_folder(folder: str) -> str:
     """Find the one model file of a folder without a manifest."""
-    found = sorted(name for name in os.listdir(folder) if os.path.splitext(name)[1] in FORMATS)
+    found = model_files(os.listdir(folder))
     if len(found) != 1:
         raise UserError(
             "{} holds {} model files ({}); name one of them, or add a {}".format(

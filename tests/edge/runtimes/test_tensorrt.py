@@ -275,6 +275,7 @@ TIMES = json.dumps([{"computeMs": 3.0 + k % 2, "latencyMs": 4.0 + k % 2, "startC
 def test_trtexec_times(board: FakeBoard, small_models: dict[str, Path], tmp_path: Path) -> None:
     board.program(
         "trtexec",
+        "sleep 0.6  # it builds the engine\n"
         'for word in "$@"; do case $word in --exportTimes=*) cat > "${word#*=}" <<\'X\'\n'
         + TIMES + "\nX\n;; esac; done\n"
         f'echo "$@" > {tmp_path}/words; echo "&&&& RUNNING TensorRT.trtexec [TensorRT v8201] # x"',
@@ -286,6 +287,7 @@ def test_trtexec_times(board: FakeBoard, small_models: dict[str, Path], tmp_path
     assert run["latency_ms"]["infer"]["p50"] == 4.5
     assert run["latency_ms"]["total"] is None  # pre and post were not measured
     assert run["fps"]["inference_only"] == pytest.approx(1000 / 4.5)
+    assert run["end"] - run["start"] == pytest.approx(run["seconds"])  # watts and heat of the build are not the frames'
     assert "--fp16" in (tmp_path / "words").read_text()
     assert runtime.version == "8201"
     with pytest.raises(UserError, match="only times"):

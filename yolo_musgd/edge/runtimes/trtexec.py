@@ -126,9 +126,13 @@ class Trtexec(Runtime):
 
 
 def _as_run(rows: List[Dict[str, float]], start: float, end: float) -> Dict[str, Any]:
-    """Put trtexec's times into the report's form; what it does not measure is None."""
+    """Put trtexec's times into the report's form; what it does not measure is None.
+
+    The timed runs come last; before them it may have built the engine for minutes, whose energy is not the frames'.
+    """
     latency = [row["latencyMs"] for row in rows]
     ends = np.cumsum(latency) / 1e3
+    start = max(start, end - float(ends[-1]))
     empty = None
     return {
         "start": start, "end": end, "frames": len(rows), "seconds": float(ends[-1]), "partial": False, "ended": None,

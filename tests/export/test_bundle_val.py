@@ -9,6 +9,7 @@ import pytest
 
 from yolo_musgd.cli import main
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.pictures.images import synthetic_frame, write_image
 from yolo_musgd.export.bundle_val import copy_val
 
 
@@ -60,3 +61,16 @@ def test_only_images_are_taken(secret: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         copy_val(str(file), {0: "a"}, tmp_path / "out", 9)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    """Windows' editors begin a file with one."""
+    write_image(str(tmp_path / "a.png"), synthetic_frame(40, 40))
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 40}],
+        "annotations": [{"image_id": 1, "category_id": 0, "bbox": [1, 1, 9, 9]}],
+        "categories": [{"id": 0, "name": "a"}],
+    }
+    file = tmp_path / "val.json"
+    file.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert copy_val(str(file), {0: "a"}, tmp_path / "out", 9) == 1

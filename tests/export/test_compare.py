@@ -78,6 +78,14 @@ def test_map_comes_from_the_same_runtime_first() -> None:
     assert rows_of([bench("pi", "a", 50.0)], [])[0].map50_95 is None
 
 
+def test_map_is_of_the_same_size_of_input() -> None:
+    """One ONNX file with dynamic sides is one sha256 at every size."""
+    small, large = val("a", "ncnn", 0.30), val("a", "ncnn", 0.40)
+    small["model"]["imgsz"], large["model"]["imgsz"] = [320, 320], [640, 640]
+    reports = [bench("pi", "a", 50.0), bench("pi", "a", 90.0, imgsz=[640, 640]), bench("pi", "a", 9.0, imgsz=[64, 64])]
+    assert [row.map50_95 for row in rows_of(reports, [large, small])] == [None, 0.30, 0.40]
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reports = {
         "a": bench("nano", "a", 40.0, 0.30), "b": bench("pi5", "b", 60.0, 0.45), "c": bench("pi4", "c", 300.0, 1.2),

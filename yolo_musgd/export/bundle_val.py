@@ -12,6 +12,7 @@ from typing import Any
 from yolo_musgd.data.reader import tolerate
 from yolo_musgd.edge.coco import read_coco
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.files import read_json
 from yolo_musgd.edge.pictures.images import read_image
 from yolo_musgd.export.splits import spread
 
@@ -34,7 +35,7 @@ def copy_val(annotations: str, names: Mapping[int, str], folder: Path, count: in
         UserError: not a COCO file of the model's classes, or more than a tenth of the images cannot be read.
     """
     read_coco(annotations, dict(names))  # says in one line what is wrong with it
-    content: dict[str, Any] = json.loads(Path(annotations).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(annotations)
     chosen = spread(content["images"], count)
     folder.mkdir()
     images, left_out = [], list[str]()

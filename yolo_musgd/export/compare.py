@@ -1,7 +1,8 @@
 """Puts benchmark reports of several boards, formats and precisions side by side: a table and a Pareto picture.
 
-Reads ``bench.json`` files and, to give them an mAP, ``val.json`` files of the same model file (by its sha256). An mAP
-that was measured with the same runtime is preferred; else the artifact's own figure is used and named as such.
+Reads ``bench.json`` files and, to give them an mAP, ``val.json`` files of the same model file (by its sha256) and the
+same size of its input. An mAP that was measured with the same runtime is preferred; else the artifact's own figure is
+used and named as such.
 """
 
 from __future__ import annotations
@@ -72,7 +73,13 @@ def load(path: str) -> dict[str, Any]:
 
 def _find_map(bench: dict[str, Any], runtime: str, vals: Sequence[dict[str, Any]]) -> tuple[float | None, str]:
     model = bench["model"]
-    same = [val for val in vals if val["model"]["sha256"] == model["sha256"] and val["result"]["map50_95"] is not None]
+    same = [
+        val
+        for val in vals
+        if val["model"]["sha256"] == model["sha256"]
+        and val["model"].get("imgsz") in (None, model["imgsz"])  # a graph with dynamic sides is the same file at any
+        and val["result"]["map50_95"] is not None
+    ]
     same.sort(key=lambda val: (val["runtime"]["name"] != runtime, val["partial"]))
     if same:
         best = same[0]

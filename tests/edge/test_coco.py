@@ -49,6 +49,12 @@ def test_names_that_differ_are_taken_in_the_order_of_their_ids(tmp_path: Path) -
     assert read_coco(path, {})[0][1][:, 0].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("names", [{0: "cat", 1: "cat"}, {0: "cat", 1: "Cat"}])
+def test_two_classes_of_one_name_stay_apart(names: dict[int, str], tmp_path: Path) -> None:
+    categories = [{"id": 17 + index, "name": name} for index, name in names.items()]
+    assert read_coco(write(tmp_path, content(categories=categories)), names)[0][1][:, 0].tolist() == [1, 0]
+
+
 def test_images_elsewhere(tmp_path: Path) -> None:
     assert read_coco(write(tmp_path, content()), NAMES, "photos")[0][0] == "photos/b.jpg"
 

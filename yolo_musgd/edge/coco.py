@@ -109,6 +109,8 @@ def _classes(path: str, categories: List[Dict[str, Any]], names: Dict[int, str])
     found = {entry["id"]: known.get(str(entry["name"]).strip().lower()) for entry in ordered}
     if len(found) != len(ordered):
         raise ValueError("a category's id stands twice")
+    if [str(entry["name"]) for entry in ordered] == [names[index] for index in sorted(names)]:
+        return {entry["id"]: index for entry, index in zip(ordered, sorted(names))}  # a name may stand there twice
     if all(index is None for index in found.values()):
         if names and len(ordered) != len(names):
             raise UserError(

@@ -177,10 +177,11 @@ def open_frames(chosen: Any, artifact: Artifact) -> Optional[Source]:
     Raises:
         UserError: See kinds.open_source.
     """
+    if not chosen.watch and kinds.is_moving(chosen.source):
+        return kinds.open_source(chosen.source, chosen=chosen, repeat=False)
+    kinds.camera_mode(chosen.source, chosen)
     if chosen.watch:
         return WatchedFolder(chosen.source, artifact.channels)
-    if kinds.is_moving(chosen.source):
-        return kinds.open_source(chosen.source, chosen=chosen, repeat=False)
     images.list_images(chosen.source)  # nothing there: found before a folder is made
     return None
 

@@ -236,6 +236,7 @@ def main(args: List[str]) -> Result:
     apply_choice(chosen, system.board_name(root()))
     artifact = open_artifact(require(chosen.model, "model", "serve"), chosen.imgsz)
     chosen.conf = usual_conf(artifact, chosen.conf)
+    kinds.camera_mode(chosen.source, chosen)
     listener = listen(chosen.host, chosen.port)
     port, shared = listener.getsockname()[1], Shared(chosen.conf)
     web = start_web(listener, shared, artifact, token)

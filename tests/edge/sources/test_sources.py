@@ -657,6 +657,17 @@ def test_a_password_is_in_no_message(
     assert "secret" not in out + err
 
 
+@pytest.mark.parametrize("words", [["detect"], ["detect", "watch=True", "n=1"], ["bench"], ["serve", "watch=True"]])
+def test_images_take_no_words_for_cameras(
+    words: list[str], small_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *more = words
+    more += [f"source={pictures}", "size=1280x720"] + ([] if command == "serve" else [f"project={tmp_path}/out"])
+    assert main([command, str(small_models["raw"]), *more]) == 2
+    assert "size=, rate= and format= are for cameras" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_watch_is_an_option_of_detect(small_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     words = [f"source={pictures}", "watch=True", "n=3", "runtime=onnxruntime", f"project={tmp_path}/out"]
     assert main(["detect", str(small_models["raw"]), *words]) == 0

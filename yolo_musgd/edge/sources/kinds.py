@@ -67,6 +67,18 @@ def _kind(source: str) -> str:
     return "video" if source.lower().endswith(VIDEO_SUFFIXES) else "images"
 
 
+def camera_mode(source: str, chosen: Any) -> Mode:
+    """Return what a camera is asked for, by the values of SOURCE_OPTIONS.
+
+    Raises:
+        UserError: The source is no camera, and cannot be asked for anything.
+    """
+    mode = Mode(chosen.size, chosen.rate, chosen.format)
+    if mode != Mode() and _kind(source) not in ("camera", "picamera", "csi"):
+        raise UserError("source={}: size=, rate= and format= are for cameras".format(shown(source)))
+    return mode
+
+
 def open_source(
     source: Optional[str],
     size: Tuple[int, int] = (480, 640),
@@ -86,11 +98,9 @@ def open_source(
     Raises:
         UserError: It is not there, cannot be opened, or needs something that is not installed.
     """
-    kind = _kind("synthetic" if source is None else source)
-    mode = Mode(chosen.size, chosen.rate, chosen.format) if chosen is not None else Mode()
-    if mode != Mode() and kind not in ("camera", "picamera", "csi"):
-        raise UserError("source={}: size=, rate= and format= are for cameras".format(shown(source or "synthetic")))
-    if source is None or kind == "synthetic":
+    source = "synthetic" if source is None else source
+    kind, mode = _kind(source), camera_mode(source, chosen) if chosen is not None else Mode()
+    if kind == "synthetic":
         height, width = (480, 640) if library.backend() else size
         frame = synthetic_frame(height, width)
         return ImageSource("synthetic {}x{}".format(width, height), [("synthetic", frame)], "synthetic")

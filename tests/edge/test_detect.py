@@ -276,6 +276,18 @@ def test_detect_command(small_models: dict[str, Path], pictures: Path, tmp_path:
     assert (tmp_path / "o" / "detect2").is_dir()  # counted up, nothing overwritten
 
 
+def test_pictures_of_many_folders_may_have_one_name(
+    small_models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    """As a list names them: 0.png of a folder a clip, more often than a file's name has letters."""
+    (pictures / "list.txt").write_text("0.png\n" * 260)
+    assert main(["detect", str(small_models["raw"]), f"source={pictures}/list.txt", f"project={tmp_path}/o"]) == 0
+    report = json.loads((tmp_path / "o" / "detect" / "detections.json").read_text())
+    written = [entry["picture"] for entry in report["images"]]
+    assert len(set(written)) == 260
+    assert {path.name for path in (tmp_path / "o" / "detect").glob("*.jpg")} == set(written)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_who_is_stopped_leaves_what_was_detected(sent: int, small_models: dict[str, Path], tmp_path: Path) -> None:
     """From edge.pyz's command line, as a service manager stops it: the file is whole and has its name."""

@@ -281,9 +281,11 @@ def _record(name: str, image: np.ndarray, found: np.ndarray, detector: Detector)
 def _free_path(folder: Folder, name: str) -> str:
     """Name the annotated picture of ``name``: like it, not too long for a file, and like none that is there."""
     base = os.path.splitext(os.path.basename(name))[0].replace(" ", "_")[:60]
-    while os.path.exists(folder.join(base + ".jpg")):
-        base += "_"
-    return folder.join(base + ".jpg")
+    path, count = folder.join(base + ".jpg"), 1
+    while os.path.exists(path):
+        count += 1
+        path = folder.join("{}_{}.jpg".format(base, count))
+    return path
 
 
 def _report(artifact: Artifact, runtime: Runtime, chosen: Any) -> Dict[str, Any]:

@@ -76,6 +76,16 @@ def test_images_are_turned_upright(orientation: int, with_library: str, tmp_path
     np.testing.assert_array_equal(images.read_image(str(path)), expected)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_sixteen_bits_the_upper_eight_count(suffix: str, channels: int, with_library: str, tmp_path: Path) -> None:
+    deep = np.arange(0, 1 << 16, 16, dtype=np.uint16).reshape(64, 64)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(cv2.imencode(suffix, deep)[1].tobytes())
+    grey = images.read_image(str(path), channels).reshape(64, 64, -1)
+    np.testing.assert_array_equal(grey, np.repeat((deep >> 8)[:, :, None], channels, axis=2))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".jpg"])
 def test_written_images_are_read_back(suffix: str, with_library: str, tmp_path: Path) -> None:
     frame = photo_like(5, 31, 45)

@@ -59,6 +59,8 @@ def decode_image(data: bytes, channels: int) -> Optional[np.ndarray]:
 def _by_pillow(data: bytes, channels: int) -> np.ndarray:
     with library.pillow.Image.open(io.BytesIO(data)) as opened:
         upright = library.pillow.ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I"):  # 16 bits: Pillow would take all above 255 for white, OpenCV the upper eight
+            upright = library.pillow.Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if channels == 1:
             return np.asarray(upright.convert("L"))
         return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1])

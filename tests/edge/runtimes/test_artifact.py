@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -200,6 +200,26 @@ def test_engine_header(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xff\xff\x7fplain")
     assert read_engine_header(str(path)) == ({}, 0)
     assert metadata["imgsz"] == [32, 32]
+
+
+ODD = ["it's", "a: b", "- y", '"quoted"', "1", "", "\N{GRINNING FACE}", "back\\slash", "tab\tx", "long " * 25 + "end",
+       "long: " + "word " * 30, "caf\xe9\xa0x", "# x" * 30, "'"]  # fmt: skip
+
+
+@given(st.lists(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n\r\x85\u2028\u2029"))))
+@example(ODD)
+def test_class_names_are_those_that_yaml_wrote(names: list[str]) -> None:
+    """As `yolo export format=ncnn` writes them; line breaks in a name are not kept."""
+    yaml = pytest.importorskip("yaml")
+    content = {"description": "trained on /a long path/with: blanks/" * 4, "names": dict(enumerate(names)), "batch": 1}
+    read = read_flat_yaml(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    assert read["batch"] == 1
+    assert {key: str(name) for key, name in (read["names"] or {}).items()} == content["names"] if names else True
+
+
+@pytest.mark.parametrize("text", ['a: "\\U99999999"', 'a: "\\x"', 'a: "\\', "a:\n    b", "  x", "- y", 'a: "\\uD800"'])
+def test_hostile_yaml(text: str) -> None:
+    assert isinstance(read_flat_yaml(text), dict)
 
 
 def test_exported_folders_metadata() -> None:

@@ -5,7 +5,9 @@ The words of others: texts are read as literals, never run, and a value that can
 
 import ast
 import json
-from typing import Any, Dict, Optional, Tuple
+import math
+import re
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..errors import UserError, first_line
 from .onnxfile import OnnxFacts
@@ -14,9 +16,23 @@ from .onnxfile import OnnxFacts
 _UNREADABLE = (ValueError, SyntaxError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
 
 
+_BLANKS = " \t\r"  # of YAML; strip() would take what a name may begin with
+# What stands for one letter between YAML's double quotes; any other stands for itself
+_LETTERS = {"0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b",
+            "_": "\xa0", "N": "\x85", "L": "\u2028", "P": "\u2029"}  # fmt: skip
+_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U(000[0-9A-Fa-f]{5}|0010[0-9A-Fa-f]{4})|(.))")
+
+
+def _unescaped(match: Any) -> str:
+    code = match.group(1) or match.group(2) or match.group(3)
+    return chr(int(code, 16)) if code else _LETTERS.get(match.group(4), match.group(4))
+
+
 def _scalar(text: str) -> Any:
     """Turn a YAML scalar into a number or a text; quotes are taken off."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return _ESCAPE.sub(_unescaped, text[1:-1])
+    if len(text) > 1 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
     try:
         return int(text)
@@ -24,27 +40,41 @@ def _scalar(text: str) -> Any:
         return {"true": True, "false": False, "null": None}.get(text, text)
 
 
+def _unfolded(text: str) -> Iterator[str]:
+    """Yield the lines, those that go on with a text too long for one line (they are indented more) joined to it."""
+    whole, deep = "", math.inf
+    for line in text.split("\n"):
+        bare = line.strip(_BLANKS)
+        indent = len(line) - len(line.lstrip(_BLANKS))
+        if bare and indent > deep:
+            whole = whole[:-1] + bare if whole.endswith("\\") else "{} {}".format(whole, bare)
+        if not bare or bare.startswith("#") or indent > deep:
+            continue
+        yield whole
+        whole = line.rstrip(_BLANKS)
+        deep = indent if bare.startswith("- ") or not bare.endswith(":") else math.inf
+    yield whole
+
+
 def read_flat_yaml(text: str) -> Dict[str, Any]:
     """Read the YAML that Ultralytics writes beside its exports: scalars, lists and one level of mappings; no more."""
     out: Dict[str, Any] = {}
     key = ""
-    for line in text.splitlines():
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
+    for line in filter(None, _unfolded(text)):
+        stripped = line.strip(_BLANKS)
         if stripped.startswith("- "):
             if not isinstance(out.get(key), list):
                 out[key] = []
-            out[key].append(_scalar(stripped[2:].strip()))
+            out[key].append(_scalar(stripped[2:].strip(_BLANKS)))
         elif line[0] in " \t":
             name, colon, value = stripped.partition(":")
             if colon and key:
                 if not isinstance(out.get(key), dict):
                     out[key] = {}
-                out[key][_scalar(name)] = _scalar(value.strip())
+                out[key][_scalar(name)] = _scalar(value.strip(_BLANKS))
         else:
             key, _, value = stripped.partition(":")
-            out[key] = _scalar(value.strip())
+            out[key] = _scalar(value.strip(_BLANKS))
     return out
 
 

@@ -222,6 +222,26 @@ def test_bad_input_is_one_clear_line(
     assert message in error
 
 
+@pytest.mark.parametrize("words", [["model.engine"], ["folder"]])
+def test_a_file_or_folder_that_may_not_be_read_is_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root reads all, so the system's answer is played."""
+
+    def closed(path: str, *rest: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model.engine").write_bytes(b"x")
+    monkeypatch.setattr("builtins.open", closed)
+    monkeypatch.setattr("os.listdir", closed)
+    assert main(["bench", *words, "source=synthetic", "project=out"]) == 2
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert said == f"edge: cannot use {words[0]}: Permission denied\n"
+
+
 def test_missing_runtime_says_what_to_type(
     small_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

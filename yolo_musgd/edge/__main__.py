@@ -69,6 +69,11 @@ def main(args: Optional[List[str]] = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except OSError as error:  # a file that may not be read, a card that fails
+        if error.filename is None:
+            raise
+        print("edge: cannot use {}: {}".format(error.filename, error.strerror), file=sys.stderr)
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("edge: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -25,7 +25,10 @@ def list_artifacts(folder: str) -> List[str]:
 
 
 def _holds_model(folder: str) -> bool:
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a file, or a folder that may not be read
+        return False
     return MANIFEST in names or bool(model_files(names))
 
 

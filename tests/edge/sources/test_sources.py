@@ -668,6 +668,15 @@ def test_images_take_no_words_for_cameras(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_may_not_be_read_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", closed)  # root reads all
+    with pytest.raises(UserError, match=r"needs a folder \(Permission denied\)"):
+        WatchedFolder(str(tmp_path))
+
+
 def test_watch_is_an_option_of_detect(small_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     words = [f"source={pictures}", "watch=True", "n=3", "runtime=onnxruntime", f"project={tmp_path}/out"]
     assert main(["detect", str(small_models["raw"]), *words]) == 0

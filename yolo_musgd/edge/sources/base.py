@@ -144,8 +144,10 @@ class WatchedFolder(Source):
 
     def __init__(self, folder: str, channels: int = 3, period: float = 0.5) -> None:
         Source.__init__(self, folder)
-        if not os.path.isdir(folder):
-            raise UserError("source={}: watch=True needs a folder".format(folder))
+        try:
+            os.listdir(folder)
+        except OSError as error:
+            raise UserError("source={}: watch=True needs a folder ({})".format(folder, error.strerror))
         self.left_out: List[str] = []
         self._channels, self._period = channels, period
         self._waiting: Dict[str, Any] = {}  # what is there and not read yet: its state when it was seen last

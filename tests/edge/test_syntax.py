@@ -32,6 +32,27 @@ def test_parses_as_python_3_6(path: Path) -> None:
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)]
 
 
+NEWER = {  # than NumPy 1.13, which Ubuntu 18.04 of JetPack 4.6 brings: a name, or a word of a call -> since
+    "quantile": 1.15, "take_along_axis": 1.15, "put_along_axis": 1.15, "stable": 1.15, "initial": 1.15, "append=": 1.16,
+    "prepend=": 1.16, "default_rng": 1.17, "where=": 1.17,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(EDGE).as_posix())
+def test_keeps_to_numpy_1_13(path: Path) -> None:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np":
+            found.append(node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("np."):
+            words = [word for word in node.keywords if word.arg]
+            found += [f"{word.arg}=" for word in words] + [str(word.arg) for word in words if word.arg == "initial"]
+            found += [word.value.value for word in words if isinstance(word.value, ast.Constant)]
+            if ast.unparse(node.func) == "np.pad":  # its mode has a default since 1.17
+                assert len(node.args) > 2 or any(word.arg == "mode" for word in words), ast.unparse(node)
+    assert not {word for word in found if word in NEWER}
+
+
 def test_vermin_says_3_6() -> None:
     pytest.importorskip("vermin")
     done = subprocess.run(

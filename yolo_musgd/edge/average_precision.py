@@ -66,7 +66,7 @@ def mean_ap(right: np.ndarray, scores: np.ndarray, predicted: np.ndarray, actual
     Returns:
         ``class, precision, recall, map50, map50_95`` of each class in rising order; all figures in [0, 1].
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="mergesort")
     right, predicted, scores = right[order], predicted[order], scores[order]
     rows, curves = [], []
     for index in np.unique(actual):

@@ -99,7 +99,7 @@ def summarize_timings(timings: Timings, live: bool) -> Dict[str, Any]:
     latency: Dict[str, Any] = {name: summarize(values * 1e3) for name, values in steps.items()}
     latency["read"] = summarize(table[:, 1] * 1e3) if live else None
     ends = table[:, 0] + table[:, 1:5].sum(axis=1)
-    frames = np.diff(table[:, 0], append=timings.end)
+    frames = np.diff(np.append(table[:, 0], timings.end))
     overhead = frames - total - (table[:, 1] if live else 0.0)
     stride = -(-len(table) // SERIES_LIMIT)
     return {

@@ -53,7 +53,7 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou: float, limit: int) -> np.nda
     Returns:
         Indices of the kept boxes by falling score; equal scores keep their order.
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="mergesort")  # "stable" is its name since NumPy 1.15; JetPack 4 brings 1.13
     x1, y1, x2, y2 = boxes[order].T
     area = (x2 - x1) * (y2 - y1)
     left = np.arange(len(order))
@@ -95,7 +95,7 @@ def decode_raw(output: np.ndarray, conf: float, iou: float, max_det: int, multi_
     """
     anchors, classes, scores = _candidates(output, conf, multi_label)
     if len(anchors) > MAX_CANDIDATES:
-        top = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+        top = np.argsort(-scores, kind="mergesort")[:MAX_CANDIDATES]
         anchors, classes, scores = anchors[top], classes[top], scores[top]
     centre, half = output[:2, anchors], output[2:4, anchors] / np.float32(2)
     xyxy = np.concatenate((centre - half, centre + half)).T
@@ -135,7 +135,7 @@ def decode_rtdetr(output: np.ndarray, classes: int, conf: float, max_det: int, s
         scores, found = output[:, 4:].max(axis=1), output[:, 4:].argmax(axis=1)
     else:
         raise UserError("an RT-DETR of {} classes gives rows of 6 or {}, not {}".format(classes, 4 + classes, columns))
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="mergesort")
     order = order[scores[order] > conf][:max_det]
     centre, half = output[order, :2], output[order, 2:4] / np.float32(2)
     xyxy = np.concatenate((centre - half, centre + half), axis=1) * np.array((size[1], size[0]) * 2, np.float32)

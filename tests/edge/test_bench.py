@@ -5,6 +5,7 @@ Covers __main__.py, bench.py, measure.py, report.py, plot.py, idle.py, doctor.py
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -240,6 +241,23 @@ def test_a_file_or_folder_that_may_not_be_read_is_one_line(
     monkeypatch.undo()
     said = capsys.readouterr().err
     assert said == f"edge: cannot use {words[0]}: Permission denied\n"
+
+
+class OldText(io.TextIOWrapper):
+    """Standard output as Python 3.6 has it."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "reconfigure":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+def test_any_name_can_be_printed_on_a_board_without_a_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", OldText(out, "ascii"))
+    monkeypatch.setattr("yolo_musgd.edge.doctor.main", lambda args: print("2 caf\xe9") or 0)
+    assert main(["doctor"]) == 0
+    assert out.getvalue() == b"2 caf\\xe9\n"
 
 
 def test_missing_runtime_says_what_to_type(

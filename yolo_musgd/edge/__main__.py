@@ -1,6 +1,7 @@
 """The command line of edge.pyz: ``python3 edge.pyz <command> [model] key=value ...``."""
 
 import importlib
+import io
 import os
 import sys
 from typing import List, Optional
@@ -51,6 +52,8 @@ def main(args: Optional[List[str]] = None) -> int:
         return EXIT_DONE
     if hasattr(sys.stdout, "reconfigure"):  # Python 3.7; file names need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, sys.stdout.encoding, "backslashreplace", line_buffering=True)
     try:
         if words[0] not in COMMANDS:
             import difflib

@@ -254,7 +254,8 @@ class OldText(io.TextIOWrapper):
 
 def test_any_name_can_be_printed_on_a_board_without_a_locale(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", OldText(out, "ascii"))
+    old = OldText(out, "ascii")  # as sys.__stdout__ holds it
+    monkeypatch.setattr(sys, "stdout", old)
     monkeypatch.setattr("yolo_musgd.edge.doctor.main", lambda args: print("2 caf\xe9") or 0)
     assert main(["doctor"]) == 0
     assert out.getvalue() == b"2 caf\\xe9\n"

@@ -107,6 +107,14 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "out" / "bars" / "compare.png").exists()
 
 
+def test_a_report_may_lie_in_a_folder_with_an_equals_sign(tmp_path: Path) -> None:
+    report = tmp_path / "imgsz=640" / "a.json"
+    report.parent.mkdir()
+    report.write_text(json.dumps(bench("pi", "a", 5.0)))
+    assert command(["compare-bench", str(report), f"project={tmp_path}/out"]) == 0
+    assert (tmp_path / "out" / "compare-bench" / "compare.json").is_file()
+
+
 def test_reports_of_the_first_version_are_read(tmp_path: Path) -> None:
     old = bench("pi", "a", 5.0)
     old["schema"] = "yolo-musgd/bench/1"

@@ -288,8 +288,8 @@ def main(args: list[str]) -> Result:
     Raises:
         UserError: a file that is no report, or no finished run in any.
     """
-    paths = [word for word in args if "=" not in word]
-    chosen = options.parse_args([word for word in args if "=" in word], OPTIONS, "compare-bench", None)
+    paths = [word for word in args if "=" not in word or Path(word).is_file()]
+    chosen = options.parse_args([word for word in args if word not in paths], OPTIONS, "compare-bench", None)
     reports = [load(path) for path in paths]
     benches = [report for report in reports if report["schema"] in BENCH]
     rows = rows_of(benches, [report for report in reports if report["schema"] == VAL])

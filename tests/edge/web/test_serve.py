@@ -536,8 +536,15 @@ def test_large_frames_are_thinned_and_large_statuses_left_out() -> None:
     assert found.status["frame_step"] == 2
     assert found.frame.shape == (1080, 1920, 3)
     assert found.frame.size <= PIXELS * 3
-    shared.publish({"x": "y" * STATUS_BYTES}, 2, None)
-    assert shared.take().number == 1
+    many = [{"name": f"thing {k}", "score": 1 - k / 9000, "box": [100.25] * 4} for k in range(9000)]
+    shared.publish({"fps": 3, "detections": many}, 2, None)  # max_det=9000: the surest ones are shown
+    taken = shared.take()
+    assert taken is not None
+    assert taken.number == 2
+    assert 1000 < len(taken.status["detections"]) < 9000
+    assert taken.status["detections"] == many[: len(taken.status["detections"])]
+    shared.publish({"x": "y" * STATUS_BYTES}, 3, None)
+    assert shared.take().number == 2
 
 
 AUDIT = r"""

@@ -65,7 +65,7 @@ class Shared:
         """Put the newest status there, and the frame with it; what was there is overwritten.
 
         Args:
-            status: Ready for JSON; more than STATUS_BYTES of it are not published.
+            status: Ready for JSON; of more than STATUS_BYTES the last detections, the least sure ones, are left out.
             number: Of the frame.
             frame: uint8 BGR (h, w, 3), or None.
         """
@@ -75,6 +75,9 @@ class Shared:
                 step += 1
             frame = frame[::step, ::step]
         text = json.dumps(dict(status, frame_step=step)).encode()
+        while len(text) > STATUS_BYTES and status.get("detections"):
+            status = dict(status, detections=status["detections"][: len(status["detections"]) // 2])
+            text = json.dumps(dict(status, frame_step=step)).encode()
         if len(text) > STATUS_BYTES:
             return
         count = _HEAD.unpack_from(self._memory, 0)[0]

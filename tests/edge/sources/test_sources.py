@@ -275,6 +275,16 @@ def test_names_and_passwords_are_not_shown(address: str, said: str) -> None:
     assert shown(address) == said
 
 
+def test_a_mistyped_scheme_shows_no_password(
+    small_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["source=rtps://name:secret@127.0.0.1/x", "threads=1", f"project={tmp_path}/out"]
+    assert main(["detect", str(small_models["raw"]), *words]) == 2
+    out, err = capsys.readouterr()
+    assert "cannot be opened" in err
+    assert "secret" not in out + err
+
+
 def test_a_report_has_no_password(web: str, small_models: dict[str, Path], tmp_path: Path) -> None:
     words = ["n=2", "seconds=0", "warmup=0", "threads=1", "power=none", "picture=False", f"project={tmp_path}"]
     assert main(["bench", str(small_models["raw"]), f"source=http://user:p%40ss@{web}/cam", *words]) == 0
@@ -476,7 +486,7 @@ def test_a_mode_is_for_cameras(pictures: Path) -> None:
         kinds.open_source(str(pictures), chosen=chosen(size="64x64"))
 
 
-@pytest.mark.parametrize("word", ["0", "rtsp://x/y", "https://x", "a.mp4", "csi:0", "-", "picamera", "a ! b"])
+@pytest.mark.parametrize("word", ["0", "rtsp://x/y", "RTSP://x/y", "HTTP://x", "srt://x:1", "https://x", "a.mp4", "csi:0", "-", "picamera", "a ! b"])
 def test_what_moves(word: str) -> None:
     assert kinds.is_moving(word)
 

@@ -57,10 +57,10 @@ def _kind(source: str) -> str:
         return "pipe"
     if source == "synthetic":
         return "synthetic"
-    for kind, pattern in (("picamera", r"picamera(:\d+)?$"), ("csi", r"csi(:\d+)?$"), ("web", r"https?://")):
+    for kind, pattern in (("picamera", r"picamera(:\d+)?$"), ("csi", r"csi(:\d+)?$"), ("web", r"(?i)https?://")):
         if re.match(pattern, source):
             return kind
-    if re.match(r"(rtsps?|rtmps?|rtp|udp|tcp)://", source):
+    if re.match(r"[A-Za-z][\w+.-]*://", source):  # rtsp, rtmp, udp, ...: what FFmpeg knows
         return "stream"
     if " ! " in source:
         return "pipeline"

@@ -486,7 +486,10 @@ def test_a_mode_is_for_cameras(pictures: Path) -> None:
         kinds.open_source(str(pictures), chosen=chosen(size="64x64"))
 
 
-@pytest.mark.parametrize("word", ["0", "rtsp://x/y", "RTSP://x/y", "HTTP://x", "srt://x:1", "https://x", "a.mp4", "csi:0", "-", "picamera", "a ! b"])
+@pytest.mark.parametrize(
+    "word",
+    ["0", "rtsp://x/y", "RTSP://x/y", "HTTP://x", "srt://x:1", "https://x", "a.mp4", "csi:0", "-", "picamera", "a ! b"],
+)
 def test_what_moves(word: str) -> None:
     assert kinds.is_moving(word)
 

@@ -55,6 +55,13 @@ def test_two_classes_of_one_name_stay_apart(names: dict[int, str], tmp_path: Pat
     assert read_coco(write(tmp_path, content(categories=categories)), names)[0][1][:, 0].tolist() == [1, 0]
 
 
+def test_classes_of_another_model_are_told_plainly(tmp_path: Path) -> None:
+    path = write(tmp_path, content())
+    with pytest.raises(UserError) as caught:
+        read_coco(path, {0: "a", 1: "b", 2: "c"})
+    assert str(caught.value) == f"{path} has 2 classes, the model 3; give the labels of its own data set"
+
+
 def test_images_elsewhere(tmp_path: Path) -> None:
     assert read_coco(write(tmp_path, content()), NAMES, "photos")[0][0] == "photos/b.jpg"
 

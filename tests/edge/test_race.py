@@ -177,6 +177,13 @@ def test_one_artifact_alone_leaves_no_choice(bundle: Path, tmp_path: Path) -> No
     assert main(["detect", alone, f"source={bundle}/samples", f"project={tmp_path}/out"]) == 0
 
 
+def test_a_folder_may_have_a_comma_in_its_name(bundle: Path, tmp_path: Path) -> None:
+    models = shutil.move(bundle / "models", bundle / "models,2")
+    words = ["runtimes=onnxruntime", "threads=[1]", "rounds=2", "frames=2", f"project={tmp_path}/out"]
+    assert main(["race", str(models), *words]) == 0
+    assert (models / CHOICE).is_file()
+
+
 def test_few_damaged_images_do_not_judge(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = bundle / "val" / "annotations.json"
     content = json.loads(file.read_text())

@@ -68,6 +68,8 @@ def open_coco(path: str, names: Dict[int, str], images: str = "") -> Coco:
             if not note.get("iscrowd") and w > 0 and h > 0:
                 row = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
                 rows[note["image_id"]].append([float(classes[note["category_id"]])] + row)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, OverflowError) as error:
         raise UserError("{} is no COCO file of boxes ({}: {})".format(path, type(error).__name__, error))
     strange = [sizes[key][2] for key in sizes if not (np.abs(rows[key]) < FARTHEST).all()]  # nor is nan

@@ -255,7 +255,7 @@ def main(args: List[str]) -> Result:
     chosen = options.parse_args(args, RACE_OPTIONS, "race")
     require(chosen.model, "model", "race")
     library.require()
-    given = options.items(chosen.model)
+    given = [chosen.model] if os.path.exists(chosen.model) else options.items(chosen.model)
     paths = list_artifacts(given[0]) if len(given) == 1 and os.path.isdir(given[0]) else given
     folder = given[0] if paths != given else ""  # of several: one alone needs no choice
     cores = cpu_count()

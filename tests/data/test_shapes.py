@@ -3,9 +3,12 @@
 Covers folder.py.
 """
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
+from yolo_musgd.data.folder import complete_folder
 from yolo_musgd.data.shapes import CLASSES, MAX_OVERLAP, SIZE, draw, generate
 from yolo_musgd.edge.errors import UserError
 
@@ -62,6 +65,17 @@ def test_generate_writes_a_complete_set_and_refuses_to_overwrite(tmp_path):
     with pytest.raises(UserError, match="not empty"):
         generate(folder)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_of_two_at_once_the_first_one_counts(tmp_path):
+    """Two trainings that are started together both draw the set."""
+    target = tmp_path / "set"
+    with complete_folder(target) as slow:
+        (slow / "a").write_text("slow")
+        with mock.patch("os.getpid", return_value=1), complete_folder(target) as fast:
+            (fast / "a").write_text("fast")
+    assert (target / "a").read_text() == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,8 +30,12 @@ def complete_folder(target: str | Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
-        if target.is_dir():
-            target.rmdir()
-        part.rename(target)
+        try:
+            if target.is_dir():
+                target.rmdir()
+            part.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else another process made it meanwhile, and it is as complete
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -207,6 +207,18 @@ def test_engine_is_built_kept_and_run(
     assert ("flags", []) in fake.log  # another precision is another engine
 
 
+def test_where_no_engine_can_be_kept_none_is_built(
+    cudart: dict[str, str], small_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes minutes on a Jetson."""
+    fake = fake_tensorrt(small_models["raw"], False)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    monkeypatch.setattr(cuda, "_candidates", lambda: [cudart["nano"]])
+    with pytest.raises(UserError, match="No such file or directory; give engine= another place"):
+        open_runtime(open_artifact(str(small_models["raw"])), "tensorrt", None, str(tmp_path / "absent" / "x.engine"))
+    assert fake.log == []
+
+
 def test_refusals(
     cudart: dict[str, str], random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

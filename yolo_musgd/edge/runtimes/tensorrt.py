@@ -153,6 +153,20 @@ def build_engine(
     return bytes(engine)
 
 
+def _unwritten(path: str, error: OSError) -> UserError:
+    return UserError("cannot write {}: {}; give engine= another place".format(path, error.strerror))
+
+
+def _try_place(path: str) -> None:
+    """Raise UserError where an engine cannot be kept, before it is built for minutes."""
+    try:
+        with open(path + ".part", "wb"):
+            pass
+        os.remove(path + ".part")
+    except OSError as error:
+        raise _unwritten(path, error)
+
+
 def save_engine(path: str, engine: bytes, header: Dict[str, Any]) -> None:
     """Write an engine with its description before it (4 bytes of length, JSON), as Ultralytics does.
 
@@ -168,7 +182,7 @@ def save_engine(path: str, engine: bytes, header: Dict[str, Any]) -> None:
     except OSError as error:
         if os.path.exists(temporary):
             os.remove(temporary)
-        raise UserError("cannot write {}: {}; give engine= another place".format(path, error.strerror))
+        raise _unwritten(path, error)
 
 
 class TensorRt(Runtime):
@@ -290,6 +304,8 @@ def open_tensorrt(artifact: Artifact, engine: Optional[str], precision: Optional
             with open(engine, "rb") as file:
                 file.seek(offset)
                 return TensorRt(artifact, trt, file.read(), cuda)
+    if engine:
+        _try_place(engine)
     try:
         built = build_engine(trt, artifact, chosen, timings=engine + ".timings" if engine else None)
     except UserError:

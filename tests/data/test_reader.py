@@ -266,7 +266,7 @@ def test_coco_holds_the_same_boxes(folder: Folder) -> None:
         image = by_id[note["image_id"]]
         x, y, w, h = note["bbox"]
         row = [
-            note["category_id"],
+            note["category_id"] - 1,
             (x + w / 2) / image["width"],
             (y + h / 2) / image["height"],
             w / image["width"],

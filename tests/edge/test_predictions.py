@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from yolo_musgd.data.coco import write_coco
+from yolo_musgd.data.reader import LabelledImage
 from yolo_musgd.edge.__main__ import main
 from yolo_musgd.edge.average_precision import Evaluator
 from yolo_musgd.edge.coco import open_coco, read_coco
@@ -97,6 +99,31 @@ def test_predictions_get_the_map_of_their_model(
     unknown = dict(report, stated={"latency_ms": None})
     assert "not measured" in compare.markdown(compare.rows_of(benches, [unknown]))
     compare.picture(compare.rows_of(benches, [unknown]), tmp_path / "without.png")
+
+
+def test_what_ultralytics_wrote_is_of_the_images_that_it_names(tmp_path: Path) -> None:
+    """Its ids are the numbers in the files' names, which are other images' ids in a COCO file of an export."""
+    from types import SimpleNamespace
+
+    import torch
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    files = [tmp_path / name for name in ("2.jpg", "0.jpg", "1.jpg", "b.jpg", "b.png", "x/twin.jpg", "y/twin.jpg")]
+    images = [
+        LabelledImage(str(file), np.array([[k % 2, 0.5, 0.5, 0.2, 0.2]]), (100, 100)) for k, file in enumerate(files)
+    ]
+    labels = write_coco(tmp_path / "val.json", images, {0: "a", 1: "b"})
+    validator = SimpleNamespace(jdict=[], class_map=[1, 2])
+    for k, file in enumerate(files):
+        found = {"bboxes": torch.tensor([[k, 1.0, 50, 60]]), "conf": torch.tensor([0.5]), "cls": torch.tensor([k % 2])}
+        DetectionValidator.pred_to_json(validator, found, {"im_file": str(file)})  # type: ignore[arg-type]
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(validator.jdict))
+    rows, notes = read_predictions(str(path), open_coco(str(labels), {0: "a", 1: "b"}), 0.001, 300)
+    assert [[(row[0], row[5]) for row in some.tolist()] for some in rows] == [
+        *([(float(k), float(k % 2))] for k in range(5)), [], [],
+    ]  # fmt: skip
+    assert notes == ["2 detections are of other images"]  # of which of the twins, nobody knows
 
 
 GOOD = {"image_id": 100, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}

@@ -38,8 +38,8 @@ def test_a_single_class_model_is_judged_on_all_objects(single: Path, tiny_data: 
         )
     )  # fmt: skip
     content = json.loads((made.folder / "val.json").read_text())
-    assert content["categories"] == [{"id": 0, "name": "item"}]
+    assert content["categories"] == [{"id": 1, "name": "item"}]
     every = read_split(check(str(tiny_data)), "val")
     assert len(content["annotations"]) == sum(len(image.labels) for image in every.images)
-    assert {note["category_id"] for note in content["annotations"]} == {0}
+    assert {note["category_id"] for note in content["annotations"]} == {1}
     assert trained_with(made.artifacts[0].folder) == Rules(single_cls=True)

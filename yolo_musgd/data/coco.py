@@ -14,7 +14,7 @@ from yolo_musgd.edge.files import write_whole
 def as_coco(images: Sequence[LabelledImage], names: Mapping[int, str], root: Path | None = None) -> dict[str, Any]:
     """The images and their boxes in COCO's object-detection format.
 
-    Category ids are the class numbers themselves, from 0; boxes are ``[x, y, width, height]`` in pixels.
+    Categories count from 1, as COCO's and Ultralytics' ``save_json`` do; boxes are ``[x, y, width, height]`` in pixels.
 
     Args:
         images: with their labels.
@@ -24,7 +24,7 @@ def as_coco(images: Sequence[LabelledImage], names: Mapping[int, str], root: Pat
     content: dict[str, Any] = {
         "images": [],
         "annotations": [],
-        "categories": [{"id": index, "name": name} for index, name in sorted(names.items())],
+        "categories": [{"id": index + 1, "name": name} for index, name in sorted(names.items())],
     }
     for number, (file, labels, (height, width)) in enumerate(images):
         path = Path(file)
@@ -34,7 +34,7 @@ def as_coco(images: Sequence[LabelledImage], names: Mapping[int, str], root: Pat
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             content["annotations"].append(
                 {
-                    "id": len(content["annotations"]) + 1, "image_id": number, "category_id": int(kind),
+                    "id": len(content["annotations"]) + 1, "image_id": number, "category_id": int(kind) + 1,
                     "bbox": [round(value, 3) for value in box], "area": round(box[2] * box[3], 3), "iscrowd": 0,
                 }
             )  # fmt: skip

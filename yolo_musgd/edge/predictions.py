@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -14,7 +15,8 @@ from .files import read_json
 def read_predictions(path: str, coco: Coco, conf: float, max_det: int) -> Tuple[List[np.ndarray], List[str]]:
     """Read detections: a list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``.
 
-    An image is named by its id, or by its file's name, as Ultralytics does without the ending; a category by its id.
+    An image is named by its ``file_name`` or its id; Ultralytics' ``save_json`` writes both, and as the id the file's
+    name without its ending, which may be another image's number. A category is named by its id.
 
     Args:
         path: The JSON file; boxes in pixels of the image as the COCO file states its size.
@@ -34,10 +36,9 @@ def read_predictions(path: str, coco: Coco, conf: float, max_det: int) -> Tuple[
         raise UserError("{} is no list of COCO results: [{{image_id, category_id, bbox, score}}, ...]".format(path))
     if not content:
         raise UserError("{} holds no detection, so there is nothing to score".format(path))
-    keys = {}  # type: Dict[Any, int]
-    for index, (path_of, _) in enumerate(coco.labelled):
-        name = os.path.basename(path_of)
-        keys.update({name: index, os.path.splitext(name)[0]: index})
+    names = [os.path.basename(file) for file, _ in coco.labelled]
+    named = _unique(names)
+    keys = dict(_unique([os.path.splitext(name)[0] for name in names]), **named)
     keys.update({_text(key): index for index, key in enumerate(coco.ids)})
     rows = [[] for _ in coco.ids]  # type: List[List[List[float]]]
     places = []  # type: List[int]
@@ -45,6 +46,7 @@ def read_predictions(path: str, coco: Coco, conf: float, max_det: int) -> Tuple[
     for number, entry in enumerate(content):
         try:
             place = keys.get(_text(entry["image_id"]))
+            place = named.get(os.path.basename(str(entry.get("file_name"))), place)
             row = _row(entry, coco)
         except KeyError as error:
             raise UserError("{}: entry {} is no COCO result (it lacks {})".format(path, number, error))
@@ -74,6 +76,12 @@ def _oddities(boxes: np.ndarray, sizes: np.ndarray) -> List[str]:
     elif outside > len(boxes) / 10:
         notes.append("{} boxes reach out of their image: bbox is [x, y, width, height]".format(outside))
     return notes
+
+
+def _unique(names: List[str]) -> Dict[str, int]:
+    """The names that stand there once, with their places."""
+    counts = Counter(names)
+    return {name: index for index, name in enumerate(names) if counts[name] == 1}
 
 
 def _text(key: Any) -> str:

@@ -207,6 +207,14 @@ def test_a_reader_that_stops_reading_sees_no_traceback():
     assert process.returncode == 141
 
 
+@pytest.mark.parametrize("words", ["version", "optimizers", "bogus"])
+def test_a_service_without_an_output_sees_no_traceback(words):
+    code = f"import os, sys; sys.stdout = None; from yolo_musgd.cli import main; sys.exit(main(['{words}']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if words == "bogus" else 0)
+    assert "Traceback" not in done.stderr
+
+
 def test_a_fault_of_ours_keeps_its_traceback():
     def work():
         raise FileNotFoundError(2, "a file that we should have written")

@@ -502,6 +502,17 @@ def test_exclusions_are_found_by_structure(yolo):
     assert muon_exclusions(plain) == wanted
 
 
+def test_the_input_layer_of_a_distillation_is_the_students(yolo):
+    """Ultralytics' DistillationModel holds its frozen teacher first."""
+    model = torch.nn.Module()
+    model.teacher_model = copy.deepcopy(yolo)
+    model.student_model = yolo
+    model.projector = torch.nn.ModuleList([torch.nn.Linear(64, 64)])
+    found = {p for p in muon_exclusions(model) if any(p is q for q in yolo.parameters())}
+    assert found == muon_exclusions(yolo)
+    assert model.projector[0].weight not in muon_exclusions(model)
+
+
 def test_pickle_and_deepcopy_keep_settings_and_exclusions():
     torch.manual_seed(0)
     a, b = nn.Parameter(torch.randn(8, 16)), nn.Parameter(torch.randn(4, 6))

@@ -58,7 +58,9 @@ def test_words_become_the_commands(monkeypatch, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("names", [["données.yaml", "a b.yaml"], ["データ/😀.yaml", "it's, so.yaml"], ['C:\\sets\\"x".yaml']])
+@pytest.mark.parametrize(
+    "names", [["données.yaml", "a b.yaml"], ["データ/😀.yaml", "it's, so.yaml"], ['C:\\sets\\"x".yaml']]
+)
 def test_entries_of_a_list_keep_every_letter(names):
     word = api._word(names)
     assert items(word) == names

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from yolo_musgd import plugin
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim import registry, zoo
 from yolo_musgd.settings import Settings, setting
 from yolo_musgd.train import announcement
@@ -209,6 +210,40 @@ def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path)
     assert isinstance(yolo.trainer, MyTrainer)
     assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.musgd"
     assert yolo.trainer.optimizer.param_groups[0]["adapt_factor"] == 0.07
+
+
+def test_a_trainer_of_the_users_own_may_have_a_constructor_of_its_own(tiny_data, tmp_path):
+    """Ultralytics calls it with ``overrides`` and ``_callbacks`` alone."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class Short(DetectionTrainer):
+        def __init__(self, overrides=None, _callbacks=None):
+            super().__init__(overrides=overrides, _callbacks=_callbacks)
+
+    class Long(DetectionTrainer):
+        def __init__(self, *args, flavour="plain", **kwargs):
+            self.flavour = flavour
+            super().__init__(*args, **kwargs)
+
+    given = {"model": "yolo26n.yaml", "data": str(tiny_data), "device": "cpu", "project": str(tmp_path)}
+    assert ours.trainer_class(Short)(overrides=given, _callbacks=None).args.data == str(tiny_data)
+    assert ours.trainer_class(Long)(overrides=given, flavour="sweet").flavour == "sweet"
+    for bad in ({"overrides": {**given, "optimizer": "SDG"}}, {"cfg": {**given, "optimizer": "SDG"}}):
+        with pytest.raises(UserError, match="did you mean SGD"):
+            ours.trainer_class(Long)(**bad)
+    with pytest.raises(UserError, match="did you mean SGD"):
+        ours.trainer_class(Short)({**given, "optimizer": "SDG"})
+
+
+@pytest.mark.parametrize("what", ["cfg", "data"])
+def test_a_file_that_is_missing_is_not_called_a_folder_that_cannot_be_written(tmp_path, what):
+    nowhere = str(tmp_path / "nowhere.yaml")
+    given = {"model": "yolo26n.yaml", "device": "cpu", "project": str(tmp_path / "runs")}
+    words = {"cfg": nowhere, "overrides": given} if what == "cfg" else {"overrides": {**given, "data": nowhere}}
+    with pytest.raises((UserError, FileNotFoundError)) as caught:
+        ours.trainer_class(bases()["detect"])(**words)
+    assert nowhere in str(caught.value)
+    assert "cannot write" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -217,7 +217,7 @@ class Monitor:
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters by the names that they have in the model that trains, without wrappers and a distillation's teacher."""
+    """Parameters by their names in the model that trains, without wrappers and a distillation's teacher."""
     named = unwrap(model).named_parameters()
     return {n.removeprefix("student_model."): p for n, p in named if not n.startswith("teacher_model.")}
 

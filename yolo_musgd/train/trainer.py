@@ -41,14 +41,16 @@ _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of 
 class MuSGDTrainerMixin:
     """What the plugin adds to a trainer of Ultralytics: optimizers, telemetry, and pruned models that stay pruned."""
 
-    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
+    def __init__(self, *args: Any, **kwargs: Any):
         self._monitor: Monitor | None = None
         self._resumes_native = False
         self._fine_tunes = self._new_classes = False
-        given = {**_as_dict(cfg), **_as_dict(overrides)}
+        given: dict[str, Any] = {}  # of cfg and overrides, which a user's own trainer may take in another order
+        for source in (*args[:2], kwargs.get("cfg"), kwargs.get("overrides")):
+            given |= _as_dict(source)
         check_arguments(given)
         try:
-            super().__init__(cfg, overrides, _callbacks)  # type: ignore[call-arg]
+            super().__init__(*args, **kwargs)
         except Exception as error:
             if not given.get("exist_ok"):
                 remove_empty_run(getattr(self, "save_dir", None))

@@ -153,7 +153,8 @@ def test_pictures_carry_the_name_that_was_typed(tiny_data, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"adapt_factor": 0.5}, "SGD ignores adapt_factor=0.5; add optimizer=MuSGD or MuonSGD to use it"),
+        ({"adapt_factor": 0.5}, "SGD ignores adapt_factor=0.5; add optimizer=MuSGD to use it"),
+        ({"muon_rows": 0.9}, "SGD ignores muon_rows=0.9; add optimizer=MuSGD or MuonSGD to use it"),
         ({"toy_width": 2.0}, "SGD ignores toy_width=2.0; add optimizer=Toy to use it"),
     ],
 )
@@ -171,6 +172,32 @@ def test_an_argument_of_another_optimizer_says_whose_it_is(monkeypatch, given, t
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     announcement.announce(registry.find("SGD"), optimizer, given, (), fine_tunes=False)
     assert said == [told]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("MuonSGD", {"adapt_factor": 0.5}, "adapt_factor=0.5; add optimizer=MuSGD to use it"),
+        ("MuonSGD", {"adapt_factor": 0.5, "muon_rest": "musgd"}, None),
+        ("MuonSGD", {"nesterov": False, "muon_rows": 0.9}, None),
+        ("MuonAdamW", {"nesterov": False}, "nesterov=False; add optimizer=MuSGD or MuonSGD to use it"),
+        ("MuonAdamW", {"muon_rest": "musgd"}, "muon_rest=musgd; add optimizer=MuSGD or MuonSGD to use it"),
+        ("MuonAdamW", {"muon_rows": 0.9, "head_lr": 2.0}, None),
+        ("MuSGD", {"orthogonalize": False, "adapt_factor": 0.5, "head_lr": 2.0}, None),
+        ("MuSGD", {"orthogonalize": False, "muon_rows": 0.9}, "muon_rows=0.9 with orthogonalize=False"),
+    ],
+)  # fmt: skip
+def test_an_argument_without_effect_is_told(monkeypatch, name, given, told):
+    said, shown = [], []
+    monkeypatch.setattr(announcement.LOGGER, "warning", said.append)
+    monkeypatch.setattr(announcement.LOGGER, "info", shown.append)
+    model = torch.nn.Linear(4, 4)
+    groups = [{"params": list(model.parameters()), "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}]
+    optimizer = registry.find(name).build(groups, given, model)
+    announcement.announce(registry.find(name), optimizer, {"lr0": 0.01, **given}, (), fine_tunes=False)
+    assert said == ([f"{name} ignores {told}"] if told else [])
+    for key, value in given.items():
+        assert (f"{key}={value}" in shown[0]) is (not told or not told.startswith(key)), key
 
 
 @pytest.mark.slow

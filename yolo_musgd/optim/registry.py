@@ -78,6 +78,17 @@ class OptimizerInfo:
             known = (recipe.settings,) if recipe and recipe.settings else ()
         return {name for settings in known for name in settings.names()}
 
+    def used(self, args: Mapping[str, Any]) -> set[str]:
+        """Those of them that have an effect beside the other arguments of a run."""
+        found = self.known
+        if self.name == "MuonAdamW":
+            found -= {*MuSGDSettings.names(), "muon_rest", "muon_adapt"}
+        if self.name == "MuonSGD" and not _adapts(args):
+            found -= _OF_BETA
+        if self.cls and not ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize:
+            found -= _OF_MATRICES
+        return found
+
     @property
     def build(self) -> Build | None:
         """Makes it from (param groups, arguments of the run, model); None if Ultralytics does."""
@@ -132,15 +143,26 @@ def _of_musgd(args: Mapping[str, Any]) -> dict[str, Any]:
     return {"orthogonalize": orthogonalize, **rule, **flat(_muon(given)), "muon_adapt": True}
 
 
+_OF_BETA = {"adapt_factor", "beta_min", "norm_scope", "norm_source", "norm_mode", "norm_decay"}
+_OF_MATRICES = {*MuonSettings.names(), "muon_stem", "muon_head", "muon_depthwise"} - {"muon_rest", "muon_adapt"}
+
+
+def _adapts(args: Mapping[str, Any]) -> bool:
+    """Whether MuonSGD has a beta_t anywhere."""
+    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
+    return muon.muon_adapt or muon.muon_rest == "musgd"
+
+
 def _of_muonsgd(args: Mapping[str, Any]) -> dict[str, Any]:
-    muon = _muon(args)
-    adaptive = muon.muon_adapt or muon.muon_rest == "musgd"
-    rule = MuSGDSettings.from_mapping(args, ignore_unknown=True)
-    return {**flat(muon), **(rule.to_dict() if adaptive else {"nesterov": rule.nesterov})}
+    orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
+    rule = MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict()
+    rule |= {} if _adapts(args) else {"adapt_factor": 0.0}
+    return {"orthogonalize": orthogonalize, **flat(_muon(args)), **rule}
 
 
 def _of_muonadamw(args: Mapping[str, Any]) -> dict[str, Any]:
-    return flat(_muon(args))
+    orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
+    return {"orthogonalize": orthogonalize, **flat(_muon(args))}
 
 
 _HOST = "Ultralytics / torch.optim"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd import cli, commands, plugin, resources
+from yolo_musgd import cli, commands, doctor, plugin, resources
 from yolo_musgd.optim.registry import REGISTRY, find
 from yolo_musgd.settings import SettingsError, check_device
 from yolo_musgd.train.settings import argument_names
@@ -117,6 +117,17 @@ def test_doctor_says_why_the_plugin_is_not_active(run):
     done = run("yolo-musgd", "doctor", env={"YOLO_MUSGD": "0"})
     assert "switched off by YOLO_MUSGD=0" in done.stdout
     assert "ready, but switched off" in done.stdout
+
+
+def test_doctor_sees_a_module_that_a_package_of_another_name_brought(monkeypatch, tmp_path):
+    """As onnxruntime-gpu brings onnxruntime: to install that too, as the advice was, would break it."""
+    (tmp_path / "module_of_another.py").touch()
+    (tmp_path / "module_that_is_nowhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "OPTIONAL", {"module_of_another": "export", "module_that_is_nowhere": "export"})
+    here, missing = doctor._extras()
+    assert (here.mark, here.text) == (doctor.OK, "installed, by a package of another name")
+    assert missing.text.startswith("not installed")
 
 
 def test_the_boards_commands_are_reached_through_ours(run):

@@ -150,6 +150,15 @@ def test_the_step_file_survives_an_interruption_and_a_resume(tmp_path):
         assert text.readline().startswith("epoch,step,grad_norm,")
 
 
+def test_skipped_steps_of_a_resumed_run_are_summed_up(tmp_path):
+    for epoch, scales in enumerate([(float("nan"), 1.0, float("inf")), (1.0, float("nan")), (1.0, 1.0)], 1):
+        model, optimizer, monitor = make(tmp_path)  # a new process counts from 0
+        for scale in scales:
+            one_step(model, optimizer, monitor, scale=scale)
+        monitor.end_epoch(epoch)
+    assert "3 steps skipped" in monitor.findings()[0]
+
+
 def test_an_epoch_without_a_step_keeps_the_columns(tmp_path):
     """Gradients may be accumulated over more than an epoch."""
     model, optimizer, monitor = make(tmp_path)

@@ -221,6 +221,45 @@ def test_the_file_that_ultralytics_writes_for_ddp_workers_runs(tiny_data, tmp_pa
     assert torch.load(best, weights_only=False)["train_args"]["adapt_factor"] == 0.04
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "given", "wanted"),
+    [
+        ("MuSGD", {}, {"muon_lr": 0.3, "second_moment": 0.99, "body_lr": 0.5, "head_lr": 1.5}),
+        ("MuSGD", {"muon_lr": 1.0}, {"muon_lr": 1.0, "second_moment": 0.99, "body_lr": 0.5, "head_lr": 1.5}),
+        ("MuonSGD", {}, {"muon_lr": 0.3, "second_moment": None}),
+        ("MuSGD", {"orthogonalize": False}, {"muon_lr": None, "second_moment": None}),
+        ("SGD", {}, {"muon_lr": None, "second_moment": None}),
+    ],
+)
+def test_workers_of_ddp_start_from_what_their_parent_knows_of_the_weights(
+    tiny_data, tmp_path, monkeypatch, optimizer, given, wanted
+):
+    """Recent releases hand them the built model, which does not say whether its weights were learned."""
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    class SeenError(Exception):
+        """The parent is about to start its workers."""
+
+    def start_workers(trainer):
+        raise SeenError
+
+    monkeypatch.setattr("ultralytics.engine.trainer.generate_ddp_command", start_workers)
+    parent = make_trainer(tiny_data, tmp_path, optimizer=optimizer, **given)
+    weights = DetectionModel("yolo26n.yaml", nc=7, verbose=False)
+    parent.model = parent.get_model(cfg=weights.yaml, weights=weights)
+    parent.ddp = True
+    with pytest.raises(SeenError):
+        parent.train()
+    assert {k: getattr(parent.args, k) for k in wanted} == wanted
+    worker = type(parent)(cfg={**DEFAULT_CFG_DICT, "save_dir": ""}, overrides=vars(parent.args))
+    made = worker.build_optimizer(parent.model, optimizer, lr=0.01, momentum=0.9, decay=5e-4, iterations=100)
+    if "body_lr" in wanted:
+        assert made.param_groups[0]["muon_lr"] == wanted["muon_lr"]
+        assert made.param_groups[0]["second_moment"] == wanted["second_moment"]
+        assert {round(g["lr"], 6) for g in made.param_groups} == {0.005, 0.015}
+
+
 @pytest.mark.slow
 def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path):
     from ultralytics import YOLO

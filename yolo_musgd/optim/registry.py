@@ -103,7 +103,7 @@ class OptimizerInfo:
         excluded = muon_exclusions(
             model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise
         )
-        given = _resolved(args) if use.orthogonalize and "head_lr" in self.by_start else args
+        given = resolved(args) if use.orthogonalize and "head_lr" in self.by_start else args
         body, head = (1.0 if given.get(k) is None else float(given[k]) for k in ("body_lr", "head_lr"))
         return cls(with_rates(groups, model, body, head), **self.arguments(args), exclude=excluded)
 
@@ -124,7 +124,7 @@ NEW_CLASSES = "new_classes"
 """The same for whether their head was made for another number of classes than the data set has."""
 
 
-def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a run with settings that depend on where its weights come from filled in."""
     chosen = FINE_TUNING if args.get(FINE_TUNES) else SCRATCH
     chosen = chosen | (NEW_HEAD if args.get(FINE_TUNES) and args.get(NEW_CLASSES) else SAME_HEAD)
@@ -132,13 +132,13 @@ def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _muon(args: Mapping[str, Any]) -> MuonSettings:
-    return MuonSettings.from_mapping(_resolved(args), ignore_unknown=True)
+    return MuonSettings.from_mapping(resolved(args), ignore_unknown=True)
 
 
 def _of_musgd(args: Mapping[str, Any]) -> dict[str, Any]:
     """beta_t on every momentum; what no run decides, such as ``second_moment`` of the article's rule, stays off."""
     orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
-    given = _resolved(args) if orthogonalize else args
+    given = resolved(args) if orthogonalize else args
     rule = MuSGDSettings.from_mapping(given, ignore_unknown=True).to_dict()
     return {"orthogonalize": orthogonalize, **rule, **flat(_muon(given)), "muon_adapt": True}
 

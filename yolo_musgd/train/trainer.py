@@ -158,6 +158,8 @@ class MuSGDTrainerMixin:
     def train(self) -> Any:
         """Train as the host does; bad data leaves no run folder behind."""
         try:
+            if self.ddp and isinstance(self.model, nn.Module):  # type: ignore[attr-defined]
+                self._settle_for_workers()
             found = super().train()  # type: ignore[misc]
             self._say_findings()
             return found
@@ -230,6 +232,14 @@ class MuSGDTrainerMixin:
         for name in names:
             setattr(args, name, group[name])
         return names
+
+    def _settle_for_workers(self) -> None:
+        """Write the same before DDP starts its workers, which are handed a model that does not say how it started."""
+        args, entry = self.args, registry.find(self.args.optimizer)  # type: ignore[attr-defined]
+        start = {registry.FINE_TUNES: self._fine_tunes, registry.NEW_CLASSES: self._new_classes}
+        resolved = registry.resolved({**vars(args), **start})
+        for name in entry.by_start if args.orthogonalize else ():
+            setattr(args, name, resolved[name])
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

@@ -178,6 +178,8 @@ class MuSGDTrainerMixin:
         last = Path(self.last)  # type: ignore[attr-defined]
         if not last.is_file():
             return "interrupted before the first epoch was saved"
+        if getattr(self, "stop", False):  # nothing is left to resume
+            return f"interrupted after the last epoch; the trained model: {self.best if self.best.is_file() else last}"  # type: ignore[attr-defined]
         return f"interrupted; go on with: yolo train resume=True {shlex.quote(f'model={last}')}"
 
     def _say_findings(self) -> None:

@@ -301,6 +301,20 @@ def test_a_trainer_of_the_users_own_may_have_a_constructor_of_its_own(tiny_data,
         ours.trainer_class(Short)({**given, "optimizer": "SDG"})
 
 
+def test_a_run_folder_whose_weights_ultralytics_could_not_read_again_is_refused(tiny_data, tmp_path):
+    """It leaves apostrophes out of the path of any checkpoint: the training ended in a FileNotFoundError."""
+    from ultralytics.nn.tasks import load_checkpoint
+
+    folder = tmp_path / "o'neil"
+    with pytest.raises(UserError, match=r"o'neil.*choose another project="):
+        make_trainer(tiny_data, folder)
+    assert not any(folder.iterdir())
+    assert make_trainer(tiny_data, folder, optimizer="SGD").save_dir.is_dir(), "the host's own runs are its own affair"
+    torch.save({"model": torch.nn.Linear(1, 1)}, folder / "w.pt")
+    with pytest.raises(FileNotFoundError, match="oneil"):
+        load_checkpoint(folder / "w.pt")
+
+
 @pytest.mark.parametrize("what", ["cfg", "data"])
 def test_a_file_that_is_missing_is_not_called_a_folder_that_cannot_be_written(tmp_path, what):
     nowhere = str(tmp_path / "nowhere.yaml")

@@ -55,6 +55,19 @@ class MuSGDTrainerMixin:
             if not given.get("exist_ok"):
                 remove_empty_run(getattr(self, "save_dir", None))
             raise explained(error, given, getattr(self, "save_dir", None)) from error
+        self._require_readable_folder()
+
+    def _require_readable_folder(self) -> None:
+        """Refuse a run folder whose checkpoints the host could not load, before the training rather than after it.
+
+        Raises:
+            UserError: an apostrophe in its path, which the host leaves out of the path of a checkpoint.
+        """
+        folder, args = self.save_dir, self.args  # type: ignore[attr-defined]
+        if "'" in str(folder) and registry.find(args.optimizer).build is not None:
+            if not args.exist_ok:
+                remove_empty_run(folder)
+            raise UserError(f"Ultralytics loads no weights from {folder}, for its apostrophe; choose another project=")
 
     def setup_model(self) -> Any:
         """Build or load the model; note whether a resumed run was one of Ultralytics' own MuSGD.

@@ -12,7 +12,9 @@ import pytest
 
 import yolo_musgd
 from yolo_musgd import api, commands
+from yolo_musgd.edge.options import items
 from yolo_musgd.edge.result import Result
+from yolo_musgd.resources import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +56,15 @@ def test_words_become_the_commands(monkeypatch, tmp_path):
         "data": '["shapes.yaml"]', "optimizers": '["SGD", {"optimizer": "MuSGD", "lr0": 0.02}]', "seeds": "2",
         "tune": '{"lr0": [0.01, 0.02]}', "project": str(tmp_path), "dry_run": "True",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names", [["données.yaml", "a b.yaml"], ["データ/😀.yaml", "it's, so.yaml"], ['C:\\sets\\"x".yaml']]
+)
+def test_entries_of_a_list_keep_every_letter(names):
+    word = api._word(names)
+    assert items(word) == names
+    assert load_yaml(word, "data") == names
 
 
 def test_arguments_of_training_may_stand_beside_a_federations_own(monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo_musgd import cli, commands, plugin, resources
+from yolo_musgd import cli, commands, doctor, plugin, resources
 from yolo_musgd.optim.registry import REGISTRY, find
 from yolo_musgd.settings import SettingsError, check_device
 from yolo_musgd.train.settings import argument_names
@@ -119,6 +119,17 @@ def test_doctor_says_why_the_plugin_is_not_active(run):
     assert "ready, but switched off" in done.stdout
 
 
+def test_doctor_sees_a_module_that_a_package_of_another_name_brought(monkeypatch, tmp_path):
+    """As onnxruntime-gpu brings onnxruntime: to install that too, as the advice was, would break it."""
+    (tmp_path / "module_of_another.py").touch()
+    (tmp_path / "module_that_is_nowhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "OPTIONAL", {"module_of_another": "export", "module_that_is_nowhere": "export"})
+    here, missing = doctor._extras()
+    assert (here.mark, here.text) == (doctor.OK, "installed, by a package of another name")
+    assert missing.text.startswith("not installed")
+
+
 def test_the_boards_commands_are_reached_through_ours(run):
     done = run("yolo-musgd", "bench", "model=nowhere.onnx")
     assert done.returncode == 2
@@ -205,6 +216,14 @@ def test_a_reader_that_stops_reading_sees_no_traceback():
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("words", ["version", "optimizers", "bogus"])
+def test_a_service_without_an_output_sees_no_traceback(words):
+    code = f"import os, sys; sys.stdout = None; from yolo_musgd.cli import main; sys.exit(main(['{words}']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if words == "bogus" else 0)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

@@ -119,7 +119,7 @@ def complete(line, tmp_path):
     code += "[[ $COMP_LINE == *' ' ]] && COMP_WORDS+=(''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _yolo_musgd; "
     code += "printf '%s\\n' \"${COMPREPLY[@]}\""
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    return done.stdout.split()
+    return [word for word in done.stdout.split("\n") if word]
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
@@ -132,6 +132,9 @@ def test_completion_of_bash(tmp_path):
     assert complete("yolo-musgd export precision=", tmp_path) == ["fp32", "fp16", "int8"]
     assert complete("yolo-musgd export precision=i", tmp_path) == ["int8"]
     assert complete("yolo-musgd export model=b", tmp_path) == ["best.pt"]
+    for name in ("two words.pt", "*.pt"):
+        (tmp_path / name).touch()
+        assert complete(f"yolo-musgd export model={name[0]}", tmp_path) == [name]
     assert complete("yolo-musgd bench runtime=nc", tmp_path) == ["ncnn"]
     assert complete("yolo-musgd help ste", tmp_path) == ["steptime"]
     assert complete("yolo-musgd completion ", tmp_path) == ["bash", "zsh", "fish"]

@@ -28,7 +28,7 @@ def _word(value: Any) -> str:
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
     if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, default=_word)
+        return json.dumps(value, default=_word, ensure_ascii=False)  # no command undoes JSON's \u00e9
     return str(value)
 
 

@@ -91,7 +91,7 @@ def exit_code(work: Callable[[], int], name: str = "yolo-musgd") -> int:
     try:
         with terminated_as_interrupted():
             code = work()
-        sys.stdout.flush()  # here, where a closed pipe can be told from a fault
+        print(end="", flush=True)  # here, where a closed pipe can be told from a fault
         return code
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)

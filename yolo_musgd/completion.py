@@ -46,7 +46,8 @@ _yolo_musgd() {{
         if [[ $choices ]]; then
             COMPREPLY=($(compgen -W "$choices" -- "$current"))
         else
-            COMPREPLY=($(compgen -f -- "$current"))
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$current")
         fi
         return
     fi

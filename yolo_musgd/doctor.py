@@ -137,6 +137,8 @@ def _extras() -> list[Finding]:
         version = _version(module.replace("_", "-")) or _version(module)
         if version:
             found.append(Finding(OK, module, version))
+        elif (spec := util.find_spec(module)) and spec.origin:  # onnxruntime-gpu's, say; no mere folder of the name
+            found.append(Finding(OK, module, "installed, by a package of another name"))
         else:
             found.append(Finding("--", module, f"not installed (optional: {install(extra)})"))
     return found

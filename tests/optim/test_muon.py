@@ -241,6 +241,28 @@ def test_musgd_by_name_is_the_hybrid_with_beta_t_on_every_momentum(yolo):
     assert optimizer.defaults["adapt_factor"] == 0.1
 
 
+@pytest.mark.parametrize(("name", "plain"), [("MuonSGD", torch.optim.SGD), ("MuonAdamW", torch.optim.AdamW)])
+def test_hybrids_by_name_without_orthogonal_steps_are_torchs_own(yolo, name, plain):
+    ours, theirs = clone(yolo), clone(yolo)
+    optimizer = find(name).build(ultralytics_groups(ours), {"orthogonalize": False}, ours)
+    other = plain(ultralytics_groups(theirs), **({"momentum": 0.9} if name == "MuonSGD" else {"betas": (0.9, 0.999)}))
+    for _ in range(3):
+        optimizer.step()
+        other.step()
+    assert not any("update_rms" in name for name in optimizer.report())
+    assert relative(ours.parameters(), theirs.parameters()) < 1e-6
+
+
+@pytest.mark.parametrize("rest", ["sgd", "musgd"])
+def test_muonsgd_by_name_takes_every_setting_of_its_rest(yolo, rest):
+    model = clone(yolo)
+    given = {"decoupled_decay": True, "second_moment": 0.9, "nesterov": False, "lr_in_velocity": True}
+    groups = [{k: v for k, v in g.items() if k != "nesterov"} for g in ultralytics_groups(model)]
+    optimizer = find("MuonSGD").build(groups, {**given, "muon_rest": rest}, model)
+    assert {k: optimizer.param_groups[0][k] for k in given} == given
+    assert optimizer.param_groups[0]["adapt_factor"] == (0.01 if rest == "musgd" else 0)
+
+
 def test_musgd_without_orthogonal_steps_is_the_articles_rule(yolo):
     from yolo_musgd.optim.musgd import MuSGD
 
@@ -500,6 +522,17 @@ def test_exclusions_are_found_by_structure(yolo):
     plain = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 2))
     wanted = {plain[0].weight, *plain[1].parameters(), *plain[4].parameters()}
     assert muon_exclusions(plain) == wanted
+
+
+def test_the_input_layer_of_a_distillation_is_the_students(yolo):
+    """Ultralytics' DistillationModel holds its frozen teacher first."""
+    model = torch.nn.Module()
+    model.teacher_model = copy.deepcopy(yolo)
+    model.student_model = yolo
+    model.projector = torch.nn.ModuleList([torch.nn.Linear(64, 64)])
+    found = {p for p in muon_exclusions(model) if any(p is q for q in yolo.parameters())}
+    assert found == muon_exclusions(yolo)
+    assert model.projector[0].weight not in muon_exclusions(model)
 
 
 def test_pickle_and_deepcopy_keep_settings_and_exclusions():

@@ -64,6 +64,17 @@ def test_images_of_other_channels_are_refused(slim):
         pruned.trainable(slim, {"nc": 3, "channels": 1})
 
 
+def test_poses_of_other_keypoints_are_refused():
+    from ultralytics.nn.tasks import PoseModel
+
+    model = PoseModel("yolo26n-pose.yaml", nc=1, data_kpt_shape=[17, 3], verbose=False)
+    model.yaml = {**model.yaml, pruned.MARK: {"times": 1}}
+    assert pruned.trainable(model, {"nc": 1, "kpt_shape": (17, 3)}).model[-1].kpt_shape == model.model[-1].kpt_shape
+    for shape in ([4, 3], [17, 2]):
+        with pytest.raises(UserError, match=rf"keypoints of \[17, 3\], the data set of \[{shape[0]}, {shape[1]}\]"):
+            pruned.trainable(model, {"nc": 1, "kpt_shape": shape})
+
+
 def test_a_trainer_that_would_regrow_it_warns_loudly(slim, caplog):
     from ultralytics.nn.tasks import BaseModel, DetectionModel
 

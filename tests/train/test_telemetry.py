@@ -3,8 +3,10 @@
 Covers records.py, settings.py and optimizer_plots.py.
 """
 
+import contextlib
 import functools
 import gzip
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from yolo_musgd.optim import musgd
 from yolo_musgd.optim.muon import MuonAdamW
 from yolo_musgd.settings import SettingsError
 from yolo_musgd.train.optimizer_plots import plot_entropy, plot_layers, plot_steps
-from yolo_musgd.train.records import STEPS_FILE, read_steps
+from yolo_musgd.train.records import ENTROPY_FILE, LAYERS_FILE, STEPS_FILE, read_steps, read_values
 from yolo_musgd.train.telemetry import Monitor, grad_norm
 
 MuSGD = functools.partial(musgd.MuSGD, orthogonalize=False)
@@ -148,6 +150,15 @@ def test_the_step_file_survives_an_interruption_and_a_resume(tmp_path):
         assert text.readline().startswith("epoch,step,grad_norm,")
 
 
+def test_skipped_steps_of_a_resumed_run_are_summed_up(tmp_path):
+    for epoch, scales in enumerate([(float("nan"), 1.0, float("inf")), (1.0, float("nan")), (1.0, 1.0)], 1):
+        model, optimizer, monitor = make(tmp_path)  # a new process counts from 0
+        for scale in scales:
+            one_step(model, optimizer, monitor, scale=scale)
+        monitor.end_epoch(epoch)
+    assert "3 steps skipped" in monitor.findings()[0]
+
+
 def test_an_epoch_without_a_step_keeps_the_columns(tmp_path):
     """Gradients may be accumulated over more than an epoch."""
     model, optimizer, monitor = make(tmp_path)
@@ -192,6 +203,37 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("yolo_musgd.train.telemetry.append_steps", full)
     assert monitor.end_epoch(1)["optim/grad_norm"] > 0
+
+
+@contextlib.contextmanager
+def no_room_beyond(size):
+    """No file of this process may grow beyond ``size`` bytes, as on a disk that is full for a while."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("full", [1, 2], ids=["from the first byte", "in the middle of an epoch"])
+def test_what_comes_after_a_full_disk_is_recorded(tmp_path, full):
+    model, optimizer, monitor = make(tmp_path, layers=True, adapt_factor=1.0)
+    for epoch in (1, 2, 3):
+        for _ in range(3):
+            one_step(model, optimizer, monitor, scale=1.0 / epoch)
+        size = (tmp_path / STEPS_FILE).stat().st_size if epoch > 1 else -20
+        with no_room_beyond(size + 20) if epoch == full else contextlib.nullcontext():
+            monitor.end_epoch(epoch)
+    kept = [epoch for epoch in (1, 2, 3) if epoch != full]
+    assert read_steps(tmp_path / STEPS_FILE)["epoch"].tolist() == [e for e in kept for _ in range(3)]
+    assert monitor.findings()[0].startswith("MuSGD: gradient norm")
+    layers = read_values(tmp_path / LAYERS_FILE)
+    assert list(layers["1.bias"]) == kept
+    assert layers["1.bias"][3] == pytest.approx(0.9 / (1 + 2 / 9), rel=1e-5), "an epoch's own steps alone"
 
 
 def test_a_second_run_into_the_same_folder_begins_anew(tmp_path):
@@ -281,6 +323,46 @@ def test_entropy_of_chosen_layers(tmp_path):
     assert plot_entropy(tmp_path).exists()
     with pytest.raises(SettingsError, match=r"telemetry_entropy=backbone names no matrix of the model"):
         Monitor(tmp_path, model, optimizer, entropy=["backbone"])
+
+
+def test_entropy_of_weights_that_are_not_finite(tmp_path):
+    """Any optimizer may be watched, and Ultralytics goes on after a first epoch that ended in NaN."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    for layer, value in ((model[0], float("nan")), (model[1], float("inf"))):
+        torch.nn.init.constant_(layer.weight[:1], value)
+    monitor = Monitor(tmp_path, model, MuSGD(model.parameters()), entropy=["all"])
+    monitor.end_epoch(1)
+    values = {name: epochs[1] for name, epochs in read_values(tmp_path / ENTROPY_FILE).items()}
+    assert [name for name, value in values.items() if np.isnan(value)] == ["0.weight", "1.weight"]
+    assert 0 < values["2.weight"] <= 1
+    assert plot_entropy(tmp_path).exists()
+
+
+class Distillation(torch.nn.Module):
+    """Named as Ultralytics' own, which also comes with its teacher first."""
+
+    def __init__(self, student):
+        super().__init__()
+        self.teacher_model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+        self.student_model = student
+        self.projector = torch.nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.compile, Distillation])
+def test_layers_of_a_wrapped_model_have_their_own_names(tmp_path, wrap):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    optimizer = MuSGD(model.parameters())
+    monitor = Monitor(tmp_path, wrap(model), optimizer, layers=True, entropy=["1"])
+    one_step(model, optimizer, monitor)
+    monitor.end_epoch(1)
+    assert set(read_values(tmp_path / LAYERS_FILE)) == {n for n, _ in model.named_parameters()}
+    assert list(read_values(tmp_path / ENTROPY_FILE)) == ["1.weight"]
+
+
+def test_entropy_of_all_layers_leaves_out_the_teacher(tmp_path):
+    model = Distillation(torch.nn.Sequential(torch.nn.Linear(4, 3)))
+    Monitor(tmp_path, model, MuSGD(model.parameters()), entropy=["all"]).end_epoch(1)
+    assert list(read_values(tmp_path / ENTROPY_FILE)) == ["0.weight", "projector.weight"]
 
 
 def test_update_rms_of_muon_is_reported(tmp_path):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from yolo_musgd import plugin
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.optim import registry, zoo
 from yolo_musgd.settings import Settings, setting
 from yolo_musgd.train import announcement
@@ -152,7 +153,8 @@ def test_pictures_carry_the_name_that_was_typed(tiny_data, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"adapt_factor": 0.5}, "SGD ignores adapt_factor=0.5; add optimizer=MuSGD or MuonSGD to use it"),
+        ({"adapt_factor": 0.5}, "SGD ignores adapt_factor=0.5; add optimizer=MuSGD to use it"),
+        ({"muon_rows": 0.9}, "SGD ignores muon_rows=0.9; add optimizer=MuSGD or MuonSGD to use it"),
         ({"toy_width": 2.0}, "SGD ignores toy_width=2.0; add optimizer=Toy to use it"),
     ],
 )
@@ -170,6 +172,32 @@ def test_an_argument_of_another_optimizer_says_whose_it_is(monkeypatch, given, t
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     announcement.announce(registry.find("SGD"), optimizer, given, (), fine_tunes=False)
     assert said == [told]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("MuonSGD", {"adapt_factor": 0.5}, "adapt_factor=0.5; add optimizer=MuSGD to use it"),
+        ("MuonSGD", {"adapt_factor": 0.5, "muon_rest": "musgd"}, None),
+        ("MuonSGD", {"nesterov": False, "muon_rows": 0.9}, None),
+        ("MuonAdamW", {"nesterov": False}, "nesterov=False; add optimizer=MuSGD or MuonSGD to use it"),
+        ("MuonAdamW", {"muon_rest": "musgd"}, "muon_rest=musgd; add optimizer=MuSGD or MuonSGD to use it"),
+        ("MuonAdamW", {"muon_rows": 0.9, "head_lr": 2.0}, None),
+        ("MuSGD", {"orthogonalize": False, "adapt_factor": 0.5, "head_lr": 2.0}, None),
+        ("MuSGD", {"orthogonalize": False, "muon_rows": 0.9}, "muon_rows=0.9 with orthogonalize=False"),
+    ],
+)  # fmt: skip
+def test_an_argument_without_effect_is_told(monkeypatch, name, given, told):
+    said, shown = [], []
+    monkeypatch.setattr(announcement.LOGGER, "warning", said.append)
+    monkeypatch.setattr(announcement.LOGGER, "info", shown.append)
+    model = torch.nn.Linear(4, 4)
+    groups = [{"params": list(model.parameters()), "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}]
+    optimizer = registry.find(name).build(groups, given, model)
+    announcement.announce(registry.find(name), optimizer, {"lr0": 0.01, **given}, (), fine_tunes=False)
+    assert said == ([f"{name} ignores {told}"] if told else [])
+    for key, value in given.items():
+        assert (f"{key}={value}" in shown[0]) is (not told or not told.startswith(key)), key
 
 
 @pytest.mark.slow
@@ -193,6 +221,45 @@ def test_the_file_that_ultralytics_writes_for_ddp_workers_runs(tiny_data, tmp_pa
     assert torch.load(best, weights_only=False)["train_args"]["adapt_factor"] == 0.04
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "given", "wanted"),
+    [
+        ("MuSGD", {}, {"muon_lr": 0.3, "second_moment": 0.99, "body_lr": 0.5, "head_lr": 1.5}),
+        ("MuSGD", {"muon_lr": 1.0}, {"muon_lr": 1.0, "second_moment": 0.99, "body_lr": 0.5, "head_lr": 1.5}),
+        ("MuonSGD", {}, {"muon_lr": 0.3, "second_moment": None}),
+        ("MuSGD", {"orthogonalize": False}, {"muon_lr": None, "second_moment": None}),
+        ("SGD", {}, {"muon_lr": None, "second_moment": None}),
+    ],
+)
+def test_workers_of_ddp_start_from_what_their_parent_knows_of_the_weights(
+    tiny_data, tmp_path, monkeypatch, optimizer, given, wanted
+):
+    """Recent releases hand them the built model, which does not say whether its weights were learned."""
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    class SeenError(Exception):
+        """The parent is about to start its workers."""
+
+    def start_workers(trainer):
+        raise SeenError
+
+    monkeypatch.setattr("ultralytics.engine.trainer.generate_ddp_command", start_workers)
+    parent = make_trainer(tiny_data, tmp_path, optimizer=optimizer, **given)
+    weights = DetectionModel("yolo26n.yaml", nc=7, verbose=False)
+    parent.model = parent.get_model(cfg=weights.yaml, weights=weights)
+    parent.ddp = True
+    with pytest.raises(SeenError):
+        parent.train()
+    assert {k: getattr(parent.args, k) for k in wanted} == wanted
+    worker = type(parent)(cfg={**DEFAULT_CFG_DICT, "save_dir": ""}, overrides=vars(parent.args))
+    made = worker.build_optimizer(parent.model, optimizer, lr=0.01, momentum=0.9, decay=5e-4, iterations=100)
+    if "body_lr" in wanted:
+        assert made.param_groups[0]["muon_lr"] == wanted["muon_lr"]
+        assert made.param_groups[0]["second_moment"] == wanted["second_moment"]
+        assert {round(g["lr"], 6) for g in made.param_groups} == {0.005, 0.015}
+
+
 @pytest.mark.slow
 def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path):
     from ultralytics import YOLO
@@ -209,6 +276,55 @@ def test_a_trainer_of_the_users_own_gets_the_optimizers_too(tiny_data, tmp_path)
     assert isinstance(yolo.trainer, MyTrainer)
     assert type(yolo.trainer.optimizer).__module__ == "yolo_musgd.optim.musgd"
     assert yolo.trainer.optimizer.param_groups[0]["adapt_factor"] == 0.07
+
+
+def test_a_trainer_of_the_users_own_may_have_a_constructor_of_its_own(tiny_data, tmp_path):
+    """Ultralytics calls it with ``overrides`` and ``_callbacks`` alone."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    class Short(DetectionTrainer):
+        def __init__(self, overrides=None, _callbacks=None):
+            super().__init__(overrides=overrides, _callbacks=_callbacks)
+
+    class Long(DetectionTrainer):
+        def __init__(self, *args, flavour="plain", **kwargs):
+            self.flavour = flavour
+            super().__init__(*args, **kwargs)
+
+    given = {"model": "yolo26n.yaml", "data": str(tiny_data), "device": "cpu", "project": str(tmp_path)}
+    assert ours.trainer_class(Short)(overrides=given, _callbacks=None).args.data == str(tiny_data)
+    assert ours.trainer_class(Long)(overrides=given, flavour="sweet").flavour == "sweet"
+    for bad in ({"overrides": {**given, "optimizer": "SDG"}}, {"cfg": {**given, "optimizer": "SDG"}}):
+        with pytest.raises(UserError, match="did you mean SGD"):
+            ours.trainer_class(Long)(**bad)
+    with pytest.raises(UserError, match="did you mean SGD"):
+        ours.trainer_class(Short)({**given, "optimizer": "SDG"})
+
+
+def test_a_run_folder_whose_weights_ultralytics_could_not_read_again_is_refused(tiny_data, tmp_path, monkeypatch):
+    """It leaves apostrophes out of the path of any checkpoint: the training ended in a FileNotFoundError."""
+    from ultralytics.nn.tasks import load_checkpoint
+
+    folder = tmp_path / "o'neil"
+    with pytest.raises(UserError, match=r"o'neil.*choose another project="):
+        make_trainer(tiny_data, folder)
+    assert not any(folder.iterdir())
+    assert make_trainer(tiny_data, folder, optimizer="SGD").save_dir.is_dir(), "the host's own runs are its own affair"
+    torch.save({"model": torch.nn.Linear(1, 1)}, folder / "w.pt")
+    monkeypatch.setattr("ultralytics.utils.downloads.get_github_assets", lambda *args, **kwargs: ("", []))
+    with pytest.raises(FileNotFoundError, match="oneil"):
+        load_checkpoint(folder / "w.pt")
+
+
+@pytest.mark.parametrize("what", ["cfg", "data"])
+def test_a_file_that_is_missing_is_not_called_a_folder_that_cannot_be_written(tmp_path, what):
+    nowhere = str(tmp_path / "nowhere.yaml")
+    given = {"model": "yolo26n.yaml", "device": "cpu", "project": str(tmp_path / "runs")}
+    words = {"cfg": nowhere, "overrides": given} if what == "cfg" else {"overrides": {**given, "data": nowhere}}
+    with pytest.raises((UserError, FileNotFoundError)) as caught:
+        ours.trainer_class(bases()["detect"])(**words)
+    assert nowhere in str(caught.value)
+    assert "cannot write" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -241,6 +241,28 @@ def test_an_interrupted_training_says_what_goes_on(tiny_data, tmp_path):
     assert last.is_file()
 
 
+@pytest.mark.parametrize("call", [1, 2], ids=["after the last epoch", "after the final validation"])
+def test_a_training_that_was_interrupted_behind_its_last_epoch_is_not_to_be_resumed(tiny_data, tmp_path, call):
+    """Ultralytics would refuse it or, its checkpoint being stripped by then, train anew from it."""
+    from ultralytics import YOLO
+
+    calls = []
+
+    def stop(trainer):
+        calls.append(trainer.epoch)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    model = YOLO("yolo26n.yaml")
+    model.add_callback("on_fit_epoch_end", stop)
+    with pytest.raises(KeyboardInterrupt, match=r"after the last epoch; the trained model: .*best\.pt") as told:
+        model.train(
+            data=str(tiny_data), epochs=1, imgsz=64, batch=8, workers=0, device="cpu", amp=False, plots=False,
+            project=str(tmp_path), name="cut", optimizer="MuSGD",
+        )  # fmt: skip
+    assert "resume" not in str(told.value)
+
+
 def test_resume_brings_settings_and_state_back(run, tiny_data, train_words, project):
     folder = project / "resumed"
     words = [

@@ -322,9 +322,13 @@ def singular_value_entropy(matrix: Tensor) -> Tensor:
         matrix: shape (rows, ...): trailing dimensions are flattened, as for a conv filter.
 
     Returns:
-        A 0-d fp32 tensor in [0, 1]: 1 for an orthogonal matrix, 0 for rank one, for zero and for a single row.
+        A 0-d fp32 tensor in [0, 1]: 1 for an orthogonal matrix, 0 for rank one, for zero and for a single row; NaN for
+        one that is not finite.
     """
-    s: Tensor = torch.linalg.svdvals(matrix.detach().float().reshape(matrix.shape[0], -1))
+    flat = matrix.detach().float().reshape(matrix.shape[0], -1)
+    if not flat.isfinite().all():  # which LAPACK refuses
+        return flat.new_full((), math.nan)
+    s: Tensor = torch.linalg.svdvals(flat)
     if s.numel() < 2:
         return s.new_zeros(())
     energy = torch.square(s)

@@ -64,7 +64,7 @@ def exclusion_reasons(
         for p in parameters:
             excluded.setdefault(p, reason)
 
-    mixers = [m for m in model.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))]
+    mixers = [m for m in _student(model).modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))]
     if stem and mixers:
         exclude(mixers[0].parameters(recurse=False), "input layer")
     if head and mixers:
@@ -159,9 +159,15 @@ def _head(model: nn.Module, last_mixer: nn.Module) -> nn.Module:
     return layers[-1] if layers and len(layers) > 1 else last_mixer
 
 
+def _student(model: nn.Module) -> nn.Module:
+    """The model that trains in Ultralytics' distillation, which holds its teacher first; any other module itself."""
+    student: nn.Module = getattr(model, "student_model", model)
+    return student
+
+
 def _layers(model: nn.Module) -> nn.Sequential | None:
     """The layers of an Ultralytics model, the head last; None for any other module."""
-    layers = getattr(getattr(model, "student_model", model), "model", None)
+    layers = getattr(_student(model), "model", None)
     return layers if isinstance(layers, nn.Sequential) and len(layers) else None
 
 

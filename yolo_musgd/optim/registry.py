@@ -78,6 +78,17 @@ class OptimizerInfo:
             known = (recipe.settings,) if recipe and recipe.settings else ()
         return {name for settings in known for name in settings.names()}
 
+    def used(self, args: Mapping[str, Any]) -> set[str]:
+        """Those of them that have an effect beside the other arguments of a run."""
+        found = self.known
+        if self.name == "MuonAdamW":
+            found -= {*MuSGDSettings.names(), "muon_rest", "muon_adapt"}
+        if self.name == "MuonSGD" and not _adapts(args):
+            found -= _OF_BETA
+        if self.cls and not ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize:
+            found -= _OF_MATRICES
+        return found
+
     @property
     def build(self) -> Build | None:
         """Makes it from (param groups, arguments of the run, model); None if Ultralytics does."""
@@ -92,7 +103,7 @@ class OptimizerInfo:
         excluded = muon_exclusions(
             model, stem=not use.muon_stem, head=not use.muon_head, depthwise=not use.muon_depthwise
         )
-        given = _resolved(args) if use.orthogonalize and "head_lr" in self.by_start else args
+        given = resolved(args) if use.orthogonalize and "head_lr" in self.by_start else args
         body, head = (1.0 if given.get(k) is None else float(given[k]) for k in ("body_lr", "head_lr"))
         return cls(with_rates(groups, model, body, head), **self.arguments(args), exclude=excluded)
 
@@ -113,7 +124,7 @@ NEW_CLASSES = "new_classes"
 """The same for whether their head was made for another number of classes than the data set has."""
 
 
-def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a run with settings that depend on where its weights come from filled in."""
     chosen = FINE_TUNING if args.get(FINE_TUNES) else SCRATCH
     chosen = chosen | (NEW_HEAD if args.get(FINE_TUNES) and args.get(NEW_CLASSES) else SAME_HEAD)
@@ -121,26 +132,37 @@ def _resolved(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _muon(args: Mapping[str, Any]) -> MuonSettings:
-    return MuonSettings.from_mapping(_resolved(args), ignore_unknown=True)
+    return MuonSettings.from_mapping(resolved(args), ignore_unknown=True)
 
 
 def _of_musgd(args: Mapping[str, Any]) -> dict[str, Any]:
     """beta_t on every momentum; what no run decides, such as ``second_moment`` of the article's rule, stays off."""
     orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
-    given = _resolved(args) if orthogonalize else args
+    given = resolved(args) if orthogonalize else args
     rule = MuSGDSettings.from_mapping(given, ignore_unknown=True).to_dict()
     return {"orthogonalize": orthogonalize, **rule, **flat(_muon(given)), "muon_adapt": True}
 
 
+_OF_BETA = {"adapt_factor", "beta_min", "norm_scope", "norm_source", "norm_mode", "norm_decay"}
+_OF_MATRICES = {*MuonSettings.names(), "muon_stem", "muon_head", "muon_depthwise"} - {"muon_rest", "muon_adapt"}
+
+
+def _adapts(args: Mapping[str, Any]) -> bool:
+    """Whether MuonSGD has a beta_t anywhere."""
+    muon = MuonSettings.from_mapping(args, ignore_unknown=True)
+    return muon.muon_adapt or muon.muon_rest == "musgd"
+
+
 def _of_muonsgd(args: Mapping[str, Any]) -> dict[str, Any]:
-    muon = _muon(args)
-    adaptive = muon.muon_adapt or muon.muon_rest == "musgd"
-    rule = MuSGDSettings.from_mapping(args, ignore_unknown=True)
-    return {**flat(muon), **(rule.to_dict() if adaptive else {"nesterov": rule.nesterov})}
+    orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
+    rule = MuSGDSettings.from_mapping(args, ignore_unknown=True).to_dict()
+    rule |= {} if _adapts(args) else {"adapt_factor": 0.0}
+    return {"orthogonalize": orthogonalize, **flat(_muon(args)), **rule}
 
 
 def _of_muonadamw(args: Mapping[str, Any]) -> dict[str, Any]:
-    return flat(_muon(args))
+    orthogonalize = ExclusionSettings.from_mapping(args, ignore_unknown=True).orthogonalize
+    return {"orthogonalize": orthogonalize, **flat(_muon(args))}
 
 
 _HOST = "Ultralytics / torch.optim"

@@ -94,7 +94,7 @@ class ExclusionSettings(Settings):
     """Which filters Muon leaves to the standard optimizer, and the rates of the head and of the rest."""
 
     orthogonalize: bool = setting(
-        True, "MuSGD: orthogonalised steps on filters; False is the article's rule, an SGD step on every parameter"
+        True, "orthogonalised steps on filters; False is the rest's rule for every parameter, with MuSGD the article's"
     )
     muon_stem: bool = setting(False, "Muon on the input layer too")
     muon_head: bool = setting(False, "Muon on the head too")

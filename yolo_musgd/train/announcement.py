@@ -51,7 +51,7 @@ def _of_ours(
     fine_tunes: bool,
 ) -> str:
     shown = {"lr": args["lr0"]} | {k: group[k] for k in ("momentum", "adapt_factor") if k in group}
-    shown |= {k: v for k, v in _changed(args).items() if k in entry.known and k not in settled}
+    shown |= {k: v for k, v in _changed(args).items() if k in entry.used(args) and k not in settled}
     start = "trained weights" if fine_tunes else "random weights"
     suited = f"; {', '.join(f'{k}={args[k]}' for k in settled)} as suits {start}" if settled else ""
     words = ", ".join(f"{k}={v}" for k, v in shown.items())
@@ -71,13 +71,13 @@ def _of_auto(optimizer: Optimizer, native: bool) -> str:
 
 
 def _warn_of_idle_arguments(entry: registry.OptimizerInfo, optimizer: Optimizer, args: Mapping[str, Any]) -> None:
-    """Say which of the plugin's arguments this optimizer does not know; Ultralytics would take them in silence."""
-    idle = {k: v for k, v in _changed(args).items() if k not in entry.known}
+    """Say which of the plugin's arguments do nothing with this optimizer; Ultralytics would take them in silence."""
+    idle = {k: v for k, v in _changed(args).items() if k not in entry.used(args)}
     if idle:
         given = ", ".join(f"{k}={v}" for k, v in idle.items())
-        users = [e.name for e in registry.REGISTRY.values() if not e.known.isdisjoint(idle)]
-        names = " or ".join(users[:2])
-        LOGGER.warning(f"{type(optimizer).__name__} ignores {given}; add optimizer={names} to use it")
+        users = [e.name for e in registry.REGISTRY.values() if not e.used(args).isdisjoint(idle)]
+        hint = f"; add optimizer={' or '.join(users[:2])} to use it" if users else " with orthogonalize=False"
+        LOGGER.warning(f"{type(optimizer).__name__} ignores {given}{hint}")
 
 
 def _changed(args: Mapping[str, Any]) -> dict[str, Any]:

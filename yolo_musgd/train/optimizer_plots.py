@@ -112,9 +112,10 @@ def findings(steps: dict[str, Any]) -> list[str]:
         lines.append(
             f"momentum {np.nanmean(steps['beta_t']):.3f} in the mean, {np.nanmin(steps['beta_t_min']):.2f} at the least"
         )
-    skipped = int(np.nanmax(steps["skipped_steps"]))
+    counts = np.nan_to_num(steps["skipped_steps"])
+    skipped = int(counts[-1] + counts[:-1][np.diff(counts) < 0].sum())  # a resumed run counts from 0 again
     if skipped:
-        lines.append(f"{skipped} steps skipped (non-finite gradient)")
+        lines.append(f"{skipped} step{'s' * (skipped != 1)} skipped (non-finite gradient)")
     return lines
 
 

@@ -29,7 +29,7 @@ def trainable(weights: Any, data: dict[str, Any]) -> nn.Module:
         data: Ultralytics' description of the data set: ``nc``, and ``channels`` where images are not RGB.
 
     Raises:
-        UserError: other image channels, or other classes on a head that cannot change them.
+        UserError: other image channels or keypoints, or other classes on a head that cannot change them.
     """
     model: Any = copy.deepcopy(weights).float()
     model.criterion = None
@@ -37,6 +37,11 @@ def trainable(weights: Any, data: dict[str, Any]) -> nn.Module:
     if inputs != channels:
         raise UserError(
             f"the pruned model takes {inputs}-channel images, the data set has {channels}; set channels: in its YAML"
+        )
+    points, wanted = (list(x or ()) for x in (getattr(model.model[-1], "kpt_shape", None), data.get("kpt_shape")))
+    if points and points != wanted:
+        raise UserError(
+            f"the pruned model has keypoints of {points}, the data set of {wanted}: prune a model trained on this data"
         )
     if data.get("nc") and data["nc"] != _classes(model):
         _change_classes(model, data["nc"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import re
 import warnings
 import zlib
@@ -52,21 +53,36 @@ def append_steps(file: Path, epoch: int, rows: Any, last: int) -> int:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if not file.exists():
+    if not _size(file):
         writer.writerow(("epoch", "step", *COLUMNS))
     for row in rows:
         last += 1
         writer.writerow((epoch, last, *(f"{v:.6g}" for v in row)))
-    with file.open("ab") as out:
-        out.write(gzip.compress(text.getvalue().encode(), mtime=0))
+    _append(file, gzip.compress(text.getvalue().encode(), mtime=0))
     return last
 
 
 def append_values(file: Path, column: str, epoch: int, values: Mapping[str, float]) -> None:
     """Append one value a layer to a file with the columns epoch, layer and ``column``."""
-    header = "" if file.exists() else f"epoch,layer,{column}\n"
-    with file.open("a", encoding="utf-8") as out:
-        out.write(header + "".join(f"{epoch},{layer},{value:.6g}\n" for layer, value in values.items()))
+    header = "" if _size(file) else f"epoch,layer,{column}\n"
+    rows = "".join(f"{epoch},{layer},{value:.6g}\n" for layer, value in values.items())
+    _append(file, (header + rows).encode())
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _append(file: Path, data: bytes) -> None:
+    """All of the data, or none where the disk has no room: nothing that comes later could be read behind a part."""
+    end = _size(file)
+    try:
+        with file.open("ab") as out:
+            out.write(data)
+    except OSError:
+        if _size(file) > end:
+            os.truncate(file, end)
+        raise
 
 
 def read_steps(file: Path) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def remove_empty_run(save_dir: Path | None) -> None:
 def explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None) -> Exception:
     """The host's error, or ours where one line says it better."""
     folder_made = save_dir is not None and (Path(save_dir) / "weights").is_dir()
-    if isinstance(error, OSError) and error.filename and not folder_made:
+    frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, OSError) and error.filename and not folder_made and "get_cfg" not in frames:
         return UserError(f"cannot write the run folder {error.filename}: {error.strerror}; choose another project=")
     if isinstance(error, RuntimeError) and str(error).startswith("Dataset "):
         cause = error.__cause__ or error
@@ -49,6 +50,6 @@ def explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None) 
         lines = [" ".join(line.split()) for line in reason.splitlines() if line.strip()]
         hint = "It needs a labels/ folder beside images/ with a .txt for each image, lines of class x y width height"
         return DataError(f"data={args.get('data')}: {' '.join(lines[:2])} {'' if lines[1:] else hint}".strip())
-    if isinstance(error, (TypeError, ValueError)) and traceback.extract_tb(error.__traceback__)[-1].name == "check_cfg":
+    if isinstance(error, (TypeError, ValueError)) and frames[-1:] == ["check_cfg"]:
         return ArgumentError(str(error))
     return error

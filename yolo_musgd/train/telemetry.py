@@ -6,7 +6,7 @@ then brings them all. Per step they go to ``optimizer_steps.csv.gz``, per epoch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -20,6 +20,7 @@ from ultralytics.utils import LOGGER
 
 from yolo_musgd.edge.options import nearest
 from yolo_musgd.optim.orthogonalize import singular_value_entropy
+from yolo_musgd.optim.param_groups import unwrap
 from yolo_musgd.settings import SettingsError
 from yolo_musgd.tables import plot_style
 from yolo_musgd.train.records import (
@@ -95,8 +96,9 @@ class Monitor:
         self.name = name or type(optimizer).__name__
         self.optimizer = optimizer
         self.layers = layers
-        self._names = {id(p): n.removeprefix("module.") for n, p in model.named_parameters()}
-        self._watched = _matrices(model, entropy)
+        named = _named(model)
+        self._names = {id(p): n for n, p in named.items()}
+        self._watched = _matrices(named, entropy)
         self._rows: list[Tensor] = []
         self._layer_rows: list[tuple[list[str], Tensor]] = []
         self._stepped = False
@@ -173,6 +175,7 @@ class Monitor:
     def _write(self, epoch: int, rows: Any) -> None:
         """Write what the epoch brought; the first time, forget what a resumed or repeated run is about to redo."""
         first, self._begun = not self._begun, True
+        layer_rows, self._layer_rows = self._layer_rows, []
         steps, layers, entropy = (self.folder / n for n in (STEPS_FILE, LAYERS_FILE, ENTROPY_FILE))
         if first:
             self._steps = forget_steps(steps, epoch)
@@ -180,12 +183,11 @@ class Monitor:
                 forget_values(file, epoch)
         if len(rows):
             self._steps = append_steps(steps, epoch, rows, self._steps)
-        if self._layer_rows:
+        if layer_rows:
             sums: dict[str, list[float]] = {}
-            for names, betas in self._layer_rows:
+            for names, betas in layer_rows:
                 for name, beta in zip(names, betas.tolist(), strict=True):
                     sums.setdefault(name, []).append(beta)
-            self._layer_rows.clear()
             append_values(layers, "beta_t", epoch, {name: sum(v) / len(v) for name, v in sums.items()})
         if self._watched:
             values = torch.stack([singular_value_entropy(p) for p in self._watched.values()]).tolist()
@@ -214,11 +216,17 @@ class Monitor:
         return [p for p in pictures if p is not None]
 
 
-def _matrices(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters by their names in the model that trains, without wrappers and a distillation's teacher."""
+    named = unwrap(model).named_parameters()
+    return {n.removeprefix("student_model."): p for n, p in named if not n.startswith("teacher_model.")}
+
+
+def _matrices(named: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """Matrices and filters below the modules ``names`` (model.1 is not model.10), or of these very names."""
     if not names:
         return {}
-    known: dict[str, Tensor] = {n.removeprefix("module."): p for n, p in model.named_parameters() if p.ndim >= 2}
+    known = {n: p for n, p in named.items() if p.ndim >= 2}
     if "all" in names:
         return known
     found = {n: p for n, p in known.items() if any(n == x or n.startswith(f"{x}.") for x in names)}

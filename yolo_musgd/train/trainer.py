@@ -41,18 +41,33 @@ _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of 
 class MuSGDTrainerMixin:
     """What the plugin adds to a trainer of Ultralytics: optimizers, telemetry, and pruned models that stay pruned."""
 
-    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None):
+    def __init__(self, *args: Any, **kwargs: Any):
         self._monitor: Monitor | None = None
         self._resumes_native = False
         self._fine_tunes = self._new_classes = False
-        given = {**_as_dict(cfg), **_as_dict(overrides)}
+        given: dict[str, Any] = {}  # of cfg and overrides, which a user's own trainer may take in another order
+        for source in (*args[:2], kwargs.get("cfg"), kwargs.get("overrides")):
+            given |= _as_dict(source)
         check_arguments(given)
         try:
-            super().__init__(cfg, overrides, _callbacks)  # type: ignore[call-arg]
+            super().__init__(*args, **kwargs)
         except Exception as error:
             if not given.get("exist_ok"):
                 remove_empty_run(getattr(self, "save_dir", None))
             raise explained(error, given, getattr(self, "save_dir", None)) from error
+        self._require_readable_folder()
+
+    def _require_readable_folder(self) -> None:
+        """Refuse a run folder whose checkpoints the host could not load, before the training rather than after it.
+
+        Raises:
+            UserError: an apostrophe in its path, which the host leaves out of the path of a checkpoint.
+        """
+        folder, args = self.save_dir, self.args  # type: ignore[attr-defined]
+        if "'" in str(folder) and registry.find(args.optimizer).build is not None:
+            if not args.exist_ok:
+                remove_empty_run(folder)
+            raise UserError(f"Ultralytics loads no weights from {folder}, for its apostrophe; choose another project=")
 
     def setup_model(self) -> Any:
         """Build or load the model; note whether a resumed run was one of Ultralytics' own MuSGD.
@@ -156,6 +171,8 @@ class MuSGDTrainerMixin:
     def train(self) -> Any:
         """Train as the host does; bad data leaves no run folder behind."""
         try:
+            if self.ddp and isinstance(self.model, nn.Module):  # type: ignore[attr-defined]
+                self._settle_for_workers()
             found = super().train()  # type: ignore[misc]
             self._say_findings()
             return found
@@ -174,6 +191,8 @@ class MuSGDTrainerMixin:
         last = Path(self.last)  # type: ignore[attr-defined]
         if not last.is_file():
             return "interrupted before the first epoch was saved"
+        if getattr(self, "stop", False):  # nothing is left to resume
+            return f"interrupted after the last epoch; the trained model: {self.best if self.best.is_file() else last}"  # type: ignore[attr-defined]
         return f"interrupted; go on with: yolo train resume=True {shlex.quote(f'model={last}')}"
 
     def _say_findings(self) -> None:
@@ -228,6 +247,14 @@ class MuSGDTrainerMixin:
         for name in names:
             setattr(args, name, group[name])
         return names
+
+    def _settle_for_workers(self) -> None:
+        """Write the same before DDP starts its workers, which are handed a model that does not say how it started."""
+        args, entry = self.args, registry.find(self.args.optimizer)  # type: ignore[attr-defined]
+        start = {registry.FINE_TUNES: self._fine_tunes, registry.NEW_CLASSES: self._new_classes}
+        resolved = registry.resolved({**vars(args), **start})
+        for name in entry.by_start if args.orthogonalize else ():
+            setattr(args, name, resolved[name])
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

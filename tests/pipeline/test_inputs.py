@@ -157,6 +157,23 @@ def test_a_recipe_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, word):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("word", ["cfg", "finetune_cfg"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("save_dir: runs/detect/train\n", "save_dir=runs/detect/train would be written over: remove that line"),
+        ("resume: runs/last.pt\n", "resume=runs/last.pt would go on with another training: remove that line"),
+        ("lro: 0.1\n", "'lro' is not a valid YOLO argument"),
+        ("- 1\n", "must hold key: value lines"),
+    ],
+)
+def test_a_recipe_that_no_step_may_train_by(nowhere, tiny_data, tmp_path, capsys, word, text, told):
+    Path("mine.yaml").write_text(text)
+    assert cli.main(["pipeline", f"data={tiny_data}", f"{word}=mine.yaml", "epochs=1"]) == 2
+    assert told in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

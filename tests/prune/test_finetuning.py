@@ -33,6 +33,34 @@ def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
         finetuning.training_arguments(PruneSettings(cfg="none.yaml"), "x.yaml", 64)
 
 
+def test_the_args_of_a_run_are_a_recipe_without_where_it_was(tmp_path):
+    """Else the old run would be written over, or gone on with."""
+    file = tmp_path / "args.yaml"
+    file.write_text(
+        "task: detect\nmode: train\nmodel: yolo26n.yaml\ndata: old.yaml\nproject: runs\nname: old\nsave_dir: runs/old\n"
+        "exist_ok: true\nresume: runs/old/weights/last.pt\ncfg: musgd.yaml\nepochs: 99\nlr0: 0.02\noptimizer: MuSGD\n"
+    )
+    arguments = finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
+    assert (arguments["lr0"], arguments["epochs"], arguments["data"]) == (0.02, 30, "x.yaml")
+    assert not {"model", "mode", "project", "name", "save_dir", "resume", "cfg"} & set(arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lro: 0.1", "cfg=.*: 'lro' is not a valid YOLO argument"),
+        ("lr0: fast", "cfg=.*: 'lr0=fast' is of invalid type str"),
+        ("optimizer: MuSDG", "MuSDG"),
+        ("optimizer: MuSGD\nadapt_factor: -1", "adapt_factor must be"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_by_is_told_before_any_work(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
+
+
 def test_distillation_needs_a_release_that_has_it(monkeypatch):
     from ultralytics import cfg
 

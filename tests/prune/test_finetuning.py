@@ -1,6 +1,8 @@
 """Fine-tuning after the cut."""
 
 import csv
+import json
+import os
 
 import pytest
 
@@ -125,3 +127,25 @@ assert sizes[0] == sizes[1]
 """
     done = run("python", "-c", check, env={"YOLO_MUSGD": "0"})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_goes_on_where_it_lies_now(trained, tiny_data, run, tmp_path):
+    """Killed after the first epoch, its folder renamed, gone on with from another working folder."""
+    old, new, data = tmp_path / "old", tmp_path / "new", os.path.relpath(tiny_data, tmp_path)
+    words = [f"model={trained}", f"data={data}", "epochs=2", "images=16", "batch=8", "bench=none", "project=old"]
+    code = f"""
+import os
+from ultralytics.utils.callbacks.base import default_callbacks
+default_callbacks["on_model_save"].append(lambda trainer: os._exit(7))
+from yolo_musgd.cli import main
+main({["prune", *words, "name=run"]!r})
+"""
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 7, done.stdout + done.stderr
+    old.rename(new)
+    done = run("yolo-musgd", "prune", "resume=run", cwd=new)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not old.exists()
+    assert len((new / "run" / "finetune" / "results.csv").read_text().splitlines()) == 3
+    assert len(json.loads((new / "run" / "prune.json").read_text())["curves"]["finetune"]) == 2

@@ -120,7 +120,7 @@ class StepTimeSettings(Settings):
         super().check_files()
         for model in items(self.models):
             file = Path(model if model.endswith(".yaml") else f"{model}.yaml")
-            if not (os.path.isfile(file) or resources.host_describes(file.name)):  # False for a name too long, too
+            if not (os.path.isfile(file) or resources.host_describes(file.name)):  # noqa: PTH113  False for a name too long, too
                 raise SettingsError(
                     f"models={model} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m"
                 )

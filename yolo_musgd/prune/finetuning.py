@@ -15,7 +15,6 @@ from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.resources import read_recipe
 
-
 NOT_A_RECIPE = ("task", "mode", "model", "cfg", "resume", "project", "name", "save_dir", "exist_ok")
 """What a run's own args.yaml holds beside a recipe: where it was, and what it went on with."""
 
@@ -149,12 +148,20 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
     from ultralytics.utils.patches import torch_load
 
     from yolo_musgd import plugin
+    from yolo_musgd.prune import stock_checkpoint
 
     plugin.register()
     last = folder / arm / "weights" / "last.pt"
     resumed = last.exists()
-    if resumed and torch_load(last, map_location="cpu")["epoch"] == -1:  # Ultralytics marks a finished run so
-        return folder / arm / "weights" / "best.pt"
+    if resumed:
+        saved = torch_load(last, map_location="cpu")
+        if saved["epoch"] == -1:  # Ultralytics marks a finished run so
+            return folder / arm / "weights" / "best.pt"
+        home = folder.resolve()
+        now = {"project": str(home), "save_dir": str(home / arm)}  # Ultralytics would go on where it lay before
+        now |= {key: arguments[key] for key in ("data", "distill_model") if key in arguments}
+        saved["train_args"] |= now
+        stock_checkpoint.write(saved, last)
     yolo = YOLO(str(last) if resumed else model)
     if held:
         yolo.add_callback("on_train_start", sparse.hold)

@@ -86,6 +86,7 @@ BAD = [
     ("{data: a, epochs: 2.5}", "epochs must be a whole number >= 1, got 2.5"),
     ("{data: a, goal: 40}", r"goal must be a mAP in \(0, 1\), got 40"),
     ("{data: a, target: 0.4}", "target is now goal"),
+    ("{data: a, metric: mAP50}", r"metric must be a column of results.csv such as metrics/mAP50\(B\), got 'mAP50'"),
     ("{data: a, optimizers: [MuSDG]}", "MuSDG.*MuSGD"),
     ("{data: a, optimizers: [{optimizer: auto, lr0: 0.1}]}", "auto picks lr0 by itself"),
     ("{data: a, optimizers: [{optimizer: auto, tune: {momentum: [0.8]}}]}", "auto picks momentum by itself"),

@@ -61,6 +61,9 @@ def parse_protocol(given: Mapping[str, Any]) -> Protocol:
         goal = _number("goal", goal)
         if not 0 < goal < 1:
             raise UserError(f"goal must be a mAP in (0, 1), got {goal:g}; leave it out for the baseline's own final")
+    metric = str(given.get("metric") or METRIC)
+    if not re.fullmatch(r"metrics/(precision|recall|mAP50|mAP50-95)\([BMP]\)", metric):
+        raise UserError(f"metric must be a column of results.csv such as metrics/mAP50(B), got {metric!r}")
     return Protocol(
         data=tuple(_data(x) for x in listed(given["data"])),
         starts=tuple(_start(x) for x in listed(given.get("starts", "yolo26n.yaml"))),
@@ -70,7 +73,7 @@ def parse_protocol(given: Mapping[str, Any]) -> Protocol:
         baseline=str(given.get("baseline") or contenders[0].label),
         train=train_arguments("train", given.get("train") or {}),
         goal=goal,
-        metric=str(given.get("metric") or METRIC),
+        metric=metric,
     )
 
 

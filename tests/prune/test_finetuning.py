@@ -29,6 +29,7 @@ def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
     arguments = finetuning.training_arguments(settings, "x.yaml", 64)
     assert (arguments["optimizer"], arguments["lr0"], arguments["epochs"], arguments["imgsz"]) == ("SGD", 0.02, 7, 64)
     assert arguments["muon_share"] == 0.5
+    assert finetuning.training_arguments(PruneSettings(epochs=0), "x.yaml", 64)["optimizer"] == "MuSGD"
     plain = finetuning.training_arguments(PruneSettings(cfg="None"), "x.yaml", 64)
     assert "optimizer" not in plain
     with pytest.raises(UserError, match=r"cfg=none\.yaml does not exist"):
@@ -133,7 +134,9 @@ assert sizes[0] == sizes[1]
 def test_a_run_that_was_moved_goes_on_where_it_lies_now(trained, tiny_data, run, tmp_path):
     """Killed after the first epoch, its folder renamed, gone on with from another working folder."""
     old, new, data = tmp_path / "old", tmp_path / "new", os.path.relpath(tiny_data, tmp_path)
+    (tmp_path / "mine.yaml").write_text("optimizer: SGD\n")
     words = [f"model={trained}", f"data={data}", "epochs=2", "images=16", "batch=8", "bench=none", "project=old"]
+    words += ["cfg=mine.yaml"]
     code = f"""
 import os
 from ultralytics.utils.callbacks.base import default_callbacks

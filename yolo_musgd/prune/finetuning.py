@@ -92,7 +92,7 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int, rules: Ru
         arguments["optimizer"] = settings.optimizer
     if settings.lr0 is not None:
         arguments["lr0"] = settings.lr0
-    check_recipe(f"cfg={settings.cfg}", arguments)
+    check_recipe(f"cfg={settings.cfg}", {**arguments, "epochs": max(1, settings.epochs)})  # 0: nothing is trained
     return arguments
 
 

@@ -86,7 +86,9 @@ class Run:
     def _runtimes(self) -> list[str]:
         """Runtimes to time before and after."""
         asked = self.settings.bench
-        if asked == "none" or (asked == "auto" and self.model.task != "detect"):
+        if self.settings.ladder:
+            chosen = ["onnx-fp32"]  # what it writes
+        elif asked == "none" or (asked == "auto" and self.model.task != "detect"):
             chosen = []
         elif asked == "auto":
             chosen = [r for r in RUNTIMES if not measuring.missing(r)]

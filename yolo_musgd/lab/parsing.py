@@ -15,7 +15,7 @@ from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
 from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
-from yolo_musgd.settings import short
+from yolo_musgd.settings import MOST_SEED, short
 from yolo_musgd.train.settings import argument_names
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
@@ -279,8 +279,8 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"a seed must be a whole number >= 0, got {short(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_SEED:
+        raise UserError(f"a seed must be a whole number >= 0 and below 2^32, got {short(value)}")
     return value
 
 

@@ -12,7 +12,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
 from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
-from yolo_musgd.settings import Settings, SettingsError, exist_ok, parse, save_dir, setting
+from yolo_musgd.settings import MOST_SEED, Settings, SettingsError, exist_ok, parse, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 KINDS = ("taylor", "magnitude", "bn", "random")
@@ -94,7 +94,7 @@ class PruneSettings(Settings):
     bench: str = setting("auto", "runtimes to time before and after: auto, none, or [onnx-fp32,onnx-int8,ncnn]")
     imgsz: int | None = setting(None, "image side; by default the one it was trained with", kind=int, low=32)
     batch: int = setting(16, "images a batch", low=1)
-    seed: int = setting(0, "of the image choice, the random importance and the training", low=0)
+    seed: int = setting(0, "of the image choice, the random importance and the training", low=0, high=MOST_SEED)
     workers: int = setting(0, "processes that load images", low=0)
     device: str | None = setting(
         None, "where to fine-tune: cpu, 0, [0,1], as Ultralytics has it; by default a GPU where there is one", kind=str

@@ -152,6 +152,13 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         raise SettingsError("a latency target is met in one step: drop steps=, or give flops= or params=")
     if settings.table and settings.latency is None:
         raise SettingsError("table= is for a latency target: add latency=0.7")
+    for name in ("control", "teacher") if not settings.epochs else ():
+        if getattr(settings, name):
+            raise SettingsError(f"{name}= is for the fine-tuning, which epochs=0 leaves out: give epochs=30")
+    if "sparsity" in {**from_recipe, **args} and settings.sparse != "unstructured":
+        raise SettingsError("sparsity= is the share of zeros of sparse=unstructured: add that")
+    if settings.scratch_epochs and not settings.scratch:
+        raise SettingsError("scratch_epochs= is for scratch=True: add that")
     for name in [] if settings.bench in ("auto", "none") else items(settings.bench):
         if name not in RUNTIMES:
             raise SettingsError(f"bench must be auto, none or among {', '.join(RUNTIMES)}, got {name!r}")

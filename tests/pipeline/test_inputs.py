@@ -4,6 +4,7 @@ Covers dataset.py.
 """
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ultralytics.utils import SETTINGS
 from yolo_musgd import cli, plugin, resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.artifact import sha256_of
-from yolo_musgd.pipeline import dag, inputs
+from yolo_musgd.pipeline import dag, dataset, inputs
 from yolo_musgd.pipeline.dataset import read_data
 from yolo_musgd.pipeline.settings import PipelineSettings
 
@@ -238,3 +239,18 @@ def test_a_model_that_is_to_come_is_taken_by_its_name_without_a_warning(caplog):
     assert "guess" not in caplog.text
     with pytest.raises(UserError, match="task=segment"):
         inputs.check_task("yolo26n-seg.pt", None)
+
+
+def test_a_data_set_that_ultralytics_knows_by_name_is_not_looked_for_here(tmp_path, tiny_data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def check(file):
+        asked.append(file)
+        raise UserError("offline")
+
+    monkeypatch.setattr(dataset, "check", check)
+    for name in ("coco8.yaml", os.path.relpath(tiny_data)):
+        with pytest.raises(UserError, match="offline"):
+            dataset.read_data(name)
+    assert asked == ["coco8.yaml", str(Path(os.path.relpath(tiny_data)).absolute())]

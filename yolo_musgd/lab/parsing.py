@@ -219,7 +219,7 @@ def _search(where: str, own: Any, common: Any) -> Search | None:
     merged = {**{k: v for k, v in (common or {}).items() if k in options}, **own}
     space = {k: _axis(f"{where}: tune", k, v) for k, v in merged.items() if k not in options}
     train_arguments(f"{where}: tune", space)
-    _check_points(f"{where}: tune", [2 if isinstance(axis, Range) else len(axis) for axis in space.values()])
+    _check_points(f"{where}: tune", [3 if isinstance(axis, Range) else len(axis) for axis in space.values()])
     epochs = merged.get("epochs")
     return Search(
         space,

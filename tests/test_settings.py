@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import nearest
+from yolo_musgd.lab.settings import DemoSettings
 from yolo_musgd.optim.settings import MuSGDSettings
+from yolo_musgd.pipeline.settings import PipelineSettings
+from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.resources import load_yaml, read_recipe
 from yolo_musgd.settings import SettingsError
 from yolo_musgd.train.settings import TelemetrySettings, plugin_keys
@@ -123,3 +126,10 @@ def test_any_text_is_values_or_one_line(text):
         told = str(error)
     assert len(told.splitlines()) == 1
     assert "x" in told
+
+
+@pytest.mark.parametrize("cls", [PruneSettings, PipelineSettings, DemoSettings])
+def test_a_seed_is_one_that_numpy_takes(cls):
+    assert cls(seed=2**32 - 1).seed == 2**32 - 1
+    with pytest.raises(SettingsError, match="seed must be in"):
+        cls(seed=2**32)

@@ -19,6 +19,10 @@ from yolo_musgd.places import Place, check_parent, check_place
 S = TypeVar("S", bound="Settings")
 
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that NumPy takes, and with it Ultralytics."""
+
+
 class SettingsError(UserError):
     """A setting with an unknown name, a wrong type or a value out of range."""
 

@@ -22,6 +22,7 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 pytest.importorskip("ray", reason="the extra federated is not installed")
 
 from yolo_musgd.federated.arrays import read_arrays
+from yolo_musgd.federated.settings import FederateSettings, by_recipe, others, training_arguments
 
 WORDS = ("imgsz=64", "batch=8", "nbs=8", "workers=0", "device=cpu", "amp=False", "seed=3")
 MAIN = "metrics/mAP50-95(B)"
@@ -210,6 +211,19 @@ def test_bad_input_is_one_line_before_any_work(run, tiny_data, tmp_path, words, 
     assert len(told) == 1
     assert line in told[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "optimizer"),
+    [
+        ({}, "MuSGD"), ({"cfg": "muon.yaml"}, "MuonSGD"), ({"cfg": "muon.yaml", "optimizer": "SGD"}, "SGD"),
+    ],
+)  # fmt: skip
+def test_the_recipe_names_the_optimizer_unless_the_words_do(words, optimizer):
+    given = {"data": "shapes.yaml", "rounds": "3", **words}
+    arguments = training_arguments(others(given, FederateSettings))
+    settings = by_recipe(FederateSettings.read(given), given, arguments)
+    assert (settings.optimizer, settings.rounds) == (optimizer, 3)
 
 
 def test_another_federation_in_the_folder_is_refused(run, tiny_data, tmp_path):

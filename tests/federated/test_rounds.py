@@ -182,6 +182,20 @@ def test_a_federation_that_was_stopped_goes_on_to_the_same_bits(tmp_path, settin
         np.testing.assert_array_equal(model_of(tmp_path / "parts")[name], value)
 
 
+def test_the_checkpoint_of_a_round_that_was_interrupted_is_written_by_the_next_command(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("no space left on device")
+
+    first = plan(tmp_path, rounds=1)
+    monkeypatch.setattr(rounds, "save_checkpoint", full)
+    with pytest.raises(UserError, match="no space left"):
+        rounds.Federation(Grid(homes(tmp_path, 2)), first).run()
+    saved = []
+    monkeypatch.setattr(rounds, "save_checkpoint", lambda file, *_: saved.append(file.name))
+    federate(tmp_path, rounds=1)
+    assert saved == ["last.pt", "best.pt"]
+
+
 def test_compression_goes_both_ways_and_loses_little(tmp_path):
     """Half precision everywhere: the clients' models and the server's stay together to float16's rounding."""
     grid = federate(tmp_path, 2, rounds=5, compress="half")

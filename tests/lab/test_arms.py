@@ -4,7 +4,9 @@ import random
 
 import pytest
 
+from yolo_musgd.edge.errors import UserError
 from yolo_musgd.lab.analysis import analyse
+from yolo_musgd.lab.arms import _check_values
 from yolo_musgd.lab.store import Store
 
 
@@ -169,3 +171,10 @@ def test_unequal_conditions_are_named(bench, make):
     bench.add(sgd, 0, BASE, machine={"threads": 1, "board": "a"})
     bench.add(sgd, 1, BASE, machine={"threads": 4, "board": "a"})
     assert figures(bench, arms)["conditions"]["warnings"] == ["threads differs between runs: 1, 4"]
+
+
+def test_a_range_of_a_setting_of_whole_numbers_is_refused_before_the_first_run(make):
+    """Its ends are whole, and what lies between them is not."""
+    (arm,) = make.arms(optimizers=["MuSGD"], tune={"muon_steps": {"low": 3, "high": 7}})
+    with pytest.raises(UserError, match="MuSGD: muon_steps must be in"):
+        _check_values(arm)

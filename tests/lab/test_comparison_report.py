@@ -13,7 +13,7 @@ from browser import look
 from yolo_musgd.lab import comparison_plots
 from yolo_musgd.lab.analysis import analyse
 from yolo_musgd.lab.comparison_report import draw, write_report
-from yolo_musgd.lab.comparison_tables import headline
+from yolo_musgd.lab.comparison_tables import headline, winner
 from yolo_musgd.tables import GREY, to_svg
 
 TRACES = {"optim/grad_norm": [50.0, 20.0, 10.0, 5.0], "optim/beta_t": [0.8, 0.9, 0.9, 0.9],
@@ -118,6 +118,24 @@ def test_maps(bench, make, tmp_path):
     assert page.count("<svg") == 2
     assert "lr0 (2) x adapt_factor (2)" in page
     assert ">missing</text>" in page
+
+
+@pytest.mark.parametrize("labels", [("α", "β"), ("a b", "a+b"), ("Ab", "aB"), ("é" * 30, "é" * 31)])
+def test_every_label_has_pictures_of_its_own(bench, make, tmp_path, labels):
+    grids = [{"optimizer": "SGD", "label": x, "grid": {"lr0": [0.1 + i]}} for i, x in enumerate(labels)]
+    data = [{"data": f"{i}.yaml", "label": x} for i, x in enumerate(labels)]
+    arms = make.arms(data=data, seeds=[0], optimizers=["MuSGD", *grids], baseline="MuSGD")
+    for arm in arms:
+        bench.add(arm, 0, FAST, arm.points()[0])
+    markdown = write_report(arms, bench.store(), tmp_path, "x", {})[1].read_text()
+    pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
+    assert len([p for p in pictures if "-map-" in p]) == 4
+    assert len({p.casefold() for p in pictures}) == len(pictures) == len(list((tmp_path / "plots").iterdir()))
+
+
+def test_what_is_suggested_is_words_of_a_shell():
+    arm = {"final": {"value": 0.5}, "optimizer": "SGD", "settings": {"classes": [0, 1]}, "tuning": None}
+    assert winner({"groups": [{"arms": [arm]}]}) == "optimizer=SGD 'classes=[0, 1]'"
 
 
 def test_svg_is_well_formed_and_the_same_twice(filled):

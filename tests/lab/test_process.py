@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from yolo_musgd.lab import worker
 from yolo_musgd.lab.process import Processes, RunError, Task, last_line, pack, train_in_process, unpack
 
 
@@ -54,3 +55,18 @@ def test_files_travel_and_nothing_old_stays_beside_them(tmp_path):
 def test_the_last_line_of_a_log_says_why(tmp_path):
     (tmp_path / "log.txt").write_text("Traceback\n  ...\nValueError: no\n\n")
     assert last_line(tmp_path / "log.txt") == "ValueError: no"
+
+
+@pytest.mark.parametrize(
+    ("said", "diverged"),
+    [
+        ("Training failed: NaN persisted for 4 epochs", True),
+        ("Loss NaN/Inf detected but no valid last.pt is available for recovery", True),
+        ("Checkpoint /home/me/last.pt is corrupted with NaN/Inf weights", True),
+        ("Parent directory /home/nancy/banana-e30-s0/weights does not exist.", False),
+        ("unable to open file </home/NaNcy/last.pt>", False),
+    ],
+)
+def test_only_a_nan_is_a_divergence(said, diverged):
+    """What is taken for one is kept as a finished run of accuracy 0."""
+    assert worker.diverged(RuntimeError(said)) is diverged

@@ -124,3 +124,16 @@ def test_unknown_model(tmp_path, plan):
     with pytest.raises(UserError, match=r"models=yolo99n.*not a model of this Ultralytics"):
         main({"models": "yolo99n", "plan": plan, "project": str(tmp_path)})
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "imgsz", "message"),
+    [
+        ("yolo26n", 100, "imgsz must be a multiple of 32, got 100"),
+        ("yolo11n-seg", 64, "models=yolo11n-seg cannot be timed, only detectors can: KeyError: 'masks'"),
+        ("rtdetr-l", 64, "models=rtdetr-l cannot be timed"),
+    ],
+)
+def test_what_has_no_gradients_here_is_one_line(name, imgsz, message):
+    with pytest.raises(UserError, match=message):
+        steptime.real_gradients(name, imgsz, 1)

@@ -66,6 +66,9 @@ def test_the_edge_of_a_search():
     linear = Search({"momentum": Range(0.0, 1.0, log=False)})
     assert linear.at_the_edge({"momentum": 0.5}) == []
     assert linear.at_the_edge({"momentum": 0.02}) == ["momentum"]
+    words = Search({"muon_scale": ("rms", "keller"), "nesterov": (True, False), "telemetry": (None, 1.0, 2.0)})
+    assert words.at_the_edge({"muon_scale": "rms", "nesterov": True, "telemetry": 2.0}) == ["telemetry"]
+    assert words.at_the_edge({"muon_scale": "rms", "nesterov": True, "telemetry": None}) == []
 
 
 def test_lists_and_ranges_do_not_mix():

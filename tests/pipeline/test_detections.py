@@ -25,7 +25,7 @@ def photo(tmp_path):
 def test_boxes_of_one_model_only_are_marked(photo):
     before = {"images": [record(photo, (0, 0.9, (10, 10, 50, 50)), (1, 0.8, (100, 10, 150, 60)))]}
     after = {"images": [record(photo, (0, 0.7, (12, 10, 52, 50)), (2, 0.6, (100, 10, 150, 60)))]}
-    (pair,) = pairs(before, after)
+    (pair,) = pairs(before, after, photo.parent)
     assert [b.alone for b in pair.before.boxes] == [False, True]
     assert [b.alone for b in pair.after.boxes] == [False, True]  # the same place, another class
     assert pair.aspect == 0.5
@@ -36,12 +36,21 @@ def test_boxes_of_one_model_only_are_marked(photo):
 
 
 def test_nothing_found_is_said(photo):
-    (pair,) = pairs({"images": [record(photo)]}, {"images": [record(photo)]})
+    (pair,) = pairs({"images": [record(photo)]}, {"images": [record(photo)]}, photo.parent)
     assert (pair.before.words, pair.before.boxes) == ("nothing", [])
 
 
 def test_a_picture_that_only_one_saw_is_left_out(photo):
-    assert pairs({"images": [record(photo)]}, {"images": []}) == []
+    assert pairs({"images": [record(photo)]}, {"images": []}, photo.parent) == []
+
+
+def test_pictures_are_found_where_they_lie_now(photo, tmp_path):
+    """The pipeline's folder was moved between the two detections, or after both."""
+    old, new = tmp_path / "old" / photo.name, tmp_path / "new" / photo.name
+    new.parent.mkdir()
+    photo.rename(new)
+    (pair,) = pairs({"images": [record(old)]}, {"images": [record(new)]}, new.parent)
+    assert (pair.name, pair.picture) == (photo.name, embed(new))
 
 
 def test_large_photos_are_made_smaller_and_upright(tmp_path):

@@ -188,6 +188,17 @@ def test_only_a_long_training_is_resumed(runner, epochs, seconds, expected):
     assert (runner.part("train") / "run").exists() == (expected is not None)
 
 
+@pytest.mark.parametrize(("place", "expected"), [("here", 3), ("elsewhere", None)])
+def test_a_training_that_was_moved_starts_anew(runner, place, expected):
+    """Ultralytics would go on in the old place, and what lies here would be taken for its end."""
+    step = Step("train", "train", ("yolo", "train"), epochs=5)
+    interrupted(runner, step, 3, 700.0)
+    run = runner.part("train") / "run"
+    began = {"here": run, "elsewhere": run.parents[3] / "old" / "run"}[place]
+    (run / "args.yaml").write_text(f"save_dir: {began.resolve()}\n")
+    assert runner._prepare(step, runner._inputs(step)) == expected
+
+
 @pytest.mark.parametrize(("times", "expected"), [((400, 500, 300, 350), 4), ((200, 300, 100, 150), None)])
 def test_time_before_an_earlier_interruption_counts(runner, times, expected):
     """Ultralytics' clock starts at zero again in every training that it resumes."""

@@ -4,6 +4,7 @@ Covers dataset.py.
 """
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ultralytics.utils import SETTINGS
 from yolo_musgd import cli, plugin, resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.runtimes.artifact import sha256_of
-from yolo_musgd.pipeline import dag, inputs
+from yolo_musgd.pipeline import dag, dataset, inputs
 from yolo_musgd.pipeline.dataset import read_data
 from yolo_musgd.pipeline.settings import PipelineSettings
 
@@ -157,6 +158,23 @@ def test_a_recipe_that_is_nowhere(nowhere, tiny_data, tmp_path, capsys, word):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("word", ["cfg", "finetune_cfg"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("save_dir: runs/detect/train\n", "save_dir=runs/detect/train would be written over: remove that line"),
+        ("resume: runs/last.pt\n", "resume=runs/last.pt would go on with another training: remove that line"),
+        ("lro: 0.1\n", "'lro' is not a valid YOLO argument"),
+        ("- 1\n", "must hold key: value lines"),
+    ],
+)
+def test_a_recipe_that_no_step_may_train_by(nowhere, tiny_data, tmp_path, capsys, word, text, told):
+    Path("mine.yaml").write_text(text)
+    assert cli.main(["pipeline", f"data={tiny_data}", f"{word}=mine.yaml", "epochs=1"]) == 2
+    assert told in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -221,3 +239,18 @@ def test_a_model_that_is_to_come_is_taken_by_its_name_without_a_warning(caplog):
     assert "guess" not in caplog.text
     with pytest.raises(UserError, match="task=segment"):
         inputs.check_task("yolo26n-seg.pt", None)
+
+
+def test_a_data_set_that_ultralytics_knows_by_name_is_not_looked_for_here(tmp_path, tiny_data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def check(file):
+        asked.append(file)
+        raise UserError("offline")
+
+    monkeypatch.setattr(dataset, "check", check)
+    for name in ("coco8.yaml", os.path.relpath(tiny_data)):
+        with pytest.raises(UserError, match="offline"):
+            dataset.read_data(name)
+    assert asked == ["coco8.yaml", str(Path(os.path.relpath(tiny_data)).absolute())]

@@ -15,7 +15,9 @@ from browser import look
 from filelock import FileLock
 
 from yolo_musgd import cli
-from yolo_musgd.pipeline import pipeline_report, svg
+from yolo_musgd.pipeline import dag, pipeline_report, svg
+from yolo_musgd.pipeline.execute import Runner
+from yolo_musgd.pipeline.settings import PipelineSettings
 from yolo_musgd.tables import INK
 
 pytestmark = pytest.mark.slow
@@ -201,7 +203,22 @@ def test_the_page_of_other_pipelines(pipeline):
 def test_each_change_is_called_by_its_name(pruned, said):
     rows = [{"role": r, "precision": "fp32", "map50_95": 0.5, "size_bytes": 9, "latency_ms_p50": 3.0} for r in
             ("base", "pruned")]  # fmt: skip
-    assert pipeline_report.headline({"rows": rows, "labels": {"pruned": pruned}})[0].startswith(said)
+    told = {"rows": rows, "labels": {"pruned": pruned}}
+    assert pipeline_report.headline({**told, "finetuned": True})[0].startswith(said)
+    assert pipeline_report.headline({**told, "finetuned": False})[0].startswith(said.replace(" and fine-tuning", ""))
+
+
+@pytest.mark.parametrize(("epochs", "seen"), [(2, [0.1, 0.2]), (0, [])])
+def test_the_fine_tuning_of_an_earlier_plan_is_not_this_ones(tmp_path, epochs, seen):
+    settings = PipelineSettings(data="d.yaml", finetune_epochs=epochs)
+    plan = dag.PipelinePlan(settings, 64, "int8", 1, epochs, -0.4, 16, "test")
+    runner = Runner(tmp_path, {})
+    run = runner.place("finetune") / "run"
+    run.mkdir(parents=True)
+    (run / "results.csv").write_text("epoch,metrics/mAP50-95(B)\n1,0.1\n2,0.2\n")
+    finished = pipeline_report.FinishedPipeline(settings, None, plan, None, None, runner)
+    assert finished.finetuned == bool(epochs)
+    assert pipeline_report._finetuning_curve(finished) == seen
 
 
 @pytest.mark.parametrize(

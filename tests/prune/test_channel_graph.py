@@ -157,6 +157,32 @@ def test_kept_layers_stay_whole_and_the_cap_holds(built):
         PruneGraph(model, 64, keep=("model.99",))
 
 
+def test_the_cap_is_a_share_of_the_model_as_given_however_many_steps(built):
+    model = built("yolo26n.yaml")
+    graph = PruneGraph(model, 64, 8, max_ratio=0.3)
+    whole, before = graph.widths(), graph.cost()
+    for share in (0.8, 0.65):
+        graph = PruneGraph(model, 64, 8, max_ratio=0.3, whole=whole)
+        scores = random_scores(graph)
+        kept = by_arithmetic(graph, schedule(graph, scores, "global"), PruningTarget("flops", share), before.flops)
+        model = graph.apply(graph.removed(kept, scores))
+    after = PruneGraph(model, 64).widths()
+    assert min(after[name] / width for name, width in whole.items()) >= 0.7
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU, nn.ReLU6, nn.Hardswish, nn.LeakyReLU])
+def test_the_activation_makes_no_difference_to_what_may_go(built, layer):
+    model = built("yolo26n.yaml")
+    wanted = PruneGraph(model, 64)
+    for module in model.modules():
+        if isinstance(getattr(module, "act", None), nn.SiLU):
+            module.act = layer(inplace=True)
+    found = PruneGraph(model, 64)
+    assert (found.groups, found.units, found.cost()) == (wanted.groups, wanted.units, wanted.cost())
+    pruned, _, _ = cut_to(model, 0.6, imgsz=64)
+    assert torch.isfinite(pruned(torch.rand(1, 3, 64, 64))[0]).all()
+
+
 def test_the_given_model_is_not_changed(built):
     model = built("yolo26n.yaml")
     before = copy.deepcopy(model.state_dict())

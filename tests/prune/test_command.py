@@ -185,6 +185,19 @@ def test_a_test_split_that_cannot_judge_is_left_alone(trained, tiny_data, tmp_pa
     assert Run(PruneSettings(data=str(absent), **settings)).split == "val"
 
 
+def test_a_ladder_is_refused_before_any_work_where_it_cannot_be_written(trained, tiny_data, monkeypatch):
+    from yolo_musgd.prune import measuring
+    from yolo_musgd.prune.run import Run
+    from yolo_musgd.prune.settings import PruneSettings
+    from yolo_musgd.settings import UserError
+
+    monkeypatch.setitem(measuring.NEEDS, "onnx-fp32", ("a_package_that_is_not_there",))
+    words = {"model": str(trained), "data": str(tiny_data), "images": 16, "bench": "none"}
+    assert Run(PruneSettings(**words)).runtimes == []
+    with pytest.raises(UserError, match="needs a_package_that_is_not_there: pip install"):
+        Run(PruneSettings(**words, ladder=True))
+
+
 def test_a_ladder_that_fails_leaves_no_folder(trained, tiny_data, tmp_path, monkeypatch):
     pytest.importorskip("onnx", reason="extra export is not installed")
     from yolo_musgd.prune import command, ladder

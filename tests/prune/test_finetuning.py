@@ -1,6 +1,8 @@
 """Fine-tuning after the cut."""
 
 import csv
+import json
+import os
 
 import pytest
 
@@ -27,10 +29,39 @@ def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
     arguments = finetuning.training_arguments(settings, "x.yaml", 64)
     assert (arguments["optimizer"], arguments["lr0"], arguments["epochs"], arguments["imgsz"]) == ("SGD", 0.02, 7, 64)
     assert arguments["muon_share"] == 0.5
+    assert finetuning.training_arguments(PruneSettings(epochs=0), "x.yaml", 64)["optimizer"] == "MuSGD"
     plain = finetuning.training_arguments(PruneSettings(cfg="None"), "x.yaml", 64)
     assert "optimizer" not in plain
     with pytest.raises(UserError, match=r"cfg=none\.yaml does not exist"):
         finetuning.training_arguments(PruneSettings(cfg="none.yaml"), "x.yaml", 64)
+
+
+def test_the_args_of_a_run_are_a_recipe_without_where_it_was(tmp_path):
+    """Else the old run would be written over, or gone on with."""
+    file = tmp_path / "args.yaml"
+    file.write_text(
+        "task: detect\nmode: train\nmodel: yolo26n.yaml\ndata: old.yaml\nproject: runs\nname: old\nsave_dir: runs/old\n"
+        "exist_ok: true\nresume: runs/old/weights/last.pt\ncfg: musgd.yaml\nepochs: 99\nlr0: 0.02\noptimizer: MuSGD\n"
+    )
+    arguments = finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
+    assert (arguments["lr0"], arguments["epochs"], arguments["data"]) == (0.02, 30, "x.yaml")
+    assert not {"model", "mode", "project", "name", "save_dir", "resume", "cfg"} & set(arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lro: 0.1", "cfg=.*: 'lro' is not a valid YOLO argument"),
+        ("lr0: fast", "cfg=.*: 'lr0=fast' is of invalid type str"),
+        ("optimizer: MuSDG", "MuSDG"),
+        ("optimizer: MuSGD\nadapt_factor: -1", "adapt_factor must be"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_by_is_told_before_any_work(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
 
 
 def test_distillation_needs_a_release_that_has_it(monkeypatch):
@@ -97,3 +128,27 @@ assert sizes[0] == sizes[1]
 """
     done = run("python", "-c", check, env={"YOLO_MUSGD": "0"})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_goes_on_where_it_lies_now(trained, tiny_data, run, tmp_path):
+    """Killed after the first epoch, its folder renamed, gone on with from another working folder."""
+    old, new, data = tmp_path / "old", tmp_path / "new", os.path.relpath(tiny_data, tmp_path)
+    (tmp_path / "mine.yaml").write_text("optimizer: SGD\n")
+    words = [f"model={trained}", f"data={data}", "epochs=2", "images=16", "batch=8", "bench=none", "project=old"]
+    words += ["cfg=mine.yaml"]
+    code = f"""
+import os
+from ultralytics.utils.callbacks.base import default_callbacks
+default_callbacks["on_model_save"].append(lambda trainer: os._exit(7))
+from yolo_musgd.cli import main
+main({["prune", *words, "name=run"]!r})
+"""
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 7, done.stdout + done.stderr
+    old.rename(new)
+    done = run("yolo-musgd", "prune", "resume=run", cwd=new)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not old.exists()
+    assert len((new / "run" / "finetune" / "results.csv").read_text().splitlines()) == 3
+    assert len(json.loads((new / "run" / "prune.json").read_text())["curves"]["finetune"]) == 2

@@ -3,11 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
+from yolo_musgd.data.reader import Rules, check
 from yolo_musgd.prune import run as runs
 from yolo_musgd.prune.channel_graph import Cost
 from yolo_musgd.prune.run import PruningPlan, Run
+from yolo_musgd.prune.training_images import Images, recalibrate
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -33,3 +36,13 @@ def test_whichever_state_judges_better_is_kept(monkeypatch, tmp_path, split, aft
     assert float(model.running_mean[0]) == 0.0, "the given one is not changed"
     assert asked == (["val"] if split == "val" else ["val", "val"])
     assert plan.log == ([] if taken else ["BatchNorm stays: 0.4000 on val as it is, 0.3000 recalibrated"])
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_no_batch_is_of_one_image(built, tiny_data, batch):
+    """At 32 px the last map is a pixel, and the variance of one value does not exist."""
+    images = Images(check(str(tiny_data)), Rules(), 32, 15, batch, augment=True)
+    assert min(len(b["img"]) for b in images) > 1
+    model = built("yolo26n.yaml")
+    recalibrate(model, images)
+    assert all(torch.isfinite(v).all() for v in model.state_dict().values())

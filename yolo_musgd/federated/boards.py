@@ -15,7 +15,7 @@ from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import numbered_folder
 from yolo_musgd.edge.result import Result
-from yolo_musgd.federated.settings import BundleSettings, FederateSettings, others, training_arguments
+from yolo_musgd.federated.settings import BundleSettings, FederateSettings, by_recipe, others, training_arguments
 from yolo_musgd.places import check_parent
 from yolo_musgd.tables import render
 
@@ -34,7 +34,7 @@ def main(args: Mapping[str, str]) -> Result:
     if unfit := [k for k in rest if k in ("data", "split", "baselines", "jobs", "threads", "clients", "name")]:
         raise UserError(f"{unfit[0]}= is for a simulation; a board brings its own data, the server has val=")
     train = training_arguments(others(rest, FederateSettings))
-    chosen = FederateSettings.read(rest)
+    chosen = by_recipe(FederateSettings.read(rest), rest, train)
     if chosen.val is None:
         raise UserError("val= is missing: a data YAML on the server, whose classes count and whose val split judges")
     check_host(settings.host)

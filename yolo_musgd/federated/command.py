@@ -22,7 +22,7 @@ from yolo_musgd.edge.result import Result
 from yolo_musgd.federated.arrays import parse_share
 from yolo_musgd.federated.compression import Compression
 from yolo_musgd.federated.partition import Images, divide, own_folders, parse_split, write_client
-from yolo_musgd.federated.settings import FederateSettings, others, training_arguments
+from yolo_musgd.federated.settings import FederateSettings, by_recipe, others, training_arguments
 from yolo_musgd.places import check_parent
 from yolo_musgd.resources import install, read_recipe
 
@@ -57,6 +57,7 @@ def main(args: Mapping[str, str]) -> Result:
     require_flower()
     _check_words(settings)  # before PyTorch is loaded
     arguments = training_arguments(others(args, FederateSettings))
+    settings = by_recipe(settings, args, arguments)
     plugin.register()
     check_parent(settings.project, settings.name)
     from yolo_musgd.federated.federation_report import write_report

@@ -209,8 +209,8 @@ class Federation:
             "bytes_down": down, "bytes_up": self.receiver.bytes, "seconds": time.monotonic() - began,
         }  # fmt: skip
         stored = with_prefix("model", self.arrays) | with_prefix("strategy", self.strategy.state())
+        self._keep_checkpoints(row)  # before the round counts as finished: it is not done again then
         self.progress.add(row, stored, left_out)
-        self._keep_checkpoints(row)
         LOGGER.info(
             f"round {number}/{self.plan.settings.rounds}: {row['clients']} of {len(sent)} clients, "
             f"loss {row['train/loss']:.3f}, mAP50-95 {row[MAIN]:.4f}, {_mb(down)} down, {_mb(self.receiver.bytes)} up, "
@@ -268,7 +268,7 @@ class Federation:
     def _keep_checkpoints(self, row: Mapping[str, Any]) -> None:
         weights = self.plan.folder / "weights"
         save_checkpoint(weights / "last.pt", self.plan.model, self.plan.arguments)
-        if row[MAIN] >= max(r[MAIN] for r in self.progress.rows):
+        if not any(r[MAIN] > row[MAIN] for r in self.progress.rows):
             save_checkpoint(weights / "best.pt", self.plan.model, self.plan.arguments)
 
     def _baselines(self) -> None:

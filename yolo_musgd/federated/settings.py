@@ -148,3 +148,16 @@ def training_arguments(given: Mapping[str, str]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise UserError(first_line(error)) from None
     return values
+
+
+def by_recipe(settings: FederateSettings, args: Mapping[str, str], train: Mapping[str, Any]) -> FederateSettings:
+    """The settings with the optimizer of the training recipe, where the words name none.
+
+    Args:
+        settings: from the words.
+        args: the words.
+        train: from `training_arguments`.
+    """
+    if "optimizer" in args or "optimizer" not in train:
+        return settings
+    return dataclasses.replace(settings, optimizer=str(train["optimizer"]))

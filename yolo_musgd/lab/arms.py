@@ -165,7 +165,10 @@ def _check_values(arm: Arm) -> None:
     from yolo_musgd.train.trainer import check_arguments
 
     space = arm.contender.tune.space if arm.contender.tune else arm.contender.grid
-    values = {k: (v.low, v.high) if isinstance(v, Range) else v for k, v in space.items()}
+    between = 0.37  # not whole where both ends are: a setting of whole numbers would fail in every trial
+    values = {
+        k: (v.low, v.low + between * (v.high - v.low), v.high) if isinstance(v, Range) else v for k, v in space.items()
+    }
     for point in itertools.product(*values.values()):
         args = dict(arm.spec(dict(zip(values, point, strict=True)), 0).args)
         try:

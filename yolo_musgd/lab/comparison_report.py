@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
     sections = [(("all data sets", s["start"]), over_sets_view.draw(s, groups, metric)) for s in summaries]
     sections += [((g["data"], g["start"]), draw(g, metric)) for g in groups]
     inline, files = [], []
+    places: set[str] = set()
     for place, drawn in sections:
-        where = "-".join(map(slug, place))
+        where = unused("-".join(map(slug, place)), places)
+        places.add(where)
         for kind, figure in drawn.items():
             write_png(figure, folder / "plots" / f"{where}-{kind}.png", dpi=130)
         alts = {k: alt(k, *place) for k in drawn}
@@ -54,8 +57,15 @@ def write_report(plan: Sequence[Arm], store: Store, folder: Path, name: str, fai
 
 
 def slug(text: str) -> str:
-    """A label as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_") or "x"
+    """A label as part of a file name, of which three fit into 255 bytes in every script."""
+    return re.sub(r"[^\w.]+", "_", text).strip("_")[:20] or "x"
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """``name`` with a number where another label has become the same; case does not tell files apart everywhere."""
+    folded = {t.casefold() for t in taken}
+    numbered = (f"{name}{number}" for number in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if n.casefold() not in folded)
 
 
 def alt(kind: str, data: str, start: str) -> str:
@@ -84,5 +94,5 @@ def draw(group: Mapping[str, Any], metric: str) -> dict[str, Figure]:
         found["costs"] = comparison_plots.plot_costs(group, colour)
     top = max((m["best"] for m in group["maps"] if m["best"] is not None), default=None)
     for m in group["maps"]:
-        found[f"map-{slug(m['label'])}"] = comparison_plots.plot_map(m, metric, top) if top else None
+        found[unused(f"map-{slug(m['label'])}", found)] = comparison_plots.plot_map(m, metric, top) if top else None
     return {k: f for k, f in found.items() if f is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def winner(figures: Mapping[str, Any]) -> str:
         return ""
     best = max(arms, key=lambda a: a["final"]["value"])
     chosen = {**best["settings"], **((best["tuning"] or {}).get("chosen") or {})}
-    return " ".join([f"optimizer={best['optimizer']}", *(f"{key}={value}" for key, value in chosen.items())])
+    return shlex.join([f"optimizer={best['optimizer']}", *(f"{key}={value}" for key, value in chosen.items())])
 
 
 def _table(title: str, note: str, head: list[str], rows: list[list[str]]) -> dict[str, Any]:

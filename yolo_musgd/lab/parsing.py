@@ -15,7 +15,7 @@ from yolo_musgd.lab.protocol import METRIC, Contender, Data, Protocol, Start
 from yolo_musgd.lab.tuning import TRIALS, TUNING_SEED, Range, Search
 from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
-from yolo_musgd.settings import short
+from yolo_musgd.settings import MOST_SEED, short
 from yolo_musgd.train.settings import argument_names
 
 RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
@@ -61,6 +61,9 @@ def parse_protocol(given: Mapping[str, Any]) -> Protocol:
         goal = _number("goal", goal)
         if not 0 < goal < 1:
             raise UserError(f"goal must be a mAP in (0, 1), got {goal:g}; leave it out for the baseline's own final")
+    metric = str(given.get("metric") or METRIC)
+    if not re.fullmatch(r"metrics/(precision|recall|mAP50|mAP50-95)\([BMP]\)", metric):
+        raise UserError(f"metric must be a column of results.csv such as metrics/mAP50(B), got {metric!r}")
     return Protocol(
         data=tuple(_data(x) for x in listed(given["data"])),
         starts=tuple(_start(x) for x in listed(given.get("starts", "yolo26n.yaml"))),
@@ -70,7 +73,7 @@ def parse_protocol(given: Mapping[str, Any]) -> Protocol:
         baseline=str(given.get("baseline") or contenders[0].label),
         train=train_arguments("train", given.get("train") or {}),
         goal=goal,
-        metric=str(given.get("metric") or METRIC),
+        metric=metric,
     )
 
 
@@ -216,7 +219,7 @@ def _search(where: str, own: Any, common: Any) -> Search | None:
     merged = {**{k: v for k, v in (common or {}).items() if k in options}, **own}
     space = {k: _axis(f"{where}: tune", k, v) for k, v in merged.items() if k not in options}
     train_arguments(f"{where}: tune", space)
-    _check_points(f"{where}: tune", [2 if isinstance(axis, Range) else len(axis) for axis in space.values()])
+    _check_points(f"{where}: tune", [3 if isinstance(axis, Range) else len(axis) for axis in space.values()])
     epochs = merged.get("epochs")
     return Search(
         space,
@@ -276,8 +279,8 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"a seed must be a whole number >= 0, got {short(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_SEED:
+        raise UserError(f"a seed must be a whole number >= 0 and below 2^32, got {short(value)}")
     return value
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from yolo_musgd import resources
 from yolo_musgd.edge.options import items
-from yolo_musgd.settings import Settings, SettingsError, exist_ok, save_dir, setting
+from yolo_musgd.settings import MOST_SEED, Settings, SettingsError, exist_ok, save_dir, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CompareSettings(Settings):
 class DemoSettings(Settings):
     """Arguments of ``yolo-musgd demo``."""
 
-    seed: int = setting(42, "of matrix, data and weights", low=0)
+    seed: int = setting(42, "of matrix, data and weights", low=0, high=MOST_SEED)
     steps: int = setting(200, "training steps of the small network", low=1)
     pictures: bool = setting(True, "draw the pictures too (needs matplotlib)")
     project: str = setting("runs/demo", "parent folder of the results")
@@ -120,7 +120,7 @@ class StepTimeSettings(Settings):
         super().check_files()
         for model in items(self.models):
             file = Path(model if model.endswith(".yaml") else f"{model}.yaml")
-            if not (os.path.isfile(file) or resources.host_describes(file.name)):  # False for a name too long, too
+            if not (os.path.isfile(file) or resources.host_describes(file.name)):  # noqa: PTH113  False for a name too long, too
                 raise SettingsError(
                     f"models={model} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m"
                 )

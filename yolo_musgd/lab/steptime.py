@@ -59,7 +59,7 @@ def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed
         seed: of weights, images and boxes.
 
     Raises:
-        UserError: Ultralytics has no such model.
+        UserError: Ultralytics has no such model, or it is no detector.
     """
     from ultralytics import YOLO
     from ultralytics.cfg import get_cfg
@@ -67,12 +67,19 @@ def real_gradients(name: str = "yolo26n", imgsz: int = 192, batch: int = 4, seed
     torch.manual_seed(seed)
     try:
         model: Any = YOLO(name if name.endswith(".yaml") else f"{name}.yaml").model
+        if imgsz % (stride := int(max(model.stride))):
+            raise UserError(f"imgsz must be a multiple of {stride}, got {imgsz}")
+        model.args = get_cfg()
+        model.train()
+        loss, _ = model.loss(random_batch(imgsz, batch, seed))
+        loss.sum().backward()
+    except UserError:
+        raise
     except OSError as error:  # no such file, or no such name
         raise UserError(f"models={name} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m") from error
-    model.args = get_cfg()
-    model.train()
-    loss, _ = model.loss(random_batch(imgsz, batch, seed))
-    loss.sum().backward()
+    except Exception as error:  # whatever another task's loss or loader misses
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"models={name} cannot be timed, only detectors can: {reason}") from error
     result: nn.Module = model
     return result
 

@@ -119,8 +119,10 @@ class Search:
             if isinstance(space, Range):
                 if not 0.05 < space.position(point[name]) < 0.95:
                     edges.append(name)
-            elif len(space) > 1 and point[name] in (min(space), max(space)):
-                edges.append(name)
+            else:
+                numbers = [v for v in space if isinstance(v, (int, float)) and not isinstance(v, bool)]
+                if len(numbers) > 1 and point[name] in (min(numbers), max(numbers)):
+                    edges.append(name)
         return edges
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -88,7 +89,7 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
     try:
         model.train(data=spec.data, **args, project=str(folder.parent), name=folder.name, exist_ok=True)
     except RuntimeError as error:
-        if "nan" not in str(error).lower():
+        if not diverged(error):
             raise
         status = "diverged"  # a result, not an accident: this optimizer cannot train with these settings
         print(f"diverged: {error}")
@@ -108,6 +109,11 @@ def train(spec: RunSpec, folder: Path, threads: int, keep_weights: bool) -> None
         shutil.rmtree(folder / "weights", ignore_errors=True)
     identity: dict[str, Any] = {**spec.identity, "versions": versions()}
     write_json(folder / RECORD, {"identity": identity, **facts, "results": seal(folder / RESULTS)})
+
+
+def diverged(error: RuntimeError) -> bool:
+    """Whether Ultralytics gave up because of NaN: its words, and not a path with these letters."""
+    return re.search(r"\bNaN\b", str(error)) is not None
 
 
 def _clear(folder: Path) -> None:

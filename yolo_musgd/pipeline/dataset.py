@@ -45,7 +45,8 @@ def read_data(data: str, rules: Rules = NO_RULES) -> DataSet:
     Raises:
         UserError: not there, broken, or without images to train on and to validate with.
     """
-    file = str(resources.find(data) or Path(data).absolute())
+    known = not Path(data).exists() and Path(data).name == data  # to Ultralytics, which has it by its name
+    file = str(resources.find(data) or (data if known else Path(data).absolute()))
     try:
         content = check(file)
     except UserError as error:

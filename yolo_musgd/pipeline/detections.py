@@ -77,24 +77,26 @@ class Pair:
     after: View
 
 
-def pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Pair]:
+def pairs(before: Mapping[str, Any], after: Mapping[str, Any], folder: Path) -> list[Pair]:
     """Pictures that both models have seen.
 
     Args:
         before: detections.json of the base model.
         after: of the final model.
+        folder: where the pictures are now: it may have been moved since.
     """
-    others = {record["image"]: record for record in after["images"]}
+    others = {Path(record["image"]).name: record for record in after["images"]}
     found = []
     for record in before["images"]:
-        other = others.get(record["image"])
+        file = folder / Path(record["image"]).name
+        other = others.get(file.name)
         if other is None:
             continue
         rows = [_rows(r["detections"]) for r in (record, other)]
         matched = [m[:2] for m in paired(rows[0], rows[1])]
         width, height = record["width"], record["height"]
         views = [_view(r["detections"], {m[k] for m in matched}, width) for k, r in enumerate((record, other))]
-        found.append(Pair(Path(record["image"]).name, embed(Path(record["image"])), height / width, *views))
+        found.append(Pair(file.name, embed(file), height / width, *views))
     return found
 
 

@@ -32,6 +32,7 @@ from yolo_musgd.pipeline.step import (
     read_marker,
     why_not_done,
 )
+from yolo_musgd.resources import read_recipe
 
 PATIENCE = 15.0  # seconds that a step gets to end by itself after Ctrl-C
 STARTED = "started.json"
@@ -193,8 +194,9 @@ class Runner:
             same = json.loads((part / STARTED).read_text(encoding="utf-8")) == digest_of(inputs)
         except (OSError, ValueError):
             same = False
-        if same and step.epochs and (part / "run" / "weights" / "last.pt").is_file():
-            rows = read_results(part / "run" / "results.csv")
+        run = part / "run"
+        if same and step.epochs and (run / "weights" / "last.pt").is_file() and not _was_moved(run):
+            rows = read_results(run / "results.csv")
             epochs, seconds = rows.get("epoch", []), _trained(rows.get("time", []))
             if epochs and epochs[-1] < step.epochs and seconds > 60 * self.resume_after:
                 return int(epochs[-1])
@@ -249,6 +251,15 @@ class Runner:
 
 def _lines(file: Path) -> int:
     return len(file.read_bytes().splitlines()) if file.is_file() else 0
+
+
+def _was_moved(run: Path) -> bool:
+    """Whether a training began in another place: Ultralytics would go on there."""
+    try:
+        began = read_recipe(run / "args.yaml").get("save_dir")
+    except UserError:
+        return False
+    return began is not None and Path(began).resolve() != run.resolve()
 
 
 def _trained(times: Sequence[float]) -> float:

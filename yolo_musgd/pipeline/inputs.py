@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.errors import UserError, first_line
@@ -164,7 +165,7 @@ def recipes(settings: PipelineSettings) -> dict[str, Input]:
     """The training recipes, under the names that are given and known by their content.
 
     Raises:
-        UserError: not there; they are looked for where training would find them.
+        UserError: not there, where training would find them, or no step could train by them.
     """
     from ultralytics.utils.checks import check_yaml
 
@@ -172,10 +173,22 @@ def recipes(settings: PipelineSettings) -> dict[str, Input]:
     for word in ("cfg", "finetune_cfg"):
         name = getattr(settings, word)
         try:
-            found[word] = Input(name, sha256_of(check_yaml(name)))
+            file = check_yaml(name)
+            found[word] = Input(name, sha256_of(file))
         except Exception as error:  # no such file, several of them, not a YAML
             raise UserError(f"{word}={name} cannot be read: {first_line(error)}") from error
+        _check_recipe(f"{word}={name}", read_recipe(Path(file)), settings.device)
     return found
+
+
+def _check_recipe(given: str, content: dict[str, Any], device: str | None) -> None:
+    """Refuse what would fail after hours, and a run's own args.yaml, whose places outrank those of a step."""
+    from yolo_musgd.prune.finetuning import check_recipe
+
+    for key, what in (("save_dir", "be written over"), ("resume", "go on with another training")):
+        if content.get(key):
+            raise UserError(f"{given}: {key}={content[key]} would {what}: remove that line")
+    check_recipe(given, {**content, "device": device or content.get("device")})
 
 
 def rules_of(settings: PipelineSettings) -> Rules:

@@ -50,6 +50,11 @@ class FinishedPipeline:
     choice: SizeChoice | None
     runner: Runner
 
+    @property
+    def finetuned(self) -> bool:
+        """Whether the changed model was trained; a folder may be left of an earlier plan that did."""
+        return self.plan.prunes and self.plan.finetune_epochs > 0
+
     def json(self, step: str, file: str) -> dict[str, Any]:
         """A JSON file that a step made; ``*`` in its name is allowed."""
         found = next(self.runner.place(step).glob(file))
@@ -103,6 +108,7 @@ def collect(finished: FinishedPipeline) -> dict[str, Any]:
         "picked_on_judged": finished.plan.judged == "val",
         "foreign": finished.settings.target != "x86",
         "choice": finished.choice.to_dict() if finished.choice else None,
+        "finetuned": finished.finetuned,
         "pruning": _pruning(pruned) if pruned else None,
         "quantization": _quantization(final),
         "bench": _bench(finished.json(names.bench, "bench/bench.json")),
@@ -179,7 +185,7 @@ def _resumed(finished: FinishedPipeline) -> list[str]:
 def _finetuning_curve(finished: FinishedPipeline) -> Sequence[float]:
     """MAP50-95 on val after each epoch of fine-tuning; empty without one."""
     run = finished.runner.place(dag.Names(finished.plan).finetune) / "run"
-    return read_results(run / "results.csv").get("metrics/mAP50-95(B)", []) if finished.plan.prunes else []
+    return read_results(run / "results.csv").get("metrics/mAP50-95(B)", []) if finished.finetuned else []
 
 
 def _still_rising(rows: Sequence[Mapping[str, Any]], curve: Sequence[float]) -> list[str]:
@@ -237,7 +243,7 @@ def _pictures(finished: FinishedPipeline, figures: Mapping[str, Any]) -> dict[st
 def _pairs(finished: FinishedPipeline) -> list[Pair]:
     names = dag.Names(finished.plan)
     before, after = (finished.json(n, "out/detections.json") for n in ("detect-before", names.after))
-    return pairs(before, after)
+    return pairs(before, after, finished.runner.place("samples") / "images")
 
 
 def as_text(figures: Mapping[str, Any]) -> str:
@@ -281,7 +287,8 @@ def headline(figures: Mapping[str, Any]) -> list[str]:
     for old, new in pairwise(rows):
         changed = figures["labels"]["pruned"].removesuffix(" FP32").replace("pruned ", "pruning, ")
         done = "Pruning" if changed == "pruned" else changed[0].upper() + changed[1:]
-        what = f"{done} and fine-tuning" if new["role"] == "pruned" else f"{new['precision'].upper()}"
+        done += " and fine-tuning" if figures["finetuned"] else ""
+        what = done if new["role"] == "pruned" else f"{new['precision'].upper()}"
         lines.append(
             f"{what}: mAP50-95 {new['map50_95'] - old['map50_95']:+.3f}, {old['size_bytes'] / new['size_bytes']:.1f} "
             f"times smaller, {old['latency_ms_p50'] / new['latency_ms_p50']:.2f} times the speed here."

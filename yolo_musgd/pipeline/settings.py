@@ -10,7 +10,7 @@ from yolo_musgd import resources
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export.targets import NAMES, PRECISIONS
 from yolo_musgd.resources import read_recipe
-from yolo_musgd.settings import Settings, SettingsError, parse, save_dir, setting
+from yolo_musgd.settings import MOST_SEED, Settings, SettingsError, parse, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 
@@ -68,7 +68,7 @@ class PipelineSettings(Settings):
         kind=str,
     )  # fmt: skip
     batch: int = setting(16, "images a batch", low=1)
-    seed: int = setting(0, "of the training", low=0)
+    seed: int = setting(0, "of the training", low=0, high=MOST_SEED)
     workers: int = setting(0, "processes that load images", low=0)
     device: str | None = setting(
         None, "where to train: cpu, 0, [0,1], as Ultralytics has it; by default a GPU where there is one", kind=str

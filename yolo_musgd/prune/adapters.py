@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import block, conv, head
 
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.train import activations
 
 REFUSED: dict[str, str] = {
     "RepNCSPELAN4": "YOLOv9's re-parameterised blocks split their channels unequally",
@@ -41,9 +42,9 @@ REFUSED: dict[str, str] = {
 
 _KNOWN = (
     conv.Conv, conv.Concat, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Upsample, nn.MaxPool2d, nn.ModuleList,
-    nn.Sequential, nn.Identity, nn.SiLU, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Linear, block.Bottleneck,
-    block.C2f, block.C3, block.C2PSA, block.PSABlock, block.Attention, block.SPPF, block.DFL, block.Proto, head.Detect,
-    head.Classify,
+    nn.Sequential, nn.Identity, *activations.KINDS.values(), nn.LeakyReLU, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Linear,
+    block.Bottleneck, block.C2f, block.C3, block.C2PSA, block.PSABlock, block.Attention, block.SPPF, block.DFL,
+    block.Proto, head.Detect, head.Classify,
 )  # fmt: skip
 
 

@@ -94,13 +94,20 @@ class PruneGraph:
         round_to: channels come in multiples of this where a layer has more than that.
         keep: names of layers, or beginnings of them (``model.23``), that stay whole.
         max_ratio: largest share of a layer's channels that may go.
+        whole: from `widths` of the model whose channels ``max_ratio`` is a share of; by default this one's.
 
     Raises:
         UserError: an architecture without adapters, or a name in ``keep`` that fits no layer.
     """
 
     def __init__(
-        self, model: Any, imgsz: int, round_to: int = 16, keep: Sequence[str] = (), max_ratio: float = 0.9
+        self,
+        model: Any,
+        imgsz: int,
+        round_to: int = 16,
+        keep: Sequence[str] = (),
+        max_ratio: float = 0.9,
+        whole: Mapping[str, int] | None = None,
     ) -> None:
         adapters.check_supported(model)
         self.model = copy.deepcopy(model).float().cpu().eval()
@@ -119,7 +126,7 @@ class PruneGraph:
                 verbose=False,
             )
         self.groups = self._find_groups()
-        self.units = self._find_units(round_to, tuple(keep), max_ratio)
+        self.units = self._find_units(round_to, tuple(keep), max_ratio, whole or {})
         self._layers = self._find_layers(areas)
 
     def _areas(self, image: Tensor) -> tuple[dict[nn.Module, float], dict[nn.Module, float]]:
@@ -157,7 +164,13 @@ class PruneGraph:
             found.append(Group(self.names[root], len(group[0][1]), layers, group))
         return found
 
-    def _find_units(self, round_to: int, keep: tuple[str, ...], max_ratio: float) -> list[Unit]:
+    def widths(self) -> dict[str, int]:
+        """Channels of every group, by its name."""
+        return {group.name: group.channels for group in self.groups}
+
+    def _find_units(
+        self, round_to: int, keep: tuple[str, ...], max_ratio: float, whole: Mapping[str, int]
+    ) -> list[Unit]:
         for name in keep:
             if not any(_within(layer, name) for layer in self.names.values()):
                 raise UserError(f"keep={name} names no layer; layers are called model.0, model.1, ...")
@@ -187,7 +200,7 @@ class PruneGraph:
                 continue
             modules = [d.target.module for i in members for d, _ in self.groups[i].tp_group]
             step = adapters.channel_step(modules, round_to)
-            least = max(step, channels * (1 - max_ratio))
+            least = max(step, whole.get(self.groups[first].name, channels) * (1 - max_ratio))
             levels = (channels, *(w for w in range(channels - 1, 0, -1) if w % step == 0 and w >= least))
             if len(levels) > 1:
                 units.append(Unit(self.groups[first].name, tuple(members), channels, levels))

@@ -63,6 +63,8 @@ def _prune(run: Run, folder: Path | None) -> Result:
         plan = run.choose()  # may fail on a target that cannot be met: before anything is written
         content = {k: v for k, v in dataclasses.asdict(settings).items() if k != "resume"}
         content |= {"model": _absolute(str(settings.model)), "data": _absolute(str(run.data_name))}
+        if settings.cfg and Path(settings.cfg).is_file():  # else one that ships
+            content["cfg"] = _absolute(settings.cfg)
         if settings.teacher not in (None, "base"):
             content["teacher"] = _absolute(str(settings.teacher))
         with _new_place(settings) as folder:

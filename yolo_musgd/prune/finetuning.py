@@ -15,6 +15,9 @@ from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.resources import read_recipe
 
+NOT_A_RECIPE = ("task", "mode", "model", "cfg", "resume", "project", "name", "save_dir", "exist_ok")
+"""What a run's own args.yaml holds beside a recipe: where it was, and what it went on with."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
@@ -32,7 +35,7 @@ class Figures:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """A training recipe, shipped or one's own.
+    """A training recipe, shipped or one's own; a run's args.yaml is one, too.
 
     Raises:
         UserError: it does not exist, or is no YAML mapping.
@@ -40,14 +43,37 @@ def recipe(name: str) -> dict[str, Any]:
     file = resources.find_recipe("train", name)
     if file is None:
         raise UserError(f"cfg={name} does not exist; give a training recipe such as musgd.yaml")
-    return read_recipe(file)
+    return {k: v for k, v in read_recipe(file).items() if k not in NOT_A_RECIPE}
+
+
+def check_recipe(given: str, arguments: Mapping[str, Any]) -> None:
+    """Let Ultralytics and the plugin look at the arguments of a training before the work that comes first.
+
+    Args:
+        given: the recipe as it was given, ``cfg=mine.yaml``, for the message.
+        arguments: of ``train``.
+
+    Raises:
+        UserError: one that they do not know, or a value that cannot be.
+    """
+    from ultralytics.cfg import get_cfg
+
+    from yolo_musgd import plugin
+    from yolo_musgd.train.trainer import check_arguments
+
+    plugin.register()
+    try:
+        check_arguments(arguments)
+        get_cfg(overrides=dict(arguments))
+    except Exception as error:  # Ultralytics raises TypeError, ValueError or SyntaxError, in several lines
+        raise UserError(f"{given}: {first_line(error)}") from error
 
 
 def training_arguments(settings: PruneSettings, data: str, imgsz: int, rules: Rules = NO_RULES) -> dict[str, Any]:
     """Arguments of Ultralytics' ``train`` that every arm shares; ``rules`` are those of the model's own training.
 
     Raises:
-        UserError: the training recipe does not exist.
+        UserError: the training recipe does not exist, or cannot be trained by.
     """
     arguments: dict[str, Any] = {}
     if settings.cfg and settings.cfg.lower() != "none":
@@ -66,6 +92,7 @@ def training_arguments(settings: PruneSettings, data: str, imgsz: int, rules: Ru
         arguments["optimizer"] = settings.optimizer
     if settings.lr0 is not None:
         arguments["lr0"] = settings.lr0
+    check_recipe(f"cfg={settings.cfg}", {**arguments, "epochs": max(1, settings.epochs)})  # 0: nothing is trained
     return arguments
 
 
@@ -121,12 +148,20 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
     from ultralytics.utils.patches import torch_load
 
     from yolo_musgd import plugin
+    from yolo_musgd.prune import stock_checkpoint
 
     plugin.register()
     last = folder / arm / "weights" / "last.pt"
     resumed = last.exists()
-    if resumed and torch_load(last, map_location="cpu")["epoch"] == -1:  # Ultralytics marks a finished run so
-        return folder / arm / "weights" / "best.pt"
+    if resumed:
+        saved = torch_load(last, map_location="cpu")
+        if saved["epoch"] == -1:  # Ultralytics marks a finished run so
+            return folder / arm / "weights" / "best.pt"
+        home = folder.resolve()
+        now = {"project": str(home), "save_dir": str(home / arm)}  # Ultralytics would go on where it lay before
+        now |= {key: arguments[key] for key in ("data", "distill_model") if key in arguments}
+        saved["train_args"] |= now
+        stock_checkpoint.write(saved, last)
     yolo = YOLO(str(last) if resumed else model)
     if held:
         yolo.add_callback("on_train_start", sparse.hold)

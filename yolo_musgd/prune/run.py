@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ class Run:
     def _runtimes(self) -> list[str]:
         """Runtimes to time before and after."""
         asked = self.settings.bench
-        if asked == "none" or (asked == "auto" and self.model.task != "detect"):
+        if self.settings.ladder:
+            chosen = ["onnx-fp32"]  # what it writes
+        elif asked == "none" or (asked == "auto" and self.model.task != "detect"):
             chosen = []
         elif asked == "auto":
             chosen = [r for r in RUNTIMES if not measuring.missing(r)]
@@ -100,12 +103,11 @@ class Run:
             measuring.require(runtime)
         return chosen
 
-    def graph(self, model: Any) -> PruneGraph:
-        """A graph of a model with this run's rounding, layers to keep and cap."""
+    def graph(self, model: Any, whole: Mapping[str, int] | None = None) -> PruneGraph:
+        """A graph of a model with this run's rounding, layers to keep and cap, of the widths in ``whole``."""
         chosen = self.settings
-        return PruneGraph(
-            model, self.imgsz, chosen.round_to or DEFAULT_ROUND_TO, chosen.layers_to_keep, chosen.max_ratio
-        )
+        step = chosen.round_to or DEFAULT_ROUND_TO
+        return PruneGraph(model, self.imgsz, step, chosen.layers_to_keep, chosen.max_ratio, whole)
 
     def choose(self) -> PruningPlan:
         """Score and cut, in one step or several; nothing is written.
@@ -114,11 +116,13 @@ class Run:
             UserError: the target cannot be met.
         """
         chosen, model = self.settings, self.model
-        before = after = self.graph(model).cost()
+        graph = self.graph(model)
+        before, whole = graph.cost(), graph.widths()
+        after = before
         log: list[str] = []
         target = self._target(log)
         for step in range(1, chosen.steps + 1) if chosen.flops != 0 else ():
-            graph = self.graph(model)
+            graph = self.graph(model, whole)
             if not graph.units:
                 raise UserError("no layer may be pruned: give a smaller round_to or fewer layers in keep")
             scores = score(graph, chosen.importance, self.images, chosen.seed)

@@ -12,7 +12,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.options import items
 from yolo_musgd.optim import registry
 from yolo_musgd.resources import read_recipe
-from yolo_musgd.settings import Settings, SettingsError, exist_ok, parse, save_dir, setting
+from yolo_musgd.settings import MOST_SEED, Settings, SettingsError, exist_ok, parse, save_dir, setting
 from yolo_musgd.train.settings import ACTIVATIONS
 
 KINDS = ("taylor", "magnitude", "bn", "random")
@@ -94,7 +94,7 @@ class PruneSettings(Settings):
     bench: str = setting("auto", "runtimes to time before and after: auto, none, or [onnx-fp32,onnx-int8,ncnn]")
     imgsz: int | None = setting(None, "image side; by default the one it was trained with", kind=int, low=32)
     batch: int = setting(16, "images a batch", low=1)
-    seed: int = setting(0, "of the image choice, the random importance and the training", low=0)
+    seed: int = setting(0, "of the image choice, the random importance and the training", low=0, high=MOST_SEED)
     workers: int = setting(0, "processes that load images", low=0)
     device: str | None = setting(
         None, "where to fine-tune: cpu, 0, [0,1], as Ultralytics has it; by default a GPU where there is one", kind=str
@@ -152,6 +152,13 @@ def read_settings(args: Mapping[str, str]) -> PruneSettings:
         raise SettingsError("a latency target is met in one step: drop steps=, or give flops= or params=")
     if settings.table and settings.latency is None:
         raise SettingsError("table= is for a latency target: add latency=0.7")
+    for name in ("control", "teacher") if not settings.epochs else ():
+        if getattr(settings, name):
+            raise SettingsError(f"{name}= is for the fine-tuning, which epochs=0 leaves out: give epochs=30")
+    if "sparsity" in {**from_recipe, **args} and settings.sparse != "unstructured":
+        raise SettingsError("sparsity= is the share of zeros of sparse=unstructured: add that")
+    if settings.scratch_epochs and not settings.scratch:
+        raise SettingsError("scratch_epochs= is for scratch=True: add that")
     for name in [] if settings.bench in ("auto", "none") else items(settings.bench):
         if name not in RUNTIMES:
             raise SettingsError(f"bench must be auto, none or among {', '.join(RUNTIMES)}, got {name!r}")

@@ -89,6 +89,11 @@ def save(model: Any, path: Path, source: dict[str, Any], note: dict[str, Any]) -
         "train_args": kept.args,
         "train_metrics": None,
     }
+    return write(content, path)
+
+
+def write(content: dict[str, Any], path: Path) -> Path:
+    """Write the dictionary of a checkpoint whole or not at all; returns ``path``."""
     part = path.with_name(f"part-{os.getpid()}-{path.name}")
     try:
         torch.save(content, part)

@@ -80,6 +80,9 @@ class Images:
         if len(data_set) < count and not augment:  # said once
             LOGGER.warning(f"images={count} were asked for, the training set has {len(data_set)}: all of them are used")
         order = torch.randperm(len(data_set), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+        if augment:  # for BatchNorm, which has no variance of one image's last map where that is a pixel
+            batch = max(batch, 2)
+            order = order[: len(order) - (len(order) % batch == 1)]
         self._loader = DataLoader(
             Subset(data_set, order), batch_size=batch, collate_fn=getattr(data_set, "collate_fn", None)
         )

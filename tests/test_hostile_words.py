@@ -74,6 +74,8 @@ def test_a_name_is_of_one_folder(here, capsys, tiny_data, words, name):
         (["steptime", "device=foo"], "device=foo"),
         (["steptime", "device=cuda:99"], "device=cuda:99"),
         (["steptime", "threads=100000000"], "threads must be in"),
+        (["pipeline", "data="], "data= is required"),
+        (["steptime", "models=,"], "models= names none"),
         (["steptime", f"models={LONG}"], "models=aaaa"),  # in whose words depends on what the process has loaded
         (["demo", f"project={LONG}"], "cannot hold results"),
         (["prune", f"recipe={LONG}", "model=x.pt"], "File name too long"),

@@ -207,7 +207,7 @@ class Settings:
             SettingsError: it was not given.
         """
         value = getattr(self, name)
-        if value is None:
+        if value in (None, ""):
             example = next(f.metadata["required"] for f in dataclasses.fields(self) if f.name == name)
             raise SettingsError(f"{name}= is required, for example {name}={example}{more}")
         return str(value)

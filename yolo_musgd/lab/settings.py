@@ -118,6 +118,8 @@ class StepTimeSettings(Settings):
     def check_files(self) -> None:
         """See `Settings.check_files`; models and optimizers must be known, too."""
         super().check_files()
+        if not items(self.models):
+            raise SettingsError("models= names none; try yolo26n, yolo26s or yolo26m")
         for model in items(self.models):
             file = Path(model if model.endswith(".yaml") else f"{model}.yaml")
             if not (os.path.isfile(file) or resources.host_describes(file.name)):  # noqa: PTH113  False for a name too long, too

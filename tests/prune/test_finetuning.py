@@ -36,16 +36,18 @@ def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
         finetuning.training_arguments(PruneSettings(cfg="none.yaml"), "x.yaml", 64)
 
 
-def test_the_args_of_a_run_are_a_recipe_without_where_it_was(tmp_path):
-    """Else the old run would be written over, or gone on with."""
+def test_the_args_of_a_run_are_a_recipe_without_where_it_was_and_what_it_started_from(tmp_path):
+    """Else the old run would be written over, or gone on with; or the arm would start from other weights than its own:
+    ``pretrained=yolo26n.pt`` trained that in place of the pruned model, ``pretrained=False`` the whole architecture."""
     file = tmp_path / "args.yaml"
     file.write_text(
         "task: detect\nmode: train\nmodel: yolo26n.yaml\ndata: old.yaml\nproject: runs\nname: old\nsave_dir: runs/old\n"
         "exist_ok: true\nresume: runs/old/weights/last.pt\ncfg: musgd.yaml\nepochs: 99\nlr0: 0.02\noptimizer: MuSGD\n"
+        "pretrained: yolo26n.pt\n"
     )
     arguments = finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
     assert (arguments["lr0"], arguments["epochs"], arguments["data"]) == (0.02, 30, "x.yaml")
-    assert not {"model", "mode", "project", "name", "save_dir", "resume", "cfg"} & set(arguments)
+    assert not {"model", "mode", "project", "name", "save_dir", "resume", "cfg", "pretrained"} & set(arguments)
 
 
 @pytest.mark.parametrize(

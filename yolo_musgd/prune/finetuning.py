@@ -15,8 +15,8 @@ from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.resources import read_recipe
 
-NOT_A_RECIPE = ("task", "mode", "model", "cfg", "resume", "project", "name", "save_dir", "exist_ok")
-"""What a run's own args.yaml holds beside a recipe: where it was, and what it went on with."""
+NOT_A_RECIPE = ("task", "mode", "model", "pretrained", "cfg", "resume", "project", "name", "save_dir", "exist_ok")
+"""What a run's own args.yaml holds beside a recipe: where it was, what it started from and what it went on with."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,19 +84,23 @@ class MuSGDTrainerMixin:
         """Build the model as the host does, with ``activation=``; a pruned one stays, since no YAML has its widths."""
         self._fine_tunes = weights is not None
         self._new_classes = weights is not None and _classes(weights) not in (None, self.data.get("nc"))  # type: ignore[attr-defined]
-        activation = vars(self.args).get("activation")  # type: ignore[attr-defined]
+        args = vars(self.args)  # type: ignore[attr-defined]
+        activation = args.get("activation")
         if pruned.is_pruned(weights):
-            model: Any = pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
+            model: Any = pruned.trainable(weights, self.data, args["dropout"])  # type: ignore[attr-defined]
         else:
             if pruned.is_pruned(cfg):
-                LOGGER.warning("pretrained=False starts from the architecture before pruning, at its full width")
+                LOGGER.warning(
+                    f"pretrained={args['pretrained']} starts from the architecture before pruning, at its full width"
+                )
+                cfg = {k: v for k, v in cfg.items() if k != pruned.MARK}
             activation = activation or activations.told(cfg)
             model = super().get_model(cfg=activations.without(cfg), weights=weights, **kwargs)  # type: ignore[misc]
         if activation:
             count = activations.replace(model, activation)
             LOGGER.info(f"{colorstr('activation:')} {activation}, {count} replaced")
         changed = activation or pruned.is_pruned(weights)
-        if momentum := vars(self.args).get("bn_momentum") or (batchnorm.AFTER_CHANGE if changed else None):  # type: ignore[attr-defined]
+        if momentum := args.get("bn_momentum") or (batchnorm.AFTER_CHANGE if changed else None):
             batchnorm.set_momentum(model, momentum)
         return model
 

@@ -4,10 +4,13 @@ Covers yolo_musgd/trainers.py and train/announcement.py.
 """
 
 import dataclasses
+import errno
 import inspect
 import pickle
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -482,3 +485,60 @@ def test_param_groups_are_the_hosts(tiny_data, tmp_path):
     by_decay = [g for g in groups if g["weight_decay"] > 0]
     assert len(by_decay) == 1
     assert all(p.ndim == 4 for p in by_decay[0]["params"])
+
+
+class Saves:
+    """A trainer of Ultralytics that only saves, as it does: what the test makes of ``write`` is how it ends."""
+
+    def __init__(self, folder):
+        self.wdir = folder / "weights"
+        self.wdir.mkdir(parents=True)
+        self.last, self.best, self.device = self.wdir / "last.pt", self.wdir / "best.pt", torch.device("meta")
+        self.args, self.ddp, self.resume = types.SimpleNamespace(exist_ok=True), False, False
+        self.content, self.write = b"first", Path.write_bytes
+
+    def save_model(self):
+        self.write(self.last, self.content)
+        self.write(self.best, self.content)
+        return True
+
+
+def half(error):
+    def write(file, content):
+        file.write_bytes(content[: len(content) // 2])
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "No space left on device"), UserError)],
+    ids=["Ctrl-C", "full disk"],
+)
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, error, raised):
+    """Ultralytics writes into last.pt itself: an end in the middle of that cost all that had been trained."""
+    trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)
+    assert trainer.save_model() is True
+    trainer.content, trainer.write = b"second", half(error)
+    with pytest.raises(raised) as told:
+        trainer.save_model()
+    if raised is UserError:
+        assert "No space left on device; go on with: yolo train resume=True model=" in str(told.value)
+    assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"first", "best.pt": b"first"}
+    trainer.write = Path.write_bytes
+    trainer.save_model()
+    assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"second", "best.pt": b"second"}
+
+
+def test_a_checkpoint_of_an_earlier_run_is_nothing_to_go_on_with(tmp_path):
+    """With exist_ok=True it lies where the new one would be saved."""
+    trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)
+    trainer.last.write_bytes(b"of an earlier run")
+    assert trainer._how_to_resume() == "interrupted before the first epoch was saved"
+    trainer.save_model()
+    assert trainer._how_to_resume() == f"interrupted; go on with: yolo train resume=True model={trainer.last}"
+    resumed = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path / "other")
+    resumed.last.write_bytes(b"what it goes on with")
+    resumed.resume = True
+    assert "go on with" in resumed._how_to_resume()

@@ -41,6 +41,10 @@ _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of 
 class MuSGDTrainerMixin:
     """What the plugin adds to a trainer of Ultralytics: optimizers, telemetry, and pruned models that stay pruned."""
 
+    last: Path
+    best: Path
+    _saved = False  # whether this training has written a checkpoint
+
     def __init__(self, *args: Any, **kwargs: Any):
         self._monitor: Monitor | None = None
         self._resumes_native = False
@@ -144,9 +148,30 @@ class MuSGDTrainerMixin:
             LOGGER.warning(f"cpu_amp=True does nothing on {self.device}; amp= is for a GPU")  # type: ignore[attr-defined]
 
     def save_model(self) -> Any:
-        """Save as the host does, filters in the order that every reader expects."""
-        with cpu.contiguous(self.ema.ema) if self.device.type == "cpu" else nullcontext():  # type: ignore[attr-defined]
-            return super().save_model()  # type: ignore[misc]
+        """Save as the host does: whole files or none, filters in the order that every reader expects.
+
+        Raises:
+            UserError: they cannot be written; those of the epoch before are as they were.
+        """
+        files = self.last, self.best
+        parts = [file.with_name(f"part-{file.name}") for file in files]
+        self.last, self.best = parts  # the host writes into these
+        try:
+            with cpu.contiguous(self.ema.ema) if self.device.type == "cpu" else nullcontext():  # type: ignore[attr-defined]
+                done = super().save_model()  # type: ignore[misc]
+            for part, file in zip(parts, files, strict=True):
+                if part.exists():  # not every epoch is the best
+                    part.replace(file)
+            self._saved = True
+        except OSError as error:
+            self.last, self.best = files
+            following = f"; {command}" if (command := self._command_to_resume()) else ""
+            raise UserError(f"cannot save {self.last}: {error.strerror or error}{following}") from error
+        finally:
+            self.last, self.best = files
+            for part in parts:
+                part.unlink(missing_ok=True)
+        return done
 
     def optimizer_step(self) -> None:
         """Clip and step as the host does; note the gradient norms before and after the clipping."""
@@ -192,12 +217,22 @@ class MuSGDTrainerMixin:
 
     def _how_to_resume(self) -> str:
         """What to type after an interruption; what was trained before the first epoch's end is lost."""
-        last = Path(self.last)  # type: ignore[attr-defined]
-        if not last.is_file():
+        command = self._command_to_resume()
+        if not command:
             return "interrupted before the first epoch was saved"
         if getattr(self, "stop", False):  # nothing is left to resume
-            return f"interrupted after the last epoch; the trained model: {self.best if self.best.is_file() else last}"  # type: ignore[attr-defined]
-        return f"interrupted; go on with: yolo train resume=True {shlex.quote(f'model={last}')}"
+            return f"interrupted after the last epoch; the trained model: {self._trained()}"
+        return f"interrupted; {command}"
+
+    def _command_to_resume(self) -> str:
+        """What to type; nothing where this training has saved nothing: with exist_ok an earlier one's may lie there."""
+        saved = self._saved or self.resume or self.ddp  # type: ignore[attr-defined]
+        if not saved or not self.last.is_file():
+            return ""
+        return f"go on with: yolo train resume=True {shlex.quote(f'model={self.last}')}"
+
+    def _trained(self) -> Path:
+        return self.best if self.best.is_file() else self.last
 
     def _say_findings(self) -> None:
         """The last lines of a training: what the optimizer did, where it can be seen, what to type next."""
@@ -208,8 +243,7 @@ class MuSGDTrainerMixin:
         except (OSError, UserError) as error:  # the model is trained all the same
             LOGGER.warning(f"the optimizer's record cannot be read: {error}")
             return
-        best = self.best if self.best.is_file() else self.last  # type: ignore[attr-defined]
-        following = f"next: yolo-musgd export {shlex.quote(f'model={best}')} target=raspberry-pi-5"
+        following = f"next: yolo-musgd export {shlex.quote(f'model={self._trained()}')} target=raspberry-pi-5"
         for line in [*lines, following] if lines else []:
             LOGGER.info(line)
 

@@ -175,6 +175,8 @@ class MuSGDTrainerMixin:
 
     def optimizer_step(self) -> None:
         """Clip and step as the host does; note the gradient norms before and after the clipping."""
+        if self._monitor:
+            self._monitor.follow(self.optimizer)  # type: ignore[attr-defined]
         with self._monitor.step() if self._monitor else nullcontext():
             super().optimizer_step()  # type: ignore[misc]
 

@@ -5,6 +5,7 @@ Covers yolo_musgd/trainers.py and train/announcement.py.
 
 import dataclasses
 import errno
+import importlib
 import inspect
 import pickle
 import subprocess
@@ -52,6 +53,20 @@ def test_one_mixin_over_every_trainer(task):
     assert "Trainer" in cls.__name__  # Ultralytics decides by the name whether to attach its loggers
     assert ours.trainer_class(cls) is cls
     assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test_every_trainer_of_ultralytics_is_found_by_name():
+    """DDP's workers import it so; those that train YOLO-World and YOLOE from scratch do not end in Trainer."""
+    from ultralytics.engine.trainer import BaseTrainer
+
+    found = set()
+    for module in ("rtdetr.train", "yolo.detect", "yolo.world", "yolo.world.train_world", "yolo.yoloe"):
+        for cls in vars(importlib.import_module(f"ultralytics.models.{module}")).values():
+            if isinstance(cls, type) and issubclass(cls, BaseTrainer) and cls is not BaseTrainer:
+                made = ours.trainer_class(cls)
+                assert pickle.loads(pickle.dumps(made)) is made
+                found.add(cls.__name__)
+    assert {"RTDETRTrainer", "WorldTrainerFromScratch", "YOLOETrainerFromScratch", "YOLOEPETrainer"} <= found
 
 
 def test_classes_are_found_by_name_in_a_fresh_process():

@@ -546,6 +546,19 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, err
     assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"second", "best.pt": b"second"}
 
 
+def test_a_checkpoint_that_somebody_reads_is_written_all_the_same(tmp_path, monkeypatch):
+    """On Windows it cannot be replaced then."""
+    trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)
+    trainer.last.write_bytes(b"the epoch before")
+
+    def refuse(part, file):
+        raise PermissionError(13, "Access is denied", str(file))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert trainer.save_model() is True
+    assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"first", "best.pt": b"first"}
+
+
 def test_a_checkpoint_of_an_earlier_run_is_nothing_to_go_on_with(tmp_path):
     """With exist_ok=True it lies where the new one would be saved."""
     trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)

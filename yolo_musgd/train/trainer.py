@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -161,7 +162,7 @@ class MuSGDTrainerMixin:
                 done = super().save_model()  # type: ignore[misc]
             for part, file in zip(parts, files, strict=True):
                 if part.exists():  # not every epoch is the best
-                    part.replace(file)
+                    _put(part, file)
             self._saved = True
         except OSError as error:
             self.last, self.best = files
@@ -295,6 +296,14 @@ class MuSGDTrainerMixin:
         resolved = registry.resolved({**vars(args), **start})
         for name in entry.by_start if args.orthogonalize else ():
             setattr(args, name, resolved[name])
+
+
+def _put(part: Path, file: Path) -> None:
+    """Rename a file; copy it where it cannot be renamed: on Windows while somebody reads the old one."""
+    try:
+        part.replace(file)
+    except PermissionError:
+        shutil.copyfile(part, file)
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

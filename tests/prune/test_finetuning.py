@@ -39,16 +39,17 @@ def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
 def test_the_args_of_a_run_are_a_recipe_without_where_it_was_and_what_it_started_from(tmp_path):
     """Else the old run would be written over, or gone on with; or the arm would start from other weights than its own:
     ``pretrained=yolo26n.pt`` trained that in place of the pruned model, ``pretrained=False`` the whole architecture.
-    ``save=False`` trained without keeping the best epoch."""
+    ``save=False`` trained without keeping the best epoch, ``time=`` for other epochs than the ones asked for."""
     file = tmp_path / "args.yaml"
     file.write_text(
         "task: detect\nmode: train\nmodel: yolo26n.yaml\ndata: old.yaml\nproject: runs\nname: old\nsave_dir: runs/old\n"
         "exist_ok: true\nresume: runs/old/weights/last.pt\ncfg: musgd.yaml\nepochs: 99\nlr0: 0.02\noptimizer: MuSGD\n"
-        "pretrained: yolo26n.pt\nsave: false\n"
+        "pretrained: yolo26n.pt\nsave: false\ntime: 0.5\n"
     )
     arguments = finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
     assert (arguments["lr0"], arguments["epochs"], arguments["data"]) == (0.02, 30, "x.yaml")
-    assert not {"model", "mode", "project", "name", "save_dir", "resume", "cfg", "pretrained", "save"} & set(arguments)
+    gone = {"model", "mode", "project", "name", "save_dir", "resume", "cfg", "pretrained", "save", "time"}
+    assert not gone & set(arguments)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.resources import read_recipe
 
 NOT_A_RECIPE = (
-    "task", "mode", "model", "pretrained", "cfg", "resume", "project", "name", "save_dir", "save", "exist_ok",
+    "task", "mode", "model", "pretrained", "cfg", "resume", "time", "save", "project", "name", "save_dir", "exist_ok",
 )  # fmt: skip
-"""What a run's own args.yaml holds beside a recipe: where it was, what it started from and went on with."""
+"""What a run's own args.yaml holds beside a recipe: where it was, what it started from and how long it took."""
 
 
 @dataclasses.dataclass(frozen=True)

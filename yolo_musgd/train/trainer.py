@@ -149,11 +149,7 @@ class MuSGDTrainerMixin:
             LOGGER.warning(f"cpu_amp=True does nothing on {self.device}; amp= is for a GPU")  # type: ignore[attr-defined]
 
     def save_model(self) -> Any:
-        """Save as the host does: whole files or none, filters in the order that every reader expects.
-
-        Raises:
-            UserError: they cannot be written; those of the epoch before are as they were.
-        """
+        """Save as the host does: whole files or none, filters in the order that every reader expects."""
         files = self.last, self.best
         parts = [file.with_name(f"part-{file.name}") for file in files]
         self.last, self.best = parts  # the host writes into these
@@ -164,10 +160,6 @@ class MuSGDTrainerMixin:
                 if part.exists():  # not every epoch is the best
                     _put(part, file)
             self._saved = True
-        except OSError as error:
-            self.last, self.best = files
-            following = f"; {command}" if (command := self._command_to_resume()) else ""
-            raise UserError(f"cannot save {self.last}: {error.strerror or error}{following}") from error
         finally:
             self.last, self.best = files
             for part in parts:
@@ -211,7 +203,7 @@ class MuSGDTrainerMixin:
         except KeyboardInterrupt:
             raise Interrupted(self._how_to_resume()) from None
         except Exception as error:
-            told = explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
+            told = explained(error, vars(self.args), self.save_dir, self._command_to_resume())  # type: ignore[attr-defined]
             if not isinstance(told, UserError):
                 raise
             if not self.args.exist_ok:  # type: ignore[attr-defined]

@@ -62,6 +62,18 @@ def test_other_classes_get_a_new_last_layer(name):
     assert model.model[-1].nc == 3, "the given model is not changed"
 
 
+def test_class_weights_of_an_earlier_training_do_not_stay(slim):
+    """``cls_pw=`` leaves them in the checkpoint: they weighted the next training, and broke one of other classes."""
+    slim.class_weights = torch.tensor([0.5, 1.0, 1.5])
+    model = pruned.trainable(slim, {"nc": 5})
+    assert getattr(model, "class_weights", None) is None
+    model.args = SimpleNamespace(**DEFAULT_CFG_DICT)
+    box = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    batch = {"img": torch.rand(1, 3, 64, 64), "cls": torch.tensor([[4.0]]), "bboxes": box, "batch_idx": torch.zeros(1)}
+    assert model.train().loss(batch)[0].isfinite().all()
+    assert slim.class_weights.tolist() == [0.5, 1.0, 1.5], "the given model is not changed"
+
+
 def test_images_of_other_channels_are_refused(slim):
     with pytest.raises(UserError, match="takes 3-channel images, the data set has 1"):
         pruned.trainable(slim, {"nc": 3, "channels": 1})

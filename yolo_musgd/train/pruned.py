@@ -33,7 +33,7 @@ def trainable(weights: Any, data: dict[str, Any], dropout: float = 0.0) -> nn.Mo
         UserError: other image channels or keypoints, or other classes on a head that cannot change them.
     """
     model: Any = copy.deepcopy(weights).float()
-    model.criterion = None
+    model.criterion = model.class_weights = None  # of the training before
     inputs, channels = next(model.parameters()).shape[1], data.get("channels", 3)
     if inputs != channels:
         raise UserError(

@@ -18,6 +18,7 @@ plugin.register()
 _HOMES = (
     *(f"ultralytics.models.yolo.{t}" for t in ("detect", "segment", "pose", "obb", "classify", "semantic", "depth")),
     "ultralytics.models.yolo.world",
+    "ultralytics.models.yolo.world.train_world",
     "ultralytics.models.yolo.yoloe",
     "ultralytics.models.rtdetr",
     "ultralytics.models.rtdetr.train",
@@ -28,7 +29,7 @@ def __getattr__(name: str) -> Any:
     """``MuSGD<Trainer>`` for any trainer of Ultralytics (PEP 562); ``MuSGDTrainer`` is the detection trainer's."""
     if name == "MuSGDTrainer":
         name = "MuSGDDetectionTrainer"
-    if name.startswith(PREFIX) and name.endswith("Trainer"):
+    if name.startswith(PREFIX) and "Trainer" in name:
         for home in _HOMES:
             with contextlib.suppress(ImportError):
                 base = getattr(importlib.import_module(home), name.removeprefix(PREFIX), None)

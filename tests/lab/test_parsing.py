@@ -56,6 +56,14 @@ def test_a_full_protocol():
     assert yaml.safe_load(yaml.safe_dump(p.to_dict())) == p.to_dict()
 
 
+def test_the_args_of_a_run_are_a_recipe_without_the_weights_that_it_started_from(tmp_path):
+    """They would give one optimizer a start of its own."""
+    file = tmp_path / "args.yaml"
+    file.write_text("model: yolo26n.yaml\npretrained: mine.pt\noptimizer: MuSGD\nadapt_factor: 0.1\n")
+    (contender,) = protocol(f"{{data: a, optimizers: [{{cfg: {file}}}]}}").optimizers
+    assert contender.settings == {"adapt_factor": 0.1}
+
+
 def test_a_range_and_a_grid():
     p = protocol("{data: a, optimizers: [SGD, {optimizer: MuSGD, grid: {lr0: [0.1, 0.2]}}], "
                  "tune: {lr0: {low: 1e-3, high: 0.1}, trials: 5}}")  # fmt: skip

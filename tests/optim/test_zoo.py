@@ -75,6 +75,27 @@ def test_a_least_squares_problem_is_learnt(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_a_frozen_parameter_is_left_alone_and_changes_nothing_for_the_others(name):
+    """Such as the DFL of YOLOv8 and YOLO11 always is, or the layers of freeze=."""
+    whole, less = parameters(), parameters()
+    frozen, alone = whole[0], whole[0].detach().clone()
+    both = [(whole, make(name, whole)), (less, make(name, less[1:]))]
+    for step in range(3):
+        for params, optimizer in both:
+            give(params, step)
+            params[0].grad = None
+            optimizer.step()
+    assert torch.equal(frozen, alone)
+    for p, q in zip(whole[1:], less[1:], strict=True):
+        torch.testing.assert_close(p, q)
+    for step in range(3, 15):  # thawed
+        give(whole, step)
+        both[0][1].step()
+    assert all(p.isfinite().all() for p in whole)
+    assert not torch.equal(frozen, alone)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_state_survives_an_fp16_checkpoint(name, tmp_path):
     first_params = parameters()
     first = make(name, first_params)

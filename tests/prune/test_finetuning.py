@@ -36,16 +36,20 @@ def test_the_arms_train_by_the_recipe_and_what_the_user_says_wins():
         finetuning.training_arguments(PruneSettings(cfg="none.yaml"), "x.yaml", 64)
 
 
-def test_the_args_of_a_run_are_a_recipe_without_where_it_was(tmp_path):
-    """Else the old run would be written over, or gone on with."""
+def test_the_args_of_a_run_are_a_recipe_without_where_it_was_and_what_it_started_from(tmp_path):
+    """Else the old run would be written over, or gone on with; or the arm would start from other weights than its own:
+    ``pretrained=yolo26n.pt`` trained that in place of the pruned model, ``pretrained=False`` the whole architecture.
+    ``save=False`` trained without keeping the best epoch, ``time=`` for other epochs than the ones asked for."""
     file = tmp_path / "args.yaml"
     file.write_text(
         "task: detect\nmode: train\nmodel: yolo26n.yaml\ndata: old.yaml\nproject: runs\nname: old\nsave_dir: runs/old\n"
         "exist_ok: true\nresume: runs/old/weights/last.pt\ncfg: musgd.yaml\nepochs: 99\nlr0: 0.02\noptimizer: MuSGD\n"
+        "pretrained: yolo26n.pt\nsave: false\ntime: 0.5\n"
     )
     arguments = finetuning.training_arguments(PruneSettings(cfg=str(file)), "x.yaml", 64)
     assert (arguments["lr0"], arguments["epochs"], arguments["data"]) == (0.02, 30, "x.yaml")
-    assert not {"model", "mode", "project", "name", "save_dir", "resume", "cfg"} & set(arguments)
+    gone = {"model", "mode", "project", "name", "save_dir", "resume", "cfg", "pretrained", "save", "time"}
+    assert not gone & set(arguments)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +156,34 @@ main({["prune", *words, "name=run"]!r})
     assert not old.exists()
     assert len((new / "run" / "finetune" / "results.csv").read_text().splitlines()) == 3
     assert len(json.loads((new / "run" / "prune.json").read_text())["curves"]["finetune"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("epoch", "meanwhile"),
+    [(0, lambda last: last.write_bytes(last.read_bytes()[:9999])), (1, lambda last: None)],
+    ids=["the checkpoint was cut off", "nothing is left to train"],
+)
+def test_an_arm_that_cannot_be_resumed_is_finished_all_the_same(
+    trained, tiny_data, tmp_path, monkeypatch, epoch, meanwhile
+):
+    """By a power cut while a checkpoint was written, and by an end behind the last epoch, which Ultralytics refuses."""
+    from ultralytics.utils.callbacks.base import default_callbacks
+    from ultralytics.utils.patches import torch_load
+
+    def interrupt(trainer):
+        if trainer.epoch == epoch:
+            raise KeyboardInterrupt
+
+    arguments = {
+        "data": str(tiny_data), "epochs": 2, "imgsz": 64, "batch": 8, "workers": 0, "device": "cpu", "plots": False,
+        "optimizer": "SGD", "exist_ok": True,
+    }  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setitem(default_callbacks, "on_model_save", [interrupt])
+        with pytest.raises(KeyboardInterrupt):
+            finetuning.train(str(trained), tmp_path, "finetune", arguments)
+    meanwhile(tmp_path / "finetune" / "weights" / "last.pt")
+    best = finetuning.train(str(trained), tmp_path, "finetune", arguments)
+    saved = torch_load(best, map_location="cpu")
+    assert (saved["epoch"], saved["optimizer"], saved["ema"]) == (-1, None, None)
+    assert len(finetuning.curve(tmp_path, "finetune")) == 2

@@ -1,14 +1,17 @@
 """Pruned models are trained as they are, and nothing regrows them silently."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.train import pruned
+from yolo_musgd.train.trainer import trainer_class
 
 
 @pytest.fixture
@@ -59,6 +62,18 @@ def test_other_classes_get_a_new_last_layer(name):
     assert model.model[-1].nc == 3, "the given model is not changed"
 
 
+def test_class_weights_of_an_earlier_training_do_not_stay(slim):
+    """``cls_pw=`` leaves them in the checkpoint: they weighted the next training, and broke one of other classes."""
+    slim.class_weights = torch.tensor([0.5, 1.0, 1.5])
+    model = pruned.trainable(slim, {"nc": 5})
+    assert getattr(model, "class_weights", None) is None
+    model.args = SimpleNamespace(**DEFAULT_CFG_DICT)
+    box = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    batch = {"img": torch.rand(1, 3, 64, 64), "cls": torch.tensor([[4.0]]), "bboxes": box, "batch_idx": torch.zeros(1)}
+    assert model.train().loss(batch)[0].isfinite().all()
+    assert slim.class_weights.tolist() == [0.5, 1.0, 1.5], "the given model is not changed"
+
+
 def test_images_of_other_channels_are_refused(slim):
     with pytest.raises(UserError, match="takes 3-channel images, the data set has 1"):
         pruned.trainable(slim, {"nc": 3, "channels": 1})
@@ -73,6 +88,40 @@ def test_poses_of_other_keypoints_are_refused():
     for shape in ([4, 3], [17, 2]):
         with pytest.raises(UserError, match=rf"keypoints of \[17, 3\], the data set of \[{shape[0]}, {shape[1]}\]"):
             pruned.trainable(model, {"nc": 1, "kpt_shape": shape})
+
+
+def trainer_of(base, **arguments):
+    """A trainer that has its arguments and its data set's description, and nothing else."""
+    trainer = object.__new__(trainer_class(base))
+    trainer.args = SimpleNamespace(**{**DEFAULT_CFG_DICT, **arguments})
+    trainer.data, trainer.resume = {"nc": 3, "channels": 3, "names": {0: "a", 1: "b", 2: "c"}}, False
+    return trainer
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_dropout_is_that_of_the_training(dropout):
+    from ultralytics.models.yolo.classify import ClassificationTrainer
+    from ultralytics.nn.tasks import ClassificationModel
+
+    model = ClassificationModel("yolo26n-cls.yaml", nc=3, verbose=False)
+    whole = trainer_of(ClassificationTrainer, dropout=dropout).get_model(cfg=model.yaml, weights=model, verbose=False)
+    model.yaml = {**model.yaml, pruned.MARK: {"times": 1}}
+    model.model[-1].drop.p = 0.1  # of the training before
+    cut = trainer_of(ClassificationTrainer, dropout=dropout).get_model(cfg=model.yaml, weights=model, verbose=False)
+    assert whole.model[-1].drop.p == cut.model[-1].drop.p == dropout
+
+
+@pytest.mark.parametrize("other", [None, "yolo26n.yaml"])
+def test_what_is_built_anew_from_a_pruned_models_yaml_is_not_called_pruned(slim, other):
+    """It has the whole width again: other channels and keypoints are no reason to refuse it."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.nn.tasks import DetectionModel
+
+    weights = other and DetectionModel(other, nc=3, verbose=False)
+    found = trainer_of(DetectionTrainer, pretrained=other or False).get_model(slim.yaml, weights, verbose=False)
+    assert count(found) > count(slim)
+    assert not pruned.is_pruned(found)
+    assert pruned.is_pruned(slim), "the given YAML is not changed"
 
 
 def test_a_trainer_that_would_regrow_it_warns_loudly(slim, caplog):

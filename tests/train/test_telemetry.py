@@ -133,6 +133,29 @@ def test_any_optimizer_has_norms_and_no_invented_beta(tmp_path):
     assert plot_steps(tmp_path, "SGD").exists()
 
 
+def test_the_optimizer_that_a_callback_of_the_user_puts_in_place_is_recorded(tiny_data, tmp_path):
+    """Its norms, under its name and in the columns that the run began with; it was "clipped in 0% of the steps"."""
+    from ultralytics import YOLO
+
+    def replace(trainer):
+        if trainer.epoch == 1:
+            trainer.optimizer = torch.optim.SGD(trainer.optimizer.param_groups, lr=0.01)
+
+    model = YOLO("yolo26n.yaml")
+    model.add_callback("on_train_epoch_start", replace)
+    model.train(
+        data=str(tiny_data), epochs=2, imgsz=64, batch=8, nbs=8, workers=0, device="cpu", amp=False, plots=False,
+        project=str(tmp_path), name="run", optimizer="MuSGD",
+    )  # fmt: skip
+    steps = read_steps(tmp_path / "run" / STEPS_FILE)
+    assert np.isfinite(steps["grad_norm_clipped"]).all()
+    assert np.isfinite(steps["beta_t"]).tolist() == [True, True, False, False]
+    rows = [line.split(",") for line in (tmp_path / "run" / "results.csv").read_text().splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    assert "optim/beta_t" in rows[0]
+    assert model.trainer._monitor.findings()[0].startswith("SGD: gradient norm")
+
+
 def test_the_step_file_survives_an_interruption_and_a_resume(tmp_path):
     model, optimizer, monitor = make(tmp_path)
     for epoch in (1, 2):

@@ -4,10 +4,14 @@ Covers yolo_musgd/trainers.py and train/announcement.py.
 """
 
 import dataclasses
+import errno
+import importlib
 import inspect
 import pickle
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +53,20 @@ def test_one_mixin_over_every_trainer(task):
     assert "Trainer" in cls.__name__  # Ultralytics decides by the name whether to attach its loggers
     assert ours.trainer_class(cls) is cls
     assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test_every_trainer_of_ultralytics_is_found_by_name():
+    """DDP's workers import it so; those that train YOLO-World and YOLOE from scratch do not end in Trainer."""
+    from ultralytics.engine.trainer import BaseTrainer
+
+    found = set()
+    for module in ("rtdetr.train", "yolo.detect", "yolo.world", "yolo.world.train_world", "yolo.yoloe"):
+        for cls in vars(importlib.import_module(f"ultralytics.models.{module}")).values():
+            if isinstance(cls, type) and issubclass(cls, BaseTrainer) and cls is not BaseTrainer:
+                made = ours.trainer_class(cls)
+                assert pickle.loads(pickle.dumps(made)) is made
+                found.add(cls.__name__)
+    assert {"RTDETRTrainer", "WorldTrainerFromScratch", "YOLOETrainerFromScratch", "YOLOEPETrainer"} <= found
 
 
 def test_classes_are_found_by_name_in_a_fresh_process():
@@ -352,6 +370,7 @@ def test_settings_follow_the_weights_that_training_really_starts_from(
         raise SeenError
 
     checkpoint = str(tmp_path / "w.pt")
+    torch.manual_seed(12345)  # a trainer of the test before may have left the seed that this training begins with
     yolo = YOLO("yolo26n.yaml")
     yolo.save(checkpoint)
     if start != "yaml":
@@ -482,3 +501,89 @@ def test_param_groups_are_the_hosts(tiny_data, tmp_path):
     by_decay = [g for g in groups if g["weight_decay"] > 0]
     assert len(by_decay) == 1
     assert all(p.ndim == 4 for p in by_decay[0]["params"])
+
+
+class Saves:
+    """A trainer of Ultralytics that only saves, as it does: what the test makes of ``write`` is how it ends."""
+
+    def __init__(self, folder):
+        self.wdir = folder / "weights"
+        self.wdir.mkdir(parents=True)
+        self.last, self.best, self.device = self.wdir / "last.pt", self.wdir / "best.pt", torch.device("meta")
+        self.args, self.ddp, self.resume = types.SimpleNamespace(exist_ok=True), False, False
+        self.content, self.write = b"first", Path.write_bytes
+
+    def save_model(self):
+        self.write(self.last, self.content)
+        self.write(self.best, self.content)
+        return True
+
+
+def half(error):
+    def write(file, content):
+        file.write_bytes(content[: len(content) // 2])
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=["Ctrl-C", "full disk"]
+)
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, error):
+    """Ultralytics writes into last.pt itself: an end in the middle of that cost all that had been trained."""
+    trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)
+    assert trainer.save_model() is True
+    trainer.content, trainer.write = b"second", half(error)
+    with pytest.raises(type(error)):
+        trainer.save_model()
+    assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"first", "best.pt": b"first"}
+    trainer.write = Path.write_bytes
+    trainer.save_model()
+    assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"second", "best.pt": b"second"}
+
+
+@pytest.mark.parametrize("where", ["save_metrics", "save_model"])
+def test_a_full_disk_is_told_in_a_line_with_what_goes_on(tiny_data, tmp_path, monkeypatch, where):
+    from ultralytics.engine.trainer import BaseTrainer
+
+    whole = getattr(BaseTrainer, where)
+
+    def full(trainer, *args, **kwargs):
+        if trainer.epoch == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(BaseTrainer, where, full)
+    trainer = make_trainer(tiny_data, tmp_path, epochs=3)
+    with pytest.raises(UserError) as told:
+        trainer.train()
+    command = f"go on with: yolo train resume=True model={trainer.last}"
+    assert str(told.value) == f"cannot write to {trainer.save_dir}: No space left on device; {command}"
+    assert torch.load(trainer.last, weights_only=False)["epoch"] == 0
+
+
+def test_a_checkpoint_that_somebody_reads_is_written_all_the_same(tmp_path, monkeypatch):
+    """On Windows it cannot be replaced then."""
+    trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)
+    trainer.last.write_bytes(b"the epoch before")
+
+    def refuse(part, file):
+        raise PermissionError(13, "Access is denied", str(file))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert trainer.save_model() is True
+    assert {p.name: p.read_bytes() for p in trainer.wdir.iterdir()} == {"last.pt": b"first", "best.pt": b"first"}
+
+
+def test_a_checkpoint_of_an_earlier_run_is_nothing_to_go_on_with(tmp_path):
+    """With exist_ok=True it lies where the new one would be saved."""
+    trainer = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path)
+    trainer.last.write_bytes(b"of an earlier run")
+    assert trainer._how_to_resume() == "interrupted before the first epoch was saved"
+    trainer.save_model()
+    assert trainer._how_to_resume() == f"interrupted; go on with: yolo train resume=True model={trainer.last}"
+    resumed = type("Ours", (ours.MuSGDTrainerMixin, Saves), {"__init__": Saves.__init__})(tmp_path / "other")
+    resumed.last.write_bytes(b"what it goes on with")
+    resumed.resume = True
+    assert "go on with" in resumed._how_to_resume()

@@ -205,7 +205,8 @@ def _recipe(name: Any) -> dict[str, Any]:
     if found is None:
         names = ", ".join(resources.recipe_names("train"))
         raise UserError(f"optimizers: cfg={name} is no recipe; give a YAML file or one of {names}")
-    return {str(k): v for k, v in read_recipe(found).items() if k not in RESERVED}
+    filled = {*RESERVED, "pretrained"}  # a run's args.yaml may say what that run started from
+    return {str(k): v for k, v in read_recipe(found).items() if k not in filled}
 
 
 def _search(where: str, own: Any, common: Any) -> Search | None:

@@ -117,9 +117,10 @@ def _with_squared_gradients(cls: type[Optimizer]) -> type[Optimizer]:
 
     class Sophia(cls):  # type: ignore[misc, valid-type]
         def step(self, closure: Any = None) -> Any:
-            params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
             due = all(g.get("step", 0) % self.update_period == 0 for g in self.param_groups)
-            return _unhooked(super().step)(closure, hessian=tuple(p.grad.square() for p in params) if due else None)
+            params = [p for g in self.param_groups for p in g["params"]] if due else []
+            squares = [torch.zeros_like(p) if p.grad is None else p.grad.square() for p in params]  # it counts on all
+            return _unhooked(super().step)(closure, hessian=squares or None)
 
     return Sophia
 

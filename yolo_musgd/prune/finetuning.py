@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ultralytics.utils import LOGGER
+
 from yolo_musgd import resources
 from yolo_musgd.data.reader import NO_RULES, Rules
 from yolo_musgd.edge.errors import UserError, first_line
@@ -15,8 +17,10 @@ from yolo_musgd.prune import sparse
 from yolo_musgd.prune.settings import PruneSettings
 from yolo_musgd.resources import read_recipe
 
-NOT_A_RECIPE = ("task", "mode", "model", "cfg", "resume", "project", "name", "save_dir", "exist_ok")
-"""What a run's own args.yaml holds beside a recipe: where it was, and what it went on with."""
+NOT_A_RECIPE = (
+    "task", "mode", "model", "pretrained", "cfg", "resume", "time", "save", "project", "name", "save_dir", "exist_ok",
+)  # fmt: skip
+"""What a run's own args.yaml holds beside a recipe: where it was, what it started from and how long it took."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,18 +149,22 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
         Its best checkpoint.
     """
     from ultralytics import YOLO
-    from ultralytics.utils.patches import torch_load
+    from ultralytics.utils.torch_utils import strip_optimizer
 
     from yolo_musgd import plugin
     from yolo_musgd.prune import stock_checkpoint
 
     plugin.register()
-    last = folder / arm / "weights" / "last.pt"
-    resumed = last.exists()
-    if resumed:
-        saved = torch_load(last, map_location="cpu")
+    last, best = (folder / arm / "weights" / name for name in ("last.pt", "best.pt"))
+    saved = _interrupted(last)
+    resumed = bool(saved)
+    if saved:
         if saved["epoch"] == -1:  # Ultralytics marks a finished run so
-            return folder / arm / "weights" / "best.pt"
+            return best
+        if saved["epoch"] + 1 >= saved["train_args"]["epochs"]:  # only that mark is left to do
+            for file in (last, best):
+                strip_optimizer(file)
+            return best
         home = folder.resolve()
         now = {"project": str(home), "save_dir": str(home / arm)}  # Ultralytics would go on where it lay before
         now |= {key: arguments[key] for key in ("data", "distill_model") if key in arguments}
@@ -169,7 +177,21 @@ def train(model: str, folder: Path, arm: str, arguments: dict[str, Any], held: b
         yolo.train(resume=True)
     else:
         yolo.train(project=str(folder.resolve()), name=arm, **arguments)
-    return folder / arm / "weights" / "best.pt"
+    return best
+
+
+def _interrupted(last: Path) -> dict[str, Any]:
+    """The checkpoint that an arm can go on from; empty where there is none, or where it was cut off."""
+    from ultralytics.utils.patches import torch_load
+
+    if not last.exists():
+        return {}
+    try:
+        found: dict[str, Any] = torch_load(last, map_location="cpu")
+    except Exception as error:  # whatever a damaged file makes PyTorch raise
+        LOGGER.warning(f"{last} cannot be read, so this arm starts anew: {first_line(error)}")
+        return {}
+    return found
 
 
 def validate(model: Any, arguments: dict[str, Any], split: str, settings: PruneSettings, folder: Path) -> Figures:

@@ -21,18 +21,19 @@ def is_pruned(model: Any) -> bool:
     return isinstance(config, dict) and MARK in config
 
 
-def trainable(weights: Any, data: dict[str, Any]) -> nn.Module:
+def trainable(weights: Any, data: dict[str, Any], dropout: float = 0.0) -> nn.Module:
     """A pruned model as it is, ready to train on ``data``: the counterpart of building it from its YAML.
 
     Args:
         weights: the pruned model.
         data: Ultralytics' description of the data set: ``nc``, and ``channels`` where images are not RGB.
+        dropout: of the layers that have one, which are those of classification.
 
     Raises:
         UserError: other image channels or keypoints, or other classes on a head that cannot change them.
     """
     model: Any = copy.deepcopy(weights).float()
-    model.criterion = None
+    model.criterion = model.class_weights = None  # of the training before
     inputs, channels = next(model.parameters()).shape[1], data.get("channels", 3)
     if inputs != channels:
         raise UserError(
@@ -45,6 +46,9 @@ def trainable(weights: Any, data: dict[str, Any]) -> nn.Module:
         )
     if data.get("nc") and data["nc"] != _classes(model):
         _change_classes(model, data["nc"])
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = dropout
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl." not in name)
     LOGGER.info(f"pruned model: {sum(p.numel() for p in model.parameters()):,} parameters, kept as they are")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import traceback
@@ -14,6 +15,7 @@ from ultralytics.utils import remove_colorstr
 from yolo_musgd.edge.errors import UserError
 
 _NOTHING = re.compile(r"No (labels|valid images) found in ")  # the host's words
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
 
 
 class DataError(UserError):
@@ -33,12 +35,14 @@ def remove_empty_run(save_dir: Path | None) -> None:
         shutil.rmtree(save_dir, ignore_errors=True)
 
 
-def explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None) -> Exception:
-    """The host's error, or ours where one line says it better."""
+def explained(error: Exception, args: Mapping[str, Any], save_dir: Path | None, following: str = "") -> Exception:
+    """The host's error, or ours where one line says it better; ``following`` is what goes on after a full disk."""
     folder_made = save_dir is not None and (Path(save_dir) / "weights").is_dir()
     frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, OSError) and error.filename and not folder_made and "get_cfg" not in frames:
         return UserError(f"cannot write the run folder {error.filename}: {error.strerror}; choose another project=")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return UserError(f"cannot write to {save_dir}: {error.strerror}{f'; {following}' if following else ''}")
     if isinstance(error, RuntimeError) and str(error).startswith("Dataset "):
         cause = error.__cause__ or error
         return DataError(f"data={args.get('data')}: {' '.join(str(cause).split())}")

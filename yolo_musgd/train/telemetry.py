@@ -95,6 +95,7 @@ class Monitor:
         self.folder = folder
         self.name = name or type(optimizer).__name__
         self.optimizer = optimizer
+        self.reports = tuple(getattr(optimizer, "reports", ()))  # the columns of the whole run
         self.layers = layers
         named = _named(model)
         self._names = {id(p): n for n, p in named.items()}
@@ -107,6 +108,12 @@ class Monitor:
         self._skipped = 0.0
         self._begun = False
         optimizer.register_step_pre_hook(self._before_step)
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Record this optimizer from now on, where a user's callback has put it in the place of the one before."""
+        if optimizer is not self.optimizer:
+            self.optimizer, self.name = optimizer, type(optimizer).__name__
+            optimizer.register_step_pre_hook(self._before_step)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -160,7 +167,6 @@ class Monitor:
             LOGGER.warning(f"telemetry could not be written: {error}")
         if len(rows):
             self._skipped = float(rows[-1, COLUMNS.index("skipped_steps")])
-        reports = getattr(self.optimizer, "reports", ())
         summary: dict[str, float] = {}
         for column, values in zip(COLUMNS, rows.T, strict=True):
             seen = values[np.isfinite(values)]
@@ -168,7 +174,7 @@ class Monitor:
                 summary["optim/skipped_steps"] = self._skipped
             elif column.startswith("grad_norm"):
                 summary[f"optim/{column}"] = float(np.median(seen)) if seen.size else float("nan")
-            elif column.startswith(tuple(reports)):
+            elif column.startswith(self.reports):
                 summary[f"optim/{column}"] = float(seen.mean()) if seen.size else float("nan")
         return summary
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -40,6 +41,10 @@ _GROUP_KEYS = ("params", "lr", "momentum", "weight_decay", "param_group")  # of 
 
 class MuSGDTrainerMixin:
     """What the plugin adds to a trainer of Ultralytics: optimizers, telemetry, and pruned models that stay pruned."""
+
+    last: Path
+    best: Path
+    _saved = False  # whether this training has written a checkpoint
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._monitor: Monitor | None = None
@@ -84,19 +89,23 @@ class MuSGDTrainerMixin:
         """Build the model as the host does, with ``activation=``; a pruned one stays, since no YAML has its widths."""
         self._fine_tunes = weights is not None
         self._new_classes = weights is not None and _classes(weights) not in (None, self.data.get("nc"))  # type: ignore[attr-defined]
-        activation = vars(self.args).get("activation")  # type: ignore[attr-defined]
+        args = vars(self.args)  # type: ignore[attr-defined]
+        activation = args.get("activation")
         if pruned.is_pruned(weights):
-            model: Any = pruned.trainable(weights, self.data)  # type: ignore[attr-defined]
+            model: Any = pruned.trainable(weights, self.data, args["dropout"])  # type: ignore[attr-defined]
         else:
             if pruned.is_pruned(cfg):
-                LOGGER.warning("pretrained=False starts from the architecture before pruning, at its full width")
+                LOGGER.warning(
+                    f"pretrained={args['pretrained']} starts from the architecture before pruning, at its full width"
+                )
+                cfg = {k: v for k, v in cfg.items() if k != pruned.MARK}
             activation = activation or activations.told(cfg)
             model = super().get_model(cfg=activations.without(cfg), weights=weights, **kwargs)  # type: ignore[misc]
         if activation:
             count = activations.replace(model, activation)
             LOGGER.info(f"{colorstr('activation:')} {activation}, {count} replaced")
         changed = activation or pruned.is_pruned(weights)
-        if momentum := vars(self.args).get("bn_momentum") or (batchnorm.AFTER_CHANGE if changed else None):  # type: ignore[attr-defined]
+        if momentum := args.get("bn_momentum") or (batchnorm.AFTER_CHANGE if changed else None):
             batchnorm.set_momentum(model, momentum)
         return model
 
@@ -140,12 +149,27 @@ class MuSGDTrainerMixin:
             LOGGER.warning(f"cpu_amp=True does nothing on {self.device}; amp= is for a GPU")  # type: ignore[attr-defined]
 
     def save_model(self) -> Any:
-        """Save as the host does, filters in the order that every reader expects."""
-        with cpu.contiguous(self.ema.ema) if self.device.type == "cpu" else nullcontext():  # type: ignore[attr-defined]
-            return super().save_model()  # type: ignore[misc]
+        """Save as the host does: whole files or none, filters in the order that every reader expects."""
+        files = self.last, self.best
+        parts = [file.with_name(f"part-{file.name}") for file in files]
+        self.last, self.best = parts  # the host writes into these
+        try:
+            with cpu.contiguous(self.ema.ema) if self.device.type == "cpu" else nullcontext():  # type: ignore[attr-defined]
+                done = super().save_model()  # type: ignore[misc]
+            for part, file in zip(parts, files, strict=True):
+                if part.exists():  # not every epoch is the best
+                    _put(part, file)
+            self._saved = True
+        finally:
+            self.last, self.best = files
+            for part in parts:
+                part.unlink(missing_ok=True)
+        return done
 
     def optimizer_step(self) -> None:
         """Clip and step as the host does; note the gradient norms before and after the clipping."""
+        if self._monitor:
+            self._monitor.follow(self.optimizer)  # type: ignore[attr-defined]
         with self._monitor.step() if self._monitor else nullcontext():
             super().optimizer_step()  # type: ignore[misc]
 
@@ -179,7 +203,7 @@ class MuSGDTrainerMixin:
         except KeyboardInterrupt:
             raise Interrupted(self._how_to_resume()) from None
         except Exception as error:
-            told = explained(error, vars(self.args), self.save_dir)  # type: ignore[attr-defined]
+            told = explained(error, vars(self.args), self.save_dir, self._command_to_resume())  # type: ignore[attr-defined]
             if not isinstance(told, UserError):
                 raise
             if not self.args.exist_ok:  # type: ignore[attr-defined]
@@ -188,12 +212,22 @@ class MuSGDTrainerMixin:
 
     def _how_to_resume(self) -> str:
         """What to type after an interruption; what was trained before the first epoch's end is lost."""
-        last = Path(self.last)  # type: ignore[attr-defined]
-        if not last.is_file():
+        command = self._command_to_resume()
+        if not command:
             return "interrupted before the first epoch was saved"
         if getattr(self, "stop", False):  # nothing is left to resume
-            return f"interrupted after the last epoch; the trained model: {self.best if self.best.is_file() else last}"  # type: ignore[attr-defined]
-        return f"interrupted; go on with: yolo train resume=True {shlex.quote(f'model={last}')}"
+            return f"interrupted after the last epoch; the trained model: {self._trained()}"
+        return f"interrupted; {command}"
+
+    def _command_to_resume(self) -> str:
+        """What to type; nothing where this training has saved nothing: with exist_ok an earlier one's may lie there."""
+        saved = self._saved or self.resume or self.ddp  # type: ignore[attr-defined]
+        if not saved or not self.last.is_file():
+            return ""
+        return f"go on with: yolo train resume=True {shlex.quote(f'model={self.last}')}"
+
+    def _trained(self) -> Path:
+        return self.best if self.best.is_file() else self.last
 
     def _say_findings(self) -> None:
         """The last lines of a training: what the optimizer did, where it can be seen, what to type next."""
@@ -204,8 +238,7 @@ class MuSGDTrainerMixin:
         except (OSError, UserError) as error:  # the model is trained all the same
             LOGGER.warning(f"the optimizer's record cannot be read: {error}")
             return
-        best = self.best if self.best.is_file() else self.last  # type: ignore[attr-defined]
-        following = f"next: yolo-musgd export {shlex.quote(f'model={best}')} target=raspberry-pi-5"
+        following = f"next: yolo-musgd export {shlex.quote(f'model={self._trained()}')} target=raspberry-pi-5"
         for line in [*lines, following] if lines else []:
             LOGGER.info(line)
 
@@ -255,6 +288,14 @@ class MuSGDTrainerMixin:
         resolved = registry.resolved({**vars(args), **start})
         for name in entry.by_start if args.orthogonalize else ():
             setattr(args, name, resolved[name])
+
+
+def _put(part: Path, file: Path) -> None:
+    """Rename a file; copy it where it cannot be renamed: on Windows while somebody reads the old one."""
+    try:
+        part.replace(file)
+    except PermissionError:
+        shutil.copyfile(part, file)
 
 
 def check_arguments(args: Mapping[str, Any]) -> None:

@@ -72,3 +72,5 @@ def test_classes_in_another_order_are_refused_and_renamed_ones_named(caplog):
     assert "1 of 3 classes otherwise: class 1 is 'dog' in the model and 'hound' there" in caplog.text
     with pytest.raises(UserError, match="in another order: class 0 is 'cat' in the model and 'dog' there"):
         check_names(model, {0: "dog", 1: "cat", 2: "owl"}, "d.yaml")
+    with pytest.raises(UserError, match="in another order: class 0 is 'cat' in the model and 'Dog' there"):
+        check_names(model, {0: "Dog", 1: "Cat", 2: "Owl"}, "d.yaml")

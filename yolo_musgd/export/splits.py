@@ -77,11 +77,12 @@ def check_names(model: Mapping[int, str], given: Mapping[int, str], data: str) -
             f"data={data} has {len(given)} classes, the model has {len(model)}; give the data set that it was trained "
             "with"
         )
-    other = [k for k in model if given.get(k, model[k]).casefold() != model[k].casefold()]
+    mine, theirs = ({k: name.casefold() for k, name in names.items()} for names in (model, given))
+    other = [k for k in mine if theirs.get(k, mine[k]) != mine[k]]
     if not other:
         return
     first = f"class {other[0]} is {model[other[0]]!r} in the model and {given[other[0]]!r} there"
-    if sorted(model.values()) == sorted(given.values()):
+    if sorted(mine.values()) == sorted(theirs.values()):
         raise UserError(f"data={data} has the model's classes in another order: {first}; reorder its names and labels")
     log.warning("data=%s calls %d of %d classes otherwise: %s", data, len(other), len(model), first)
 

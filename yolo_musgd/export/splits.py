@@ -116,7 +116,7 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
     chosen: dict[str, str] = {}
     waiting = spread(splits.train, count)
     others = sorted(set(splits.train) - set(waiting))
-    leaked, unreadable = 0, list[str]()
+    leaked, unreadable = list[tuple[str, str]](), list[str]()
     for file in [*waiting, *others]:
         if len(chosen) >= count:
             break
@@ -127,15 +127,15 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
             continue
         digest = sha256_of(file)
         if digest in judged:
-            leaked += 1
+            leaked.append((digest, file))
         else:
             chosen.setdefault(digest, file)
-    tolerate(unreadable, len(unreadable) + leaked + len(chosen), "train images")
+    tolerate(unreadable, len(unreadable) + len(leaked) + len(chosen), "train images")
     if not chosen:
         log.warning("every train image of %s is also in val: INT8 is judged by the images it was made for", splits.data)
-        chosen = {sha256_of(file): file for file in waiting}
+        chosen = dict(leaked[:count])
     elif leaked:
-        log.warning("train images of %s that are in val too do not calibrate: %d", splits.data, leaked)
+        log.warning("train images of %s that are in val too do not calibrate: %d", splits.data, len(leaked))
     if len(chosen) < min(count, FEW_IMAGES):
         log.warning("only %d different images calibrate; 100 or more give steadier ranges", len(chosen))
     digest = hashlib.sha256("".join(sorted(chosen)).encode()).hexdigest()

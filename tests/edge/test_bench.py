@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,11 +69,12 @@ def test_bench_on_a_fake_nano(board: FakeBoard, small_models: dict[str, Path], p
     board.program("vcgencmd", "echo throttled=0x4")
     done = edge(
         "bench", str(small_models["raw"]), f"source={pictures}", "n=30", "seconds=0.5", "idle=0.5", "warmup=1",
-        "threads=[1,2]", "runtime=onnxruntime", f"project={tmp_path}/out", "label=bench nano",
+        "threads=[1,2]", "runtime=onnxruntime", f"project={tmp_path}/my out", "label=<b>bench nano",
         YOLO_EDGE_ROOT=str(board.root), PATH=os.environ["PATH"],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = report_of(tmp_path / "out")
+    assert f"compare-bench {shlex.quote(str(tmp_path / 'my out' / 'bench' / 'bench.json'))} <" in done.stdout
+    report = report_of(tmp_path / "my out")
     assert list(report) == FIELDS
     assert report["partial"] is False
     assert report["power"]["sensor"] == "ina3221"
@@ -94,11 +96,11 @@ def test_bench_on_a_fake_nano(board: FakeBoard, small_models: dict[str, Path], p
         assert run["own_overhead_ms"] < 0.2
         graph = run["runtime"]["graph"]
         assert (graph["convolutions"], graph["convolutions_int8"], graph["bridges"]) == (CONVOLUTIONS, 0, 0)
-    text = (tmp_path / "out" / "bench" / "bench.md").read_text()
+    text = (tmp_path / "my out" / "bench" / "bench.md").read_text()
     assert "**Throttled** (throttled)" in text
-    assert "bench nano" in text
+    assert text.startswith("# &lt;b>bench nano: ")
     assert f"0 of {CONVOLUTIONS} convolutions" in text
-    assert (tmp_path / "out" / "bench" / "bench.png").stat().st_size > 10_000
+    assert (tmp_path / "my out" / "bench" / "bench.png").stat().st_size > 10_000
 
 
 def test_no_sensor_is_said_and_nothing_estimated(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def test_a_model_is_opened_once_and_its_manifest_written_once(
     assert len(written) == 1
     assert written[0]["latency_ms_p50"]["this"] == result.latency_ms["onnxruntime"]
     assert json.loads((result.artifacts[0].folder / "manifest.json").read_text())["latency_ms_p50"]["this"] > 0
+
+
+@pytest.mark.parametrize(("calibration", "share"), [("percentile", 99.5), ("minmax", 100.0)])
+def test_ncnn_measures_what_calibration_says(
+    calibration: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(backends, "export_by_ultralytics", lambda *_: tmp_path)
+    monkeypatch.setattr(backends.ncnn, "FloatNetwork", lambda source, images, percentile: given.append(percentile))
+    settings = ExportSettings(calibration=calibration, percentile=99.5)
+    checkpoint = SimpleNamespace(path=Path("a.pt"))
+    job = SimpleNamespace(settings=settings, checkpoint=checkpoint, precision="int8", head="raw", imgsz=64)
+    graph = SimpleNamespace(job=job, work=tmp_path, images=SimpleNamespace(files=()))
+    (tmp_path / "ncnn").mkdir()
+    assert backends.NcnnBackend(graph, tmp_path)._floating is None  # type: ignore[arg-type]
+    assert given == [share]
 
 
 def test_a_finished_tensorrt_artifact_opens_in_the_runtime_that_judged_it(

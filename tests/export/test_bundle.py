@@ -305,6 +305,42 @@ def test_warnings_and_missing_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "model= is required" in capsys.readouterr().err
 
 
+def test_exist_ok_takes_an_empty_folder_and_says_what_it_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, place = detector(tmp_path / "best.onnx"), tmp_path / "out"
+    place.mkdir()
+    words = ["bundle", f"model={model}", f"save_dir={place}", "exist_ok=True", "probe=false"]
+    foreign = tmp_path / "out.tar.gz"
+    foreign.write_text("mine")
+    assert command([*words, "archive=false"]) == 0
+    assert (place / "edge.pyz").is_file()
+    assert foreign.read_text() == "mine"
+    shutil.rmtree(place)
+    place.mkdir()
+    (place / "mine").touch()
+    capsys.readouterr()
+    assert command(words) == 2
+    assert "holds something else than results of this command" in capsys.readouterr().err
+    assert [p.name for p in place.iterdir()] == ["mine"]
+
+
+def test_a_format_that_no_runtime_of_the_board_reads_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "m_ncnn_model"
+    model.mkdir()
+    (model / "model.ncnn.param").write_text("7767517\n")
+    (model / "model.ncnn.bin").write_bytes(b"")
+    (model / "metadata.yaml").write_text("task: detect\nimgsz:\n- 64\n- 64\nnames:\n  0: a\n")
+    words = ["bundle", f"model={model}", "probe=false", "archive=false", f"project={tmp_path}/out"]
+    assert command([*words, "target=raspberry-pi-5"]) == 0
+    assert "reads no" not in capsys.readouterr().err
+    assert command([*words, "target=jetson-nano"]) == 0
+    assert "note: tensorrt of an original Jetson Nano" in capsys.readouterr().err
+    assert "reads no ncnn model" in (tmp_path / "out" / "edge-jetson-nano" / "README.md").read_text()
+
+
 def test_several_artifacts_race_on_the_board(tmp_path: Path) -> None:
     one, two = detector(tmp_path / "one.onnx"), detector(tmp_path / "two.onnx")
     words = [f"model=[{one},{two}]", "target=x86", f"project={tmp_path}/out", "archive=false"]

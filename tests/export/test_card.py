@@ -1,5 +1,6 @@
 """The model card that the hub reads, and its upload, to a stand-in of the hub's client."""
 
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.export import card as cards
+from yolo_musgd.export.manifest import predict_words
 
 
 def job(precision="int8"):
@@ -22,7 +24,11 @@ def job(precision="int8"):
 def built(score):
     accuracy = score and SimpleNamespace(map50_95=score, map50=score + 0.1)
     return SimpleNamespace(
-        folder=Path("best_int8_model"), runtime="onnxruntime", size_bytes=2_000_000, accuracy=accuracy
+        folder=Path("best of 3_int8_onnx_model"),
+        runtime="onnxruntime",
+        model="model.onnx",
+        size_bytes=2_000_000,
+        accuracy=accuracy,
     )
 
 
@@ -38,7 +44,24 @@ def test_front_matter_is_what_the_hub_reads():
     assert values == {"fp32": 0.52, "int8, onnxruntime": 0.5}
     assert body.startswith("\n# best\n")
     assert r"a\|b, c" in body
-    assert "yolo predict model=best_int8_model" in body
+    commands = [shlex.split(line) for line in body.splitlines() if line.startswith("yolo")]
+    assert commands[0][:3] == ["yolo", "predict", "model=best of 3_int8_onnx_model/model.onnx"]
+    assert commands[1] == ["yolo-musgd", "bundle", "model=best of 3_int8_onnx_model", "target=x86"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "model"),
+    [
+        ("onnx_model", "model.onnx"), ("mnn_model", "model.mnn"), ("ncnn_model", "model.ncnn.param"),
+        ("openvino_model", "model.xml"), ("executorch_model", "model.pte"), ("tensorrt_model", "model.onnx"),
+    ],
+)  # fmt: skip
+def test_ultralytics_knows_what_a_readme_gives_it(suffix, model):
+    from ultralytics.engine.exporter import export_formats
+
+    (word,) = (w for w in shlex.split(predict_words(f"a b_{suffix}", model, 64)) if w.startswith("model="))
+    suffixes = [known for known in export_formats()["Suffix"] if known]
+    assert any(known in Path(word).name for known in suffixes)
 
 
 def test_what_was_not_measured_is_not_in_it():

@@ -76,6 +76,8 @@ def test_ultralytics_loads_the_artifact(run, exported: Path, tiny_data: Path, tm
         ({"float_layers": "/model.0/nothing"}, None, "no quantizable node '/model.0/nothing'"),
         ({"opset": 11}, None, "use opset=13"),
         ({"target": "jetson-nano", "opset": 17, "precision": "fp16"}, None, "use opset=13"),
+        ({"target": "jetson-orin-nano", "variant": "x86"}, None, "use variant=universal"),
+        ({"target": "raspberry-pi-5", "runtime": "ncnn", "calibration": "entropy"}, None, "percentile or minmax"),
     ],
 )
 def test_bad_input_is_one_line(

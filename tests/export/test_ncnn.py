@@ -95,6 +95,13 @@ def test_only_the_network_is_copied(exported: Path, quantized: tuple[Path, dict]
     assert {p.name for p in exported.iterdir()} - {p.name for p in quantized[0].iterdir()} == {"__pycache__"}
 
 
+def test_the_target_may_be_inside_of_the_source(exported: Path, images: list[str], tmp_path: Path) -> None:
+    """As name=best_ncnn_model/int8 has it; the copy once went on into itself."""
+    source = Path(shutil.copytree(exported, tmp_path / "m_ncnn_model"))
+    quantizer.quantize_ncnn(source, source / "int8", images[:1])
+    assert {p.name for p in (source / "int8").iterdir()} == {p.name for p in source.iterdir() if p.is_file()}
+
+
 def agreement(got: np.ndarray, expected: np.ndarray) -> float:
     """Correlation of all scores, each class's mean taken away."""
     one, other = (scores[4:] - scores[4:].mean(axis=1, keepdims=True) for scores in (got, expected))

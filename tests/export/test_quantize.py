@@ -254,6 +254,14 @@ def test_a_wider_float_list_quantizes_less(graphs: dict[str, Path], quantized: Q
     assert after["convolutions_int8"] == before["convolutions_int8"] - 1
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_all_layers_in_float_are_the_float_graph(variant: str, graphs: dict[str, Path], tmp_path: Path) -> None:
+    """The last step of a search. ONNX Runtime's quantizer takes an empty list of nodes for all of them."""
+    plan = make_plan(graphs["raw"], variant)
+    path = quantize(plan, tmp_path / "float.onnx", ranges_of(graphs["raw"]), variant, plan.candidates)
+    assert onnx.load(str(path)) == onnx.load(str(graphs["raw"]))
+
+
 def test_onnx_runtime_fuses_what_the_variant_is_for(quantized: Quantized) -> None:
     """96 of 102 convolutions: all but the head's last six; signed graphs only as on ARM."""
     for variant, (_, path) in quantized.items():

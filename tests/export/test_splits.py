@@ -64,6 +64,24 @@ def test_images_without_objects_judge_too(tmp_path):
     assert {Path(file).stem for file in calibration_set(splits, 11).files} == set(map(str, range(1, 11)))
 
 
+def test_where_train_is_val_a_damaged_image_does_not_calibrate(tmp_path):
+    """A BMP that is cut short passes Ultralytics' check and cannot be decoded."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for k in range(12):
+        Image.new("RGB", (32, 32), (k * 20, 0, 0)).save(tmp_path / "images" / f"{k:02}.bmp")
+    (tmp_path / "labels" / "01.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    damaged = tmp_path / "images" / "06.bmp"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: images\nval: images\nnames: [a]\n")
+    splits = read_splits(str(tmp_path / "data.yaml"))
+    assert len(splits.train) == 12
+    assert len(calibration_set(splits, 128).files) == 11
+    four = calibration_set(splits, 4).files
+    assert len(four) == 4
+    assert str(damaged) not in four
+
+
 def test_classes_in_another_order_are_refused_and_renamed_ones_named(caplog):
     model = {0: "cat", 1: "dog", 2: "owl"}
     check_names(model, {0: "Cat", 1: "dog", 2: "owl"}, "d.yaml")
@@ -72,3 +90,5 @@ def test_classes_in_another_order_are_refused_and_renamed_ones_named(caplog):
     assert "1 of 3 classes otherwise: class 1 is 'dog' in the model and 'hound' there" in caplog.text
     with pytest.raises(UserError, match="in another order: class 0 is 'cat' in the model and 'dog' there"):
         check_names(model, {0: "dog", 1: "cat", 2: "owl"}, "d.yaml")
+    with pytest.raises(UserError, match="in another order: class 0 is 'cat' in the model and 'Dog' there"):
+        check_names(model, {0: "Dog", 1: "Cat", 2: "Owl"}, "d.yaml")

@@ -69,7 +69,7 @@ def test_other_heads_are_refused(tmp_path: Path) -> None:
         add_topk(tmp_path / "x.onnx", 8)
 
 
-@pytest.mark.parametrize("opset", [13, 17, 18])
+@pytest.mark.parametrize("opset", [11, 12, 13, 17, 18])
 def test_opsets(opset: int, raw: Path) -> None:
     model = onnx.load(str(raw))
     model.opset_import[0].version = opset

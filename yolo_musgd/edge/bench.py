@@ -6,6 +6,7 @@ The report is ``bench.json``; its fields are described in report.py.
 import os
 import sys
 import time
+from shlex import quote
 from typing import Any, Callable, Dict, List, Optional
 
 from . import measure, options, report
@@ -222,7 +223,7 @@ def main(args: List[str]) -> Result:
             complete = _bench(bench, folder)
     finally:
         source.close()
-    following = "yolo-musgd compare-bench {} <another bench.json>".format(folder.join("bench.json"))
+    following = "yolo-musgd compare-bench {} <another bench.json>".format(quote(folder.join("bench.json")))
     if program() != "yolo-musgd":
         following = "{} # on a PC: {}".format(typed("serve", given, "source=" + kinds.usual_camera()), following)
     return report.result(folder, bench.content, following, EXIT_DONE if complete else EXIT_INTERRUPTED)

@@ -7,6 +7,7 @@ threads and file as the speed.
 import json
 import os
 import sys
+from shlex import quote
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -230,7 +231,7 @@ def _judge_predictions(chosen: Any) -> Result:
     with Folder("val", *options.place(chosen)) as folder:
         path = folder.write_text("val.json", json.dumps(content, indent=1))
     said = _say(content["result"], [], "".join("; " + note for note in notes))
-    following = "yolo-musgd compare-bench bench.json {}".format(path)
+    following = "yolo-musgd compare-bench bench.json {}".format(quote(path))
     return Result("val", said, folder.path, {"val": path}, content["result"], following)
 
 

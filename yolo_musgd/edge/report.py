@@ -42,7 +42,7 @@ from .result import Result
 from .runtimes.artifact import Artifact
 from .sources.devices import shown
 from .stats import rounded
-from .text import markdown_table
+from .text import escape_markdown, markdown_table
 
 SCHEMA = "yolo-musgd/bench/2"
 
@@ -198,7 +198,7 @@ def markdown(content: Dict[str, Any], brief: bool = False) -> str:
     hot = sorted({reason for run in content["runs"] for reason in run["throttled"]})
     if hot:
         lines += ["**Throttled** ({}): these figures are not the board's best.".format(", ".join(hot)), ""]
-    lines += _runs_table(content) + _details_table(content) + _power_lines(content, brief)
+    tables = _runs_table(content) + _details_table(content)
     after = content["runs"][-1]["state"]["after"] if content["runs"] else {}
     facts = [
         (
@@ -236,7 +236,8 @@ def markdown(content: Dict[str, Any], brief: bool = False) -> str:
             "{}, {}".format(after.get("governor") or "not told", after.get("nvpmodel") or "not told"),
         ),
     ]
-    return "\n".join(lines + ["- {}: {}".format(*fact) for fact in facts]) + "\n"
+    below = _power_lines(content, brief) + ["- {}: {}".format(*fact) for fact in facts]
+    return "\n".join([*map(escape_markdown, lines), *tables, *map(escape_markdown, below)]) + "\n"
 
 
 def write(folder: Folder, content: Dict[str, Any], with_picture: bool = True) -> None:

@@ -112,7 +112,8 @@ class NcnnBackend(Backend):
         folder = self.work / "float"
         folder.mkdir()
         made = export_by_ultralytics(self.job.checkpoint, self.job.head, folder, self.name, self.job.imgsz)
-        return ncnn.FloatNetwork(made, self.graph.images.files, self.job.settings.percentile)
+        share = 100.0 if self.job.settings.calibration == "minmax" else self.job.settings.percentile
+        return ncnn.FloatNetwork(made, self.graph.images.files, share)
 
     def _quantize(self, plan: QuantizationPlan, layers: Sequence[str], folder: Path) -> Path:
         require(("ncnn", "pnnx"))

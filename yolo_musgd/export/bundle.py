@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
 import gzip
 import os
@@ -30,7 +29,7 @@ from yolo_musgd.export.bundle_texts import MODEL, MODELS, readme, requirements, 
 from yolo_musgd.export.bundle_val import check_val, copy_val
 from yolo_musgd.export.staging import staging
 from yolo_musgd.export.targets import NAMES, load_target
-from yolo_musgd.places import check_parent, set_aside
+from yolo_musgd.places import check_parent, check_replaced, set_aside
 
 EPOCH = 1_700_000_000  # seconds; one time stamp for every file in the archive, so that equal sources give equal bytes
 
@@ -239,9 +238,12 @@ def main(args: list[str]) -> Result:
     folder = Path(chosen.save_dir) if chosen.save_dir else Path(chosen.project) / name
     check_parent(str(folder.parent), word="save_dir" if chosen.save_dir else "project")
     packed = folder.with_name(f"{folder.name}.tar.gz")
-    ours = chosen.exist_ok and (folder / "edge.pyz").is_file()  # anything else of this name is not replaced
+    replaced: tuple[Path, ...] = ()  # anything but a bundle or an empty folder of this name is not
+    if chosen.exist_ok:
+        check_replaced(folder, "edge.pyz")
+        replaced = (folder, packed) if (folder / "edge.pyz").is_file() else (folder,) if folder.is_dir() else ()
     asked = {key: getattr(chosen, key) for key in ("archive", "probe", "val", "val_images")}
-    with set_aside(folder, packed) if ours else contextlib.nullcontext():
+    with set_aside(*replaced):
         warnings = make_bundle(chosen.model, chosen.target, folder, chosen.samples, chosen.imgsz, **asked)
     for warning in warnings:
         print(f"note: {warning}", file=sys.stderr)

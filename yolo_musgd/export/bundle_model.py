@@ -36,6 +36,11 @@ def check_target(artifact: Artifact, target: str) -> list[str]:
     board, facts = load_target(target), artifact.onnx
     nms_free = artifact.head == "nms_free" or (facts is not None and "Mod" in facts.operators)
     board.check(artifact.precision or "fp32", "nms_free" if nms_free else "raw")
+    if not any(artifact.format in RUNTIMES[name].reads for name in board.runtimes):
+        return [
+            f"{', '.join(board.runtimes)} of {board.title} reads no {artifact.format} model: put a runtime there that "
+            f"does, or export the model with target={target}"
+        ]
     if facts is None or board.tensorrt not in operator_table():
         return []
     assert board.tensorrt is not None

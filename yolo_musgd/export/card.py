@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo_musgd.edge.errors import UserError, first_line
+from yolo_musgd.export.manifest import predict_words
 from yolo_musgd.resources import install
 from yolo_musgd.tables import escape_markdown
 
@@ -61,6 +63,7 @@ def card(job: Job, artifacts: Sequence[Built], expected: Accuracy | None, report
     folders = "\n".join(
         f"- `{built.folder.name}`: {built.runtime}, {built.size_bytes / 1e6:.1f} MB" for built in artifacts
     )
+    best = artifacts[0]
     head = yaml.safe_dump(front_matter(job, artifacts, expected), sort_keys=False, allow_unicode=True)
     return f"""---
 {head}---
@@ -77,8 +80,8 @@ Classes: {names}.
 ## How to run it
 
 ```sh
-yolo predict model={artifacts[0].folder.name} imgsz={job.imgsz} source=photos/
-yolo-musgd bundle model={artifacts[0].folder.name} target={job.target.name}
+{predict_words(best.folder.name, best.model, job.imgsz)}
+yolo-musgd bundle {shlex.quote(f"model={best.folder.name}")} target={job.target.name}
 ```
 """
 

@@ -95,11 +95,22 @@ def _accuracy_lines(manifest: Mapping[str, Any]) -> list[str]:
     return lines or ["- not measured: no data set was given"]
 
 
+def predict_words(folder: str, model: str, imgsz: int) -> str:
+    """What runs an artifact with Ultralytics, which takes some formats by their file, others by their folder.
+
+    Args:
+        folder: name of the artifact's folder.
+        model: name of the model's file there.
+        imgsz: side of its input, pixels.
+    """
+    openable = f"{folder}/{model}" if model.endswith((".onnx", ".mnn")) else folder
+    return f"yolo predict {shlex.quote(f'model={openable}')} imgsz={imgsz} source=photos/"
+
+
 def readme(manifest: Mapping[str, Any], job: Job, name: str) -> str:
     """The text for the person who gets the folder."""
     target, model = job.target, manifest["model"]
     bench = f" {target.bench}" if target.bench else ""
-    openable = f"{name}/{model}" if model.endswith(".onnx") else name
     colour = "RGB" if job.checkpoint.channels == 3 else "grey"
     parts = [
         f"# {escape_markdown(job.checkpoint.path.stem)}, {job.precision.upper()}, for {target.title}\n",
@@ -123,6 +134,6 @@ def readme(manifest: Mapping[str, Any], job: Job, name: str) -> str:
         ]
     parts += [
         "## On a PC\n",
-        f"```sh\nyolo predict {shlex.quote(f'model={openable}')} imgsz={job.imgsz} source=photos/\n```\n",
+        f"```sh\n{predict_words(name, model, job.imgsz)}\n```\n",
     ]
     return "\n".join(parts)

@@ -206,7 +206,9 @@ class FloatNetwork:
         head = (self.source / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[:2]
         with staging(target.parent, "quantize") as folder:
             part = folder / target.name
-            shutil.copytree(self.source, part, ignore=shutil.ignore_patterns("__pycache__"))  # PNNX leaves it
+            part.mkdir()
+            for file in filter(Path.is_file, self.source.iterdir()):  # no folder: PNNX leaves one, or the target is one
+                shutil.copyfile(file, part / file.name)
             (part / "model.ncnn.param").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
             (part / "model.ncnn.bin").write_bytes(b"".join(parts))
             note = part / "metadata.yaml"

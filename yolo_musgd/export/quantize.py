@@ -17,6 +17,7 @@ variant x86 all that a Concat joins has one scale, so that ONNX Runtime copies b
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,8 @@ def quantize(plan: QuantizationPlan, path: Path, ranges: Ranges, variant: str, f
 
     kind, kept = VARIANTS[variant], set(float_layers)
     nodes = [name for name in plan.candidates if name not in kept]
+    if not nodes:  # which the quantizer takes for all of them
+        return Path(shutil.copyfile(plan.model, path))
     source = load_model_with_shape_infer(plan.model)
     if kind.for_x86:
         ranges = _with_shared_scales(ranges, shared_scales(source.graph, set(nodes)))

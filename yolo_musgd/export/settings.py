@@ -155,8 +155,9 @@ def check(settings: ExportSettings) -> Job:
     opset = settings.opset or target.opset
     if opset > target.opset and target.tensorrt:
         raise UserError(f"opset={opset} is newer than TensorRT of target={target.name} reads; use opset={target.opset}")
-    if opset < 13 and precision == "int8":
-        raise UserError(f"opset={opset} has no weights quantized per channel; use opset=13 or newer")
+    variant = settings.variant or target.variant
+    if precision == "int8":
+        _check_int8(settings, target, opset, variant)
     return Job(
         settings=settings,
         target=target,
@@ -165,10 +166,22 @@ def check(settings: ExportSettings) -> Job:
         head=head,
         imgsz=_image_size(settings.imgsz or checkpoint.imgsz, checkpoint.stride),
         opset=opset,
-        variant=settings.variant or target.variant,
+        variant=variant,
         runtimes=(runtime,) if runtime else tuple(target.runtimes_for(precision)),
         splits=_splits(settings, checkpoint, precision),
     )
+
+
+def _check_int8(settings: ExportSettings, target: Target, opset: int, variant: str) -> None:
+    if opset < 13:
+        raise UserError(f"opset={opset} has no weights quantized per channel; use opset=13 or newer")
+    if target.tensorrt and not VARIANTS[variant].signed:
+        raise UserError(
+            f"variant={variant} has unsigned activations, which TensorRT of target={target.name} refuses; use "
+            f"variant={target.variant}"
+        )
+    if settings.runtime == "ncnn" and settings.calibration == "entropy":
+        raise UserError("calibration=entropy is not made for runtime=ncnn; use calibration=percentile or minmax")
 
 
 def _image_size(imgsz: int, stride: int) -> int:

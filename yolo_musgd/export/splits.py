@@ -77,11 +77,12 @@ def check_names(model: Mapping[int, str], given: Mapping[int, str], data: str) -
             f"data={data} has {len(given)} classes, the model has {len(model)}; give the data set that it was trained "
             "with"
         )
-    other = [k for k in model if given.get(k, model[k]).casefold() != model[k].casefold()]
+    mine, theirs = ({k: name.casefold() for k, name in names.items()} for names in (model, given))
+    other = [k for k in mine if theirs.get(k, mine[k]) != mine[k]]
     if not other:
         return
     first = f"class {other[0]} is {model[other[0]]!r} in the model and {given[other[0]]!r} there"
-    if sorted(model.values()) == sorted(given.values()):
+    if sorted(mine.values()) == sorted(theirs.values()):
         raise UserError(f"data={data} has the model's classes in another order: {first}; reorder its names and labels")
     log.warning("data=%s calls %d of %d classes otherwise: %s", data, len(other), len(model), first)
 
@@ -115,7 +116,7 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
     chosen: dict[str, str] = {}
     waiting = spread(splits.train, count)
     others = sorted(set(splits.train) - set(waiting))
-    leaked, unreadable = 0, list[str]()
+    leaked, unreadable = list[tuple[str, str]](), list[str]()
     for file in [*waiting, *others]:
         if len(chosen) >= count:
             break
@@ -126,15 +127,15 @@ def calibration_set(splits: Splits, count: int) -> CalibrationSet:
             continue
         digest = sha256_of(file)
         if digest in judged:
-            leaked += 1
+            leaked.append((digest, file))
         else:
             chosen.setdefault(digest, file)
-    tolerate(unreadable, len(unreadable) + leaked + len(chosen), "train images")
+    tolerate(unreadable, len(unreadable) + len(leaked) + len(chosen), "train images")
     if not chosen:
         log.warning("every train image of %s is also in val: INT8 is judged by the images it was made for", splits.data)
-        chosen = {sha256_of(file): file for file in waiting}
+        chosen = dict(leaked[:count])
     elif leaked:
-        log.warning("train images of %s that are in val too do not calibrate: %d", splits.data, leaked)
+        log.warning("train images of %s that are in val too do not calibrate: %d", splits.data, len(leaked))
     if len(chosen) < min(count, FEW_IMAGES):
         log.warning("only %d different images calibrate; 100 or more give steadier ranges", len(chosen))
     digest = hashlib.sha256("".join(sorted(chosen)).encode()).hexdigest()

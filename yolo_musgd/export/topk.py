@@ -47,12 +47,16 @@ def add_topk(path: Path, count: int) -> Path:
         most = node("ReduceMax", ["topk_scores", "topk_class_axis"], ["topk_best"], keepdims=0)
     else:
         most = node("ReduceMax", ["topk_scores"], ["topk_best"], keepdims=0, axes=[1])
+    if opset >= 13:  # and so does Squeeze
+        flat = node("Squeeze", ["topk_rows", "topk_batch_axis"], ["topk_anchors"])
+    else:
+        flat = node("Squeeze", ["topk_rows"], ["topk_anchors"], axes=[0])
     graph.node.extend(
         [
             node("Slice", ["all_anchors", "topk_first_class", "topk_last_class", "topk_class_axis"], ["topk_scores"]),
             most,
             node("TopK", ["topk_best", "topk_best_count"], ["topk_values", "topk_rows"], axis=1),
-            node("Squeeze", ["topk_rows", "topk_batch_axis"], ["topk_anchors"]),
+            flat,
             node("Gather", ["all_anchors", "topk_anchors"], [output.name], axis=2),
         ]
     )

@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -69,7 +70,7 @@ def main(args: Mapping[str, str]) -> Result:
     files, figures = write_report(folder, settings, arguments)
     last = figures["rounds"][-1]
     said = f"mAP50-95 {last[MAIN]:.4f} after {last['round']} rounds of {len(data)} clients"
-    following = f"yolo val model={files['weights']} data={plan.val}" if plan.judges else ""
+    following = shlex.join(["yolo", "val", f"model={files['weights']}", f"data={plan.val}"]) if plan.judges else ""
     return Result("federate", said, str(folder), files, figures, following)
 
 

@@ -365,6 +365,21 @@ def test_external_meter(tmp_path: Path) -> None:
         running.take_csv(str(log))
 
 
+def test_zones_and_channels_of_one_name_are_kept_apart(board: FakeBoard) -> None:
+    """A PC has several zones called acpitz; the hottest was lost when it was not the last."""
+    for number, celsius in enumerate((90, 30, 45)):
+        board.write(f"/sys/class/thermal/thermal_zone{number}/type", "acpitz")
+        board.write(f"/sys/class/thermal/thermal_zone{number}/temp", 1000 * celsius)
+    found = system.temperatures(str(board.root))
+    assert found == {"acpitz": 90.0, "acpitz #2": 30.0, "acpitz #3": 45.0}
+    board.write("/sys/class/hwmon/hwmon0/name", "ina3221")
+    for number in (1, 2):
+        board.write(f"/sys/class/hwmon/hwmon0/in{number}_label", "motor")
+        board.write(f"/sys/class/hwmon/hwmon0/in{number}_input", 1000)
+        board.write(f"/sys/class/hwmon/hwmon0/curr{number}_input", 1000 * number)
+    assert sensors.HwmonIna(str(board.root)).read().rails == {"motor": 1.0, "motor #2": 2.0}
+
+
 def test_system_state(board: FakeBoard) -> None:
     board.write("/proc/device-tree/model", "NVIDIA Jetson Nano Developer Kit\0")
     board.write("/etc/nv_tegra_release", "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref")

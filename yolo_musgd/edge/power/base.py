@@ -6,7 +6,7 @@ All file paths are below ``root`` (``/`` on a board), so that tests can put a re
 import math
 import os
 import subprocess
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, Iterable, List, NamedTuple, Optional
 
 from ..errors import SensorError
 
@@ -25,6 +25,15 @@ class Reading(NamedTuple):
 def under(root: str, path: str) -> str:
     """Return the absolute ``path`` moved below ``root``."""
     return os.path.join(root, path.lstrip("/"))
+
+
+def named(label: str, taken: Iterable[str]) -> str:
+    """Return the label, or with a number behind it where another chip says the same."""
+    name, count = label, 1
+    while name in taken:
+        count += 1
+        name = "{} #{}".format(label, count)
+    return name
 
 
 def read_text(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Optional, Tuple
 
 from ..errors import SensorError
 from . import parsers
-from .base import Reading, Sensor, read_number, read_text, run_tool, under
+from .base import Reading, Sensor, named, read_number, read_text, run_tool, under
 from .rails import UNKNOWN_SCOPE, TotalRails, total_rails, total_watts
 
 LONGEST_LINE = 1 << 16  # characters
@@ -36,12 +36,6 @@ class RailSensor(Sensor):
         if missing or not rails:
             raise failed or SensorError("the reading lacks {}".format(", ".join(sorted(missing)) or "power rails"))
         return Reading(total_watts(rails)[0] if self._total is not None else None, rails, None)
-
-
-def _named(label: str, taken: Iterable[str]) -> str:
-    """The label, or with a number behind it where two chips say the same."""
-    count = 1 + sum(name.partition(" #")[0] == label for name in taken)
-    return label if count == 1 else "{} #{}".format(label, count)
 
 
 def _read_rails(files: Dict[str, Tuple[str, ...]], unit: float) -> Tuple[Dict[str, float], Optional[SensorError]]:
@@ -94,7 +88,7 @@ class Ina3221Jetpack4(RailSensor):
             number = path.rsplit("_", 1)[1]
             power = os.path.join(os.path.dirname(path), "in_power{}_input".format(number))
             if number.isdigit() and label.upper() != "NC" and os.path.exists(power):
-                self._files[_named(label, self._files)] = (power,)
+                self._files[named(label, self._files)] = (power,)
         if not self._files:
             raise SensorError("no INA3221 of JetPack 4 ({})".format(pattern))
         self.source = os.path.dirname(next(iter(self._files.values()))[0])
@@ -120,7 +114,7 @@ class Ina3221Hwmon(RailSensor):
             current = os.path.join(os.path.dirname(path), "curr{}_input".format(number))
             if label.upper() == "NC" or number == "7" or "sum" in label.lower() or not os.path.exists(current):
                 continue  # not connected; channel 7 is the sum of the shunts, not a rail
-            self._files[_named(label, self._files)] = (path[: -len("label")] + "input", current)
+            self._files[named(label, self._files)] = (path[: -len("label")] + "input", current)
         if not self._files:
             raise SensorError("no INA3221 of JetPack 5 or 6 ({})".format(pattern))
         self.source = os.path.dirname(next(iter(self._files.values()))[0])
@@ -270,7 +264,7 @@ class HwmonIna(Sensor):
         self._files: Dict[str, Tuple[str, ...]] = {}
         for folder, chip in folders.items():
             for label, paths in _channels(folder, chip).items():
-                self._files[_named(label, self._files)] = paths
+                self._files[named(label, self._files)] = paths
         if not self._files:
             raise SensorError("no INA219, INA226 or INA260 among {}".format(under(root, "/sys/class/hwmon")))
         rails, failed = _read_rails(self._files, 1e6)  # an INA3221's unused channels may be switched off
@@ -322,7 +316,7 @@ def _channels(folder: str, chip: str) -> Dict[str, Tuple[str, ...]]:
         paths = tuple(os.path.join(folder, "{}{}_input".format(kind, number)) for kind in ("in", "curr"))
         if all(map(os.path.exists, paths)):
             single = "{}.{}".format(whole, number) if chip == "ina3221" else whole
-            found[_label(folder, "in{}_label".format(number)) or single] = paths
+            found[named(_label(folder, "in{}_label".format(number)) or single, found)] = paths
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import SensorError
 from . import parsers
-from .base import read_number, read_text, run_tool, under
+from .base import named, read_number, read_text, run_tool, under
 
 
 def _text(root: str, path: str) -> Optional[str]:
@@ -65,12 +65,12 @@ def identity(root: str = "/") -> Dict[str, Any]:
 
 def temperatures(root: str = "/") -> Dict[str, float]:
     """Return degrees Celsius by thermal zone; constants of absent sensors are left out."""
-    out = {}
+    out: Dict[str, float] = {}
     for zone in sorted(glob.glob(under(root, "/sys/class/thermal/thermal_zone*"))):
         value = _number(os.path.join(zone, "temp"))
         name = _text("/", os.path.join(zone, "type")) or os.path.basename(zone)
         if value is not None and parsers.is_real_temperature(name, value / 1000.0):
-            out[name] = value / 1000.0
+            out[named(name, out)] = value / 1000.0
     return out
 
 

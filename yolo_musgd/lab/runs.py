@@ -107,9 +107,7 @@ class RunSpec:
         a = self.resolved
         parent = Path(self.data)
         names = (parent.parent.name if parent.stem == "data" else parent.stem, Path(self.model).stem)
-        data, model = (
-            os.fsencode(name)[:80].decode(errors="ignore") for name in names
-        )  # a name has 255 bytes
+        data, model = (os.fsencode(name)[:80].decode(errors="ignore") for name in names)  # a name has 255 bytes
         parts = (data, model, a["optimizer"], f"lr{a['lr0']:g}", f"e{a['epochs']}", f"s{a['seed']}")
         return "-".join((*parts, hashlib.sha256(text.encode()).hexdigest()[:10]))
 

@@ -53,6 +53,13 @@ def test_the_run_config_holds_what_was_asked(tmp_path):
     assert FederateSettings(**config).server_lr == 0.5
 
 
+@pytest.mark.skipif(tomllib is None, reason="Flower needs Python 3.11")
+def test_the_run_config_holds_letters_beyond_ascii(tmp_path):
+    made = make(tmp_path, val='Ä/\U0001f600 "x".yaml')
+    config = tomllib.loads((made / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+    assert config["val"] == 'Ä/\U0001f600 "x".yaml'
+
+
 def test_the_page_has_a_line_for_every_board(tmp_path):
     made = make(tmp_path, boards="2", host="10.0.0.5", port="9555")
     page = (made / "README.md").read_text()
@@ -92,6 +99,7 @@ def test_keys_are_for_their_owner_only_and_never_made_over_others(tmp_path):
         ({"rounds": "0"}, "rounds must be in"),
         ({"epochs": "2"}, "epochs= is not for a federation"),
         ({"port": "0"}, "port must be in"),
+        ({"compress": "zip"}, "compress=zip: must be none, half"),
     ],
 )
 def test_bad_input_makes_no_folder(tmp_path, words, line):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ import pytest
 pytest.importorskip("flwr", reason="the extra federated is not installed")
 pytest.importorskip("ray", reason="the extra federated is not installed")
 
+from yolo_musgd.edge.errors import UserError
+from yolo_musgd.federated import command as command_module
 from yolo_musgd.federated.arrays import read_arrays
 from yolo_musgd.federated.settings import FederateSettings, by_recipe, others, training_arguments
 
@@ -197,6 +200,8 @@ def test_heads_may_stay_at_home(tiny_data, tmp_path):
         (("data=tiny", "epochs=3"), "rounds= times local_epochs= are the epochs"),
         (("data=tiny", "imgsz=big"), "imgsz"),
         (("data=tiny", "strategy=fedsgd"), "strategy must be one of fedavg, fedprox, fedadam, fedmuon"),
+        (("data=tiny", "strategy=fedprox", "server_lr=0.5"), "server_lr= is for strategy=fedavg or fedadam or fedmuon"),
+        (("data=tiny", "proximal_mu=0.5"), "proximal_mu= is for strategy=fedprox, not for fedavg"),
         (("data=tiny", "model=absent.yaml"), "model=absent.yaml does not exist"),
         (("data=absent.yaml",), "data=absent.yaml cannot be read"),
         (("clients=2",), "data= is required, for example data=shapes.yaml"),
@@ -224,6 +229,34 @@ def test_the_recipe_names_the_optimizer_unless_the_words_do(words, optimizer):
     arguments = training_arguments(others(given, FederateSettings))
     settings = by_recipe(FederateSettings.read(given), given, arguments)
     assert (settings.optimizer, settings.rounds) == (optimizer, 3)
+
+
+def test_what_the_user_chose_for_the_machine_reaches_its_clients(tmp_path):
+    arguments = training_arguments({"device": "mps", "workers": "0", "lr0": "0.1"})
+    context = SimpleNamespace(node_config={"partition-id": 1})
+    data = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    home = command_module.home_of(data, tmp_path, "x.yaml", None, command_module.own_arguments(arguments), context)
+    assert (home.data, dict(home.own)) == (data[1], {"device": "mps", "workers": 0})
+    assert command_module.own_arguments({"device": [0, 1]}) == {}
+
+
+@pytest.mark.parametrize(("count", "jobs", "each"), [(1, 2, 0.5), (4, 3, 1), (5, 2, 2), (2, 2, 1)])
+def test_a_client_gets_whole_gpus_or_a_part_of_one(monkeypatch, count, jobs, each):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    asked = command_module._backend(FederateSettings(jobs=jobs), {})
+    assert asked["client_resources"]["num_gpus"] == each
+
+
+def test_a_folder_is_for_one_federation_at_a_time(tmp_path):
+    with (
+        command_module._alone(tmp_path / "exp"),
+        pytest.raises(UserError, match="another federation is at work in"),
+        command_module._alone(tmp_path / "exp"),
+    ):
+        pass
+    with command_module._alone(tmp_path / "exp"):
+        pass
+    command_module._check_folder(tmp_path / "exp", FederateSettings(), {})
 
 
 def test_another_federation_in_the_folder_is_refused(run, tiny_data, tmp_path):

@@ -12,6 +12,7 @@ from ultralytics import YOLO
 
 from yolo_musgd import plugin
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.federated import judge
 from yolo_musgd.federated.arrays import float_names, part_of, put, shared_names, take
 from yolo_musgd.federated.local import Work, initial_model, train
 
@@ -99,3 +100,9 @@ def test_parts_cover_the_model(begun):
 def test_arrays_of_another_model_are_not_put_in(begun):
     with pytest.raises(UserError, match="the model received is another one"):
         put(begun, {"model.0.conv.weight": np.zeros((1, 2), np.float32)})
+
+
+def test_a_batch_that_the_gpu_decides_is_none_to_judge_with(tiny_data, tmp_path):
+    model = YOLO("yolo26n.yaml").model
+    asked = {"imgsz": 64, "device": "cpu", "workers": 0, "batch": -1}
+    assert judge.judge(model, str(tiny_data), asked, tmp_path / "judged").keys() == set(judge.METRICS)

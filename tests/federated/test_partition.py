@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from yolo_musgd.data.reader import LabelledImage, Rules, check, read_split
 from yolo_musgd.edge.errors import UserError
+from yolo_musgd.federated import partition
 from yolo_musgd.federated.partition import divide, own_folders, parse_split, write_client
 
 
@@ -80,12 +83,31 @@ def test_a_clients_folder_holds_what_the_whole_has(tiny_data, tmp_path):
     assert check(str(file))["names"] == content["names"]
 
 
-def test_clients_that_bring_their_own_data_must_agree_on_classes(tiny_data, tmp_path):
+def test_a_clients_folder_may_be_moved(tiny_data, tmp_path):
+    content = check(str(tiny_data))
+    write_client(tmp_path / "old" / "data", read_split(content, "train").images[:3], content, Rules())
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert len(read_split(check(str(tmp_path / "new" / "data" / "data.yaml")), "train").images) == 3
+
+
+def test_a_name_as_long_as_the_system_takes_is_taken(tiny_data, tmp_path):
+    content = check(str(tiny_data))
+    image = read_split(content, "train").images[0]
+    long = tmp_path / ("ä" * 125 + Path(image.file).suffix)
+    long.write_bytes(Path(image.file).read_bytes())
+    file = write_client(tmp_path / "data", [image._replace(file=str(long))], content, Rules())
+    assert len(read_split(check(str(file)), "train").images) == 1
+
+
+def test_clients_that_bring_their_own_data_must_agree_on_classes(tiny_data, tmp_path, monkeypatch):
     other = tmp_path / "other.yaml"
     text = tiny_data.read_text()
     other.write_text(text[: text.index("names:")] + "names:\n  0: a\n  1: b\n  2: c\n")
     with pytest.raises(UserError, match=r"the clients' classes differ: class 0 is .* and 'a' in .*other.yaml"):
         own_folders(f"[{tiny_data},{other}]", "detect")
+    monkeypatch.setattr(partition, "check", lambda name, task: check(str(tiny_data)))
+    assert own_folders("[shapes.yaml,bccd.yaml]", "detect") == [str(tiny_data)] * 2
+    monkeypatch.undo()
     assert own_folders(f"[{tiny_data},{tiny_data}]", "detect") == [str(tiny_data)] * 2
     with pytest.raises(UserError, match="one a client"):
         own_folders(str(tiny_data), "detect")

@@ -23,6 +23,7 @@ from yolo_musgd.edge.errors import UserError
 from yolo_musgd.federated import client, judge, local, rounds
 from yolo_musgd.federated.arrays import float_names, read_arrays, take
 from yolo_musgd.federated.client import Home, client_app
+from yolo_musgd.federated.federation_report import write_report
 from yolo_musgd.federated.history import Progress
 from yolo_musgd.federated.local import Trained
 from yolo_musgd.federated.settings import FederateSettings
@@ -107,7 +108,7 @@ def facts(home, **changes):
 
 def homes(folder, count):
     return [
-        Home(f"client {n}", folder / f"data-{n}", folder / str(n), "yolo26n.yaml", None, folder / "data-9")
+        Home(f"client {n}", folder / f"data-{n}", folder / str(n), "yolo26n.yaml", {}, folder / "data-9")
         for n in range(1, count + 1)
     ]
 
@@ -345,7 +346,7 @@ def test_a_client_makes_two_dozen_steps_unless_told(asked, images, batch, nbs):
 
 
 def test_a_server_names_no_file_of_a_client():
-    home = SimpleNamespace(device=None)
+    home = SimpleNamespace(own={})
     asked = {
         "data": "/etc/passwd",
         "project": "/",
@@ -356,7 +357,7 @@ def test_a_server_names_no_file_of_a_client():
         "lr0": 0.1,
     }
     assert client._own_arguments(asked, home) == {"lr0": 0.1}
-    assert client._own_arguments(asked, SimpleNamespace(device="cpu")) == {"lr0": 0.1, "device": "cpu"}
+    assert client._own_arguments(asked, SimpleNamespace(own={"device": "cpu"})) == {"lr0": 0.1, "device": "cpu"}
 
 
 def test_the_baselines_are_trained_once(tmp_path):
@@ -370,6 +371,88 @@ def test_the_baselines_are_trained_once(tmp_path):
     assert [(c["central"], c["epochs"], c["start"]) for c in asked] == [(True, 2, 0), (False, 2, 0), (False, 2, 0)]
     assert Progress(tmp_path).baselines.keys() == {"central", "client 1 alone", "client 2 alone"}
     assert not [m for m in again.sent if m.metadata.message_type == "train"]
+
+
+def test_baselines_of_fewer_rounds_are_trained_again(tmp_path):
+    federate(tmp_path, 2, rounds=2, baselines="central")
+    again = federate(tmp_path, 2, rounds=3, baselines="central")
+    asked = [dict(m.content["config"]) for m in again.sent if m.metadata.message_type == "train"]
+    assert [c["epochs"] for c in asked if c["central"]] == [3]
+    assert Progress(tmp_path).baselines["central"]["epochs"] == 3
+
+
+def test_a_client_whose_weights_are_not_finite_is_left_out_of_that_round_only(tmp_path, monkeypatch):
+    """Neither is infinity clipped to what float16 holds, nor is what was not sent kept for the next round."""
+    whole = local.train
+
+    def train(work, arrays, kept=None):
+        done = whole(work, arrays, kept)
+        if work.start == 1 and work.data.endswith("-1"):
+            done.arrays["model.0.0.weight"][0, 0, 0, 0] = np.inf
+        return done
+
+    monkeypatch.setattr(local, "train", train)
+    for compress in ("half", "bits:2", "topk:0.1"):
+        federate(tmp_path / compress, 2, rounds=3, compress=compress)
+        assert [row["left_out"] for row in table(tmp_path / compress)] == ["", "client 1", ""]
+
+
+def test_single_cls_takes_clients_of_any_classes(tmp_path):
+    asked = plan(tmp_path, 2, rounds=1)
+    asked.arguments["single_cls"] = True
+    asked.classes = {0: "item"}
+    rounds.Federation(Grid(homes(tmp_path, 2)), asked).run()
+    assert table(tmp_path)[0]["clients"] == "2"
+
+
+def test_a_round_that_nobody_could_judge_is_neither_best_nor_a_number(tmp_path, monkeypatch):
+    values = iter([0.5, float("nan"), 0.4])
+    monkeypatch.setattr(rounds, "judge", lambda *_: dict.fromkeys(judge.METRICS, next(values)))
+    written = []
+    monkeypatch.setattr(rounds, "save_checkpoint", lambda file, *_: written.append(file.name))
+    federate(tmp_path, 2, rounds=3)
+    assert written == ["last.pt", "best.pt", "last.pt", "last.pt"]
+    _, figures = write_report(tmp_path, FederateSettings(), {})
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    assert json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse) == figures
+    assert [row[judge.MAIN] for row in figures["rounds"]] == [0.5, None, 0.4]
+    assert "0.5000 at best (round 1)" in (tmp_path / "report.md").read_text()
+
+
+def test_the_first_round_is_no_best_when_nobody_could_judge_it(tmp_path, monkeypatch):
+    values = iter([float("nan"), 0.4])
+    monkeypatch.setattr(rounds, "judge", lambda *_: dict.fromkeys(judge.METRICS, next(values)))
+    federate(tmp_path, 2, rounds=2)
+    write_report(tmp_path, FederateSettings(), {})
+    assert "0.4000 at best (round 2)" in (tmp_path / "report.md").read_text()
+
+
+def test_the_report_brings_a_table_that_an_interruption_left_out(tmp_path):
+    federate(tmp_path, 2, rounds=2)
+    before = table(tmp_path)
+    (tmp_path / "results.csv").unlink()
+    write_report(tmp_path, FederateSettings(), {})
+    assert table(tmp_path) == before
+
+
+def test_clients_have_their_turns_to_say_who_they_are(tmp_path, monkeypatch):
+    asked = plan(tmp_path, 2, rounds=1)
+    asked.waves = 3
+    federation, waited = rounds.Federation(Grid(homes(tmp_path, 2)), asked), []
+    monkeypatch.setattr(federation, "_exchange", lambda messages, timeout: waited.append(timeout) or ([], []))
+    federation._meet(2)
+    assert waited == [3 * rounds.PATIENCE]
+
+
+def test_a_message_lives_as_long_as_its_answer_is_waited_for(tmp_path):
+    grid = Grid(homes(tmp_path, 2))
+    rounds.Federation(grid, plan(tmp_path, 2, rounds=2, timeout=50000.0, baselines="central")).run()
+    lives = {(m.metadata.message_type, m.content["config"].get("round")): m.metadata.ttl for m in grid.sent}
+    assert lives["train", 1] >= 50000
+    assert lives["train", 0] >= 2 * 50000
 
 
 def test_messages_hold_no_more_than_arrays_numbers_and_json(tmp_path):

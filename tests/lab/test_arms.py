@@ -54,6 +54,15 @@ def test_the_baseline_and_others_share_what_is_equal(make):
     assert one["patience"] == 0
 
 
+def test_files_beside_the_protocol_are_found_from_a_runs_own_folder(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first.pt").touch()
+    (arm, *_) = make.arms(train={"pretrained": "first.pt"})
+    assert arm.spec({}, 0).args["pretrained"] == str(tmp_path / "first.pt")
+    (arm, *_) = make.arms(train={"pretrained": False})
+    assert arm.spec({}, 0).args["pretrained"] is False
+
+
 def test_a_grid_is_run_for_every_seed(make):
     (arm,) = make.arms(optimizers=[{"optimizer": "MuSGD", "grid": {"lr0": [0.1, 0.2], "adapt_factor": [0.0, 0.1]}}])
     specs = arm.next_runs(lambda s: None, lambda s: False)

@@ -119,6 +119,7 @@ BAD = [
     ("{data: a, optimizers: [SGD, {optimizer: Lion, tune: {lr0: [1, 2]}}], tune: {lr0: [1]}}", "SGD: 1, Lion: 2"),
     ("{data: a, optimizers: [{optimizer: SGD, lr0: 0.1}], tune: {lr0: [1]}}", "lr0 is set to 0.1 and searched too"),
     ("{data: a, grid: {lr0: [1], momentum: [1], box: [1]}}", "grid takes one or two settings"),
+    ("{data: a, train: {cfg: a.yaml}}", "train: cfg= is not set here"),
     ("{data: a, train: [1]}", "train must be a mapping"),
     ("{data: a, starts: [{label: x}]}", "needs model:"),
     ("{data: a, starts: [{label: x, model: m.pt, data: [b]}]}", "start x: data has 'b', the protocol has a"),

@@ -39,6 +39,16 @@ def test_a_node_with_other_releases_refuses(tmp_path):
         train_in_process(Task({}, 1, False, {"ultralytics": "1.0"}), tmp_path / "run", Processes())
 
 
+def test_a_log_that_another_comparison_is_writing_stays(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("epoch 7\n")
+    with pytest.raises(RunError, match="this machine has"):
+        train_in_process(Task({}, 1, False, {"ultralytics": "1.0"}), tmp_path / "run", Processes())
+    assert (tmp_path / "run" / "log.txt").read_text().startswith("epoch 7\n")
+    worker._clear(tmp_path / "run")  # which holds the lock
+    assert (tmp_path / "run" / "log.txt").read_text() == ""
+
+
 def test_files_travel_and_nothing_old_stays_beside_them(tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     (there / "weights").mkdir(parents=True)

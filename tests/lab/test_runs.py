@@ -6,6 +6,7 @@ Covers identify.py and store.py.
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 
 import pytest
@@ -97,6 +98,20 @@ def test_the_folder_says_what_is_in_it():
     key = spec(lr0=0.02, epochs=7, seed=5).key
     assert key.startswith("d-m-MuSGD-lr0.02-e7-s5-")
     assert spec().key == spec().key
+
+
+def test_a_folder_has_a_name_that_the_system_takes(tmp_path):
+    long = RunSpec(
+        "ä" * 120 + ".yaml", "b" * 240 + ".pt", {"optimizer": "SGD", "epochs": 3, "seed": 0}, "data", "model"
+    )
+    (tmp_path / f".{long.key}.lock").touch()
+    other = RunSpec("ä" * 121 + ".yaml", long.model, long.args, "other", "model")
+    assert long.key != other.key
+
+
+def test_the_command_may_be_typed():
+    words = shlex.split(RunSpec("a b.yaml", "m.yaml", {"optimizer": "SGD", "classes": [0, 1]}, "d", "m").command)
+    assert words == ["yolo", "train", "model=m.yaml", "data=a b.yaml", "optimizer=SGD", "classes=[0, 1]"]
 
 
 def test_a_spec_survives_its_way_to_the_worker():

@@ -1,5 +1,7 @@
 """The estimate behind target_fps: an oracle of plain arithmetic, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,3 +73,17 @@ def test_the_host_counts_flops():
     assert count_gflops("yolo26s.yaml") > 2.5 * count_gflops("yolo26n.yaml") > 10
     with pytest.raises(UserError, match="cannot be counted"):
         count_gflops("no-such-model.yaml")
+
+
+def test_a_model_of_ones_own_stays_as_it_is(tmp_path, monkeypatch):
+    """Its name may end as if it had wider sisters, and YOLOv9 has no size l."""
+    monkeypatch.chdir(tmp_path)
+    Path("yolo-birds.pt").touch()
+    counted = []
+    slow, fast = 500.0, 0.1
+    for anchor in (slow, fast):
+        request = ask(model="yolo-birds.pt", target_fps=1, anchor=f"[yolo26n.yaml,640,{anchor}]")
+        assert choose(request, lambda name: counted.append(name) or 6.0).model == "yolo-birds.pt"
+    assert set(counted) == {"yolo26n.yaml", "yolo-birds.pt"}
+    request = ask(model="yolov9s.pt", target_fps=1, anchor="[yolo26n.yaml,640,0.1]")
+    assert choose(request, {**GFLOPS, "yolov9s.yaml": 27.0, "yolov9m.yaml": 77.0}.__getitem__).model == "yolov9m.pt"

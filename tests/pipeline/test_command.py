@@ -5,14 +5,15 @@ Covers dag.py.
 
 import dataclasses
 import json
+import os
 
 import pytest
 from PIL import Image
 
 from yolo_musgd import cli
 from yolo_musgd.edge.errors import UserError
-from yolo_musgd.pipeline import command, dag
-from yolo_musgd.pipeline.dataset import DataSet, digest, read_data
+from yolo_musgd.pipeline import command, dag, samples
+from yolo_musgd.pipeline.dataset import DataSet, digest, digest_folder, read_data
 from yolo_musgd.pipeline.execute import Runner
 from yolo_musgd.pipeline.settings import PipelineSettings
 
@@ -235,3 +236,18 @@ def test_a_folder_that_was_left_while_the_data_was_read_is_no_strangers(tmp_path
         with pytest.raises(KeyboardInterrupt):
             interrupted()
     assert [file.name for file in folder.iterdir()] == [".lock"]
+
+
+def test_photos_may_have_the_longest_names_and_names_that_are_not_utf8(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
+    (photos / "a.png").rename(photos / ("ä" * 125 + ".png"))
+    assert samples.main([f"source={photos}", f"out={tmp_path / 'out'}"]) == 0
+    assert [file.suffix for file in (tmp_path / "out").iterdir()] == [".png"]
+    before = digest_folder(photos)
+    try:
+        os.close(os.open(os.fsencode(photos) + b"/caf\xe9.png", os.O_CREAT))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert digest_folder(photos) != before

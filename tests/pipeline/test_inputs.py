@@ -175,6 +175,18 @@ def test_a_recipe_that_no_step_may_train_by(nowhere, tiny_data, tmp_path, capsys
     assert [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+@pytest.mark.parametrize("text", ["single_cls: True\n", "classes: [0]\n"])
+def test_a_fine_tuning_for_other_classes_is_refused_before_the_training(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    plugin.register()
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(UserError, match="differ in single_cls or classes"):
+        inputs.rules_of(PipelineSettings(data="d.yaml", cfg="mine.yaml"))
+    both = inputs.rules_of(PipelineSettings(data="d.yaml", cfg="mine.yaml", finetune_cfg="mine.yaml"))
+    assert both == inputs.rules_of(PipelineSettings(data="d.yaml", cfg="mine.yaml", flops=0.0))
+    assert both.single_cls or both.classes == (0,)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

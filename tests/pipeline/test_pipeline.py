@@ -287,6 +287,11 @@ def test_two_at_once_and_a_strangers_folder(tiny_data, tmp_path, monkeypatch, ca
     assert "holds something else than a pipeline" in capsys.readouterr().err
     assert sorted(p.name for p in folder.iterdir()) == ["precious.txt"]
     (folder / "precious.txt").rename(folder / "args.yaml")
+    (folder / "args.yaml").write_text("task: detect\nepochs: 3\n")  # of a training
+    assert cli.main(words) == 2
+    assert "holds something else than a pipeline" in capsys.readouterr().err
+    assert (folder / "args.yaml").read_text() == "task: detect\nepochs: 3\n"
+    (folder / "args.yaml").write_text("epochs: 3\nfinetune_epochs: 3\n")
     with FileLock(folder / ".lock"):
         assert cli.main(words) == 2
     assert "another pipeline is at work" in capsys.readouterr().err

@@ -52,3 +52,11 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "epoch 1/4, mAP50-95 0.100, about" in out
     assert "in all" in out
+
+
+def test_without_a_stream_for_errors_nothing_is_shown(monkeypatch, tmp_path):
+    """A service that closed it, or pythonw."""
+    monkeypatch.setattr("sys.stderr", None)
+    with Bar(Step("x", "x", ("x",), seconds=40), tmp_path / "none.csv", 0.0) as bar:
+        bar.update()
+    assert bar.estimate(10) == (0.25, 30)

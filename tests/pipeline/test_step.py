@@ -61,3 +61,4 @@ def test_a_step_that_made_nothing_is_not_finished(tmp_path):
 def test_places_are_filled_in():
     command = STEP.command({"data": "/a b/{x}.yaml", "out": "/o"})
     assert command == ["python", "-m", "x", "in=/a b/{x}.yaml", "epochs=3"]
+    assert STEP.command({"data": "/{out}/{data}.yaml", "out": "/o"})[3] == "in=/{out}/{data}.yaml"

@@ -34,8 +34,8 @@ def node_home(context: Context) -> Home:
     folder = Path(str(config["folder"])).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     name = str(config.get("name", f"node {context.node_id}"))
-    device = str(config.get("device", "")) or None
-    return Home(name, Path(str(config["data"])).expanduser(), folder, str(config.get("model", "yolo26n.yaml")), device)
+    own = {"device": device} if (device := str(config.get("device", ""))) else {}
+    return Home(name, Path(str(config["data"])).expanduser(), folder, str(config.get("model", "yolo26n.yaml")), own)
 
 
 def run_settings(config: Any) -> tuple[FederateSettings, dict[str, Any]]:

@@ -15,6 +15,7 @@ from yolo_musgd import __version__
 from yolo_musgd.edge.errors import UserError
 from yolo_musgd.edge.files import numbered_folder
 from yolo_musgd.edge.result import Result
+from yolo_musgd.federated.command import check_words
 from yolo_musgd.federated.settings import BundleSettings, FederateSettings, by_recipe, others, training_arguments
 from yolo_musgd.places import check_parent
 from yolo_musgd.tables import render
@@ -38,6 +39,7 @@ def main(args: Mapping[str, str]) -> Result:
     if chosen.val is None:
         raise UserError("val= is missing: a data YAML on the server, whose classes count and whose val split judges")
     check_host(settings.host)
+    check_words(chosen)
     check_parent(settings.project, settings.folder)
     folder = Path(numbered_folder(settings.project, settings.folder))
     write(folder, settings, chosen, train)
@@ -81,7 +83,8 @@ def write(folder: Path, settings: BundleSettings, chosen: FederateSettings, trai
         subject = f"DNS:{settings.host}"
     values = {
         "host": settings.host, "port": settings.port, "names": names, "version": __version__, "subject": subject,
-        "config": {k: json.dumps(v) for k, v in config.items()}, "model": chosen.model, "timeout": chosen.timeout,
+        "config": {k: json.dumps(v, ensure_ascii=False) for k, v in config.items()}, "model": chosen.model,
+        "timeout": chosen.timeout,
     }  # fmt: skip
     for template in sorted(_HERE.rglob("*.j2")):
         target = folder / template.relative_to(_HERE).with_suffix("")

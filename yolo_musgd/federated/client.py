@@ -42,7 +42,7 @@ class Home:
         data: its data YAML.
         folder: for its state from round to round.
         model: YAML or checkpoint that gives the architecture.
-        device: that it trains on; None for Ultralytics' choice.
+        own: arguments of ``yolo train`` that it chose for itself, of `OF_THE_CLIENT`.
         central: data YAML of the undivided set, in a simulation.
     """
 
@@ -50,7 +50,7 @@ class Home:
     data: Path
     folder: Path
     model: str
-    device: str | None = None
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     central: Path | None = None
 
     def state(self, before: int) -> Arrays:
@@ -157,6 +157,8 @@ def train_round(home: Home, content: RecordDict) -> RecordDict:
         )
         kept = load_kept(home.folder / f"optimizer-{number - 1}.pt") if config["keep"] else None
         done = train(work, start | under("private", state), kept)
+        if wrong := flaw(done.arrays, done.arrays):  # before it is kept for the next round, or clipped on its way
+            raise UserError(wrong)
         compression = Compression.parse(str(config["compress"]))
         sent, residual = _sent(done.arrays, start, under("residual", state), compression)
         if config["stateful"]:
@@ -190,8 +192,7 @@ def _attempt(mark: Path) -> Iterator[None]:
 
 
 def _own_arguments(asked: Mapping[str, Any], home: Home) -> dict[str, Any]:
-    own = {k: v for k, v in asked.items() if k not in OF_THE_CLIENT}
-    return own | ({"device": home.device} if home.device else {})
+    return {k: v for k, v in asked.items() if k not in OF_THE_CLIENT} | dict(home.own)
 
 
 def with_batch(arguments: Mapping[str, Any], images: int) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 
 from yolo_musgd import plugin
-from yolo_musgd.edge.errors import UserError
+from yolo_musgd.edge.errors import UserError, first_line
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.edge.result import Result
 from yolo_musgd.federated.arrays import parse_share
@@ -26,9 +27,16 @@ from yolo_musgd.federated.partition import Images, divide, own_folders, parse_sp
 from yolo_musgd.federated.settings import FederateSettings, by_recipe, others, training_arguments
 from yolo_musgd.places import check_parent
 from yolo_musgd.resources import install, read_recipe
+from yolo_musgd.settings import bare_device
 
 FREE = ("rounds", "jobs", "threads", "timeout", "project", "baselines")
 """Settings that may change when a federation goes on."""
+TAKEN_BY = {
+    "server_lr": ("fedavg", "fedadam", "fedmuon"),
+    "server_momentum": ("fedavg", "fedmuon"),
+    "proximal_mu": ("fedprox",),
+}
+"""Settings that only some strategies know."""
 
 
 def require_flower() -> None:
@@ -56,7 +64,7 @@ def main(args: Mapping[str, str]) -> Result:
     settings = FederateSettings.read(args)
     settings.require("data")
     require_flower()
-    _check_words(settings)  # before PyTorch is loaded
+    check_words(settings)  # before PyTorch is loaded
     arguments = training_arguments(others(args, FederateSettings))
     settings = by_recipe(settings, args, arguments)
     plugin.register()
@@ -65,22 +73,29 @@ def main(args: Mapping[str, str]) -> Result:
     from yolo_musgd.federated.judge import MAIN
 
     folder = Path(settings.project) / settings.name
-    plan, data = prepare(settings, arguments, folder)
-    simulate(plan, data)
-    files, figures = write_report(folder, settings, arguments)
+    with contextlib.ExitStack() as held:
+        plan, data = prepare(settings, arguments, folder, held)
+        counted = dataclasses.replace(settings, clients=len(data))
+        simulate(plan, data)
+        files, figures = write_report(folder, counted, arguments)
     last = figures["rounds"][-1]
-    said = f"mAP50-95 {last[MAIN]:.4f} after {last['round']} rounds of {len(data)} clients"
-    following = shlex.join(["yolo", "val", f"model={files['weights']}", f"data={plan.val}"]) if plan.judges else ""
+    reached = "nobody could judge" if last[MAIN] is None else f"mAP50-95 {last[MAIN]:.4f}"
+    said = f"{reached} after {last['round']} rounds of {len(data)} clients"
+    words = ("yolo", "val", f"model={files['weights']}", f"data={plan.val}")
+    following = shlex.join(words) if plan.judges else ""
     return Result("federate", said, str(folder), files, figures, following)
 
 
-def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[Path]]:
+def prepare(
+    settings: FederateSettings, arguments: dict[str, Any], folder: Path, held: contextlib.ExitStack
+) -> tuple[Any, list[Path]]:
     """Check everything, divide the data and write down what the federation begins with.
 
     Args:
         settings: of the command.
         arguments: of ``yolo train``.
         folder: of the results.
+        held: gets the folder's lock.
 
     Returns:
         The server's plan, and each client's data YAML.
@@ -96,6 +111,7 @@ def prepare(settings: FederateSettings, arguments: dict[str, Any], folder: Path)
     if settings.baselines != "none" and content is None and settings.val is None:
         raise UserError(f"baselines={settings.baselines} with split=folders needs val=, a data YAML to judge on")
     val = settings.val or (settings.data if content is not None else None)
+    held.enter_context(_alone(folder))
     whole = str(parts[0]) if content is None else settings.require("data")
     plan = _plan(settings, arguments, folder, whole, len(parts), val)
     plan.waves = math.ceil(len(parts) / settings.jobs)
@@ -114,7 +130,36 @@ def prepare_server(settings: FederateSettings, arguments: dict[str, Any]) -> Any
     return _plan(settings, arguments, folder, val, settings.clients, val)
 
 
-def _check_words(settings: FederateSettings) -> None:
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder: two federations in it would train each other's rounds.
+
+    Raises:
+        UserError: another one holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another federation is at work in {folder}; wait for it, or choose another name=") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_words(settings: FederateSettings) -> None:
+    """Refuse words that are none, and those that the strategy would pass over.
+
+    Raises:
+        UserError: the first one.
+    """
+    for name, strategies in TAKEN_BY.items():
+        if getattr(settings, name) != settings.defaults()[name] and settings.strategy not in strategies:
+            raise UserError(f"{name}= is for strategy={' or '.join(strategies)}, not for {settings.strategy}")
     parse_split(settings.split)
     parse_share(settings.share)
     Compression.parse(settings.compress)
@@ -126,7 +171,7 @@ def _checked(settings: FederateSettings, arguments: dict[str, Any], folder: Path
 
     arguments = {**arguments, "optimizer": settings.optimizer}
     check_arguments(arguments)
-    _check_words(settings)
+    check_words(settings)
     _check_folder(folder, settings, arguments)
     return arguments
 
@@ -193,7 +238,7 @@ def _check_folder(folder: Path, settings: FederateSettings, arguments: Mapping[s
     """
     file = folder / "args.yaml"
     if not file.is_file():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(file.name != ".lock" for file in folder.iterdir()):
             raise UserError(f"{folder} holds something else than a federation; choose another name=")
         return
     before, now = read_recipe(file), _identity(settings, arguments)
@@ -208,14 +253,24 @@ def _record(folder: Path, settings: FederateSettings, arguments: Mapping[str, An
     write_whole(str(folder / "args.yaml"), yaml.safe_dump(_identity(settings, arguments), sort_keys=False))
 
 
-def home_of(data: Sequence[Path], folder: Path, model: str, central: str | None, context: Any) -> Any:
+def home_of(
+    data: Sequence[Path], folder: Path, model: str, central: str | None, own: Mapping[str, Any], context: Any
+) -> Any:
     """A simulated client's things, by the number that Flower gives it."""
     from yolo_musgd.federated.client import Home
 
     number = int(context.node_config["partition-id"])
     name = f"client {number:0{len(str(len(data) - 1))}d}"
     whole = None if central is None else Path(central)
-    return Home(name, data[number], folder / "clients" / str(number), model, central=whole)
+    return Home(name, data[number], folder / "clients" / str(number), model, own, whole)
+
+
+def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a simulated client chooses as the user did for all; it trains in one process, so on one GPU."""
+    own = {key: arguments[key] for key in ("device", "workers", "cache") if arguments.get(key) is not None}
+    if "," in bare_device(own.get("device", "")):
+        del own["device"]
+    return own
 
 
 def simulate(plan: Any, data: Sequence[Path]) -> None:
@@ -226,7 +281,7 @@ def simulate(plan: Any, data: Sequence[Path]) -> None:
         data: each client's data YAML.
 
     Raises:
-        UserError: no client answered in a round.
+        UserError: no client answered in a round, or the engine did not start.
         KeyboardInterrupt: it was interrupted; the same command goes on.
     """
     from flwr.serverapp import ServerApp
@@ -240,7 +295,8 @@ def simulate(plan: Any, data: Sequence[Path]) -> None:
     central = None if settings.split == "folders" else settings.data
     places = [path.resolve() for path in data]
     model = str(Path(settings.model).resolve()) if Path(settings.model).exists() else settings.model
-    clients = client_app(functools.partial(home_of, places, folder, model, central))
+    own = own_arguments(plan.arguments)
+    clients = client_app(functools.partial(home_of, places, folder, model, central, own))
     server, failed = ServerApp(), []
 
     @server.main()  # type: ignore[untyped-decorator]
@@ -257,6 +313,10 @@ def simulate(plan: Any, data: Sequence[Path]) -> None:
         plan.stop.set()
         logging.getLogger("ultralytics").info("finished rounds are kept: the same command goes on from here")
         raise KeyboardInterrupt from None
+    except RuntimeError as error:  # of the engine; Ray that does not start in time, say
+        if not failed:
+            cause = first_line(error.__context__ or error)
+            raise UserError(f"the simulation ended ({cause}); the same command goes on from here") from error
     if failed and not isinstance(failed[0], Stopped):
         raise failed[0]
 
@@ -267,7 +327,8 @@ def _backend(settings: FederateSettings, arguments: Mapping[str, Any]) -> dict[s
     if str(arguments.get("device", "")) != "cpu":
         import torch
 
-        gpus = torch.cuda.device_count() / settings.jobs
+        count = torch.cuda.device_count()
+        gpus = count // settings.jobs if count > settings.jobs else count / settings.jobs  # Ray knows no 1.5 GPUs
     start = {
         "num_cpus": settings.jobs, "include_dashboard": False, "object_store_memory": 2**28,
         "logging_level": "ERROR", "log_to_driver": False,

@@ -10,7 +10,7 @@ from typing import Any
 from yolo_musgd import __version__
 from yolo_musgd.edge.files import write_whole
 from yolo_musgd.federated.history import Progress
-from yolo_musgd.federated.judge import MAIN
+from yolo_musgd.federated.judge import MAIN, score
 from yolo_musgd.federated.settings import FederateSettings
 from yolo_musgd.tables import markdown_table, one_line, plot_style
 
@@ -26,10 +26,11 @@ def write_report(
         What -> path, and what report.json holds.
     """
     progress = Progress(folder)
+    progress.write_table()  # an interruption may have come between a round and its row
     picture = folder / "rounds.png"
     draw(progress, picture)
     facts = {
-        "settings": settings.to_dict(), "train": dict(arguments), "rounds": progress.rows,
+        "settings": settings.to_dict(), "train": dict(arguments), "rounds": [_known(row) for row in progress.rows],
         "left_out": progress.left_out, "baselines": progress.baselines, "version": __version__,
     }  # fmt: skip
     write_whole(str(folder / "report.json"), json.dumps(facts, indent=1, default=str) + "\n")
@@ -39,9 +40,14 @@ def write_report(
     return {**files, "weights": str(folder / "weights" / "best.pt")}, facts
 
 
+def _known(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A round with None for what is not a number, for which JSON has no word."""
+    return {key: None if value != value else value for key, value in row.items()}
+
+
 def text(progress: Progress, settings: FederateSettings, arguments: Mapping[str, Any]) -> str:
     """The report as Markdown."""
-    last, best = progress.rows[-1], max(progress.rows, key=lambda row: row[MAIN])
+    last, best = progress.rows[-1], max(progress.rows, key=score)
     down, up = (sum(row[key] for row in progress.rows) for key in ("bytes_down", "bytes_up"))
     judge = "the server's val split" if settings.share == "all" else "the clients' val splits, each with its own parts"
     lines = [

@@ -58,7 +58,7 @@ class Progress:
         self.rows.append(row)
         self.left_out += [{"round": row["round"], "client": name, "why": why} for name, why in left_out.items()]
         self._write(with_prefix("initial", self.initial()) | arrays)
-        self._write_table()
+        self.write_table()
 
     def add_baseline(self, name: str, metrics: dict[str, float]) -> None:
         """A training beside it is finished."""
@@ -70,7 +70,8 @@ class Progress:
         write_arrays(self._file, {**arrays, _META: np.array(json.dumps(meta))})
         self._stored = arrays
 
-    def _write_table(self) -> None:
+    def write_table(self) -> None:
+        """Write results.csv from the rounds that are finished."""
         text = io.StringIO()
         table = csv.DictWriter(text, self.rows[0], lineterminator="\n")
         table.writeheader()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
@@ -20,7 +21,13 @@ from yolo_musgd.host import quiet_host
 
 METRICS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 MAIN = METRICS[-1]
+"""What decides."""
 _ASKED = ("imgsz", "batch", "device", "single_cls", "classes", "workers")
+
+
+def score(row: Mapping[str, Any]) -> float:
+    """A round's `MAIN`; below every other where nobody could judge."""
+    return -1.0 if math.isnan(row[MAIN]) else float(row[MAIN])
 
 
 def save_checkpoint(file: Path, model: nn.Module, arguments: Mapping[str, Any]) -> None:
@@ -55,6 +62,10 @@ def judge(model: nn.Module, data: str, arguments: Mapping[str, Any], folder: Pat
     save_checkpoint(file, model, arguments)
     try:
         asked = {key: arguments[key] for key in _ASKED if arguments.get(key) is not None}
+        if not (
+            isinstance(asked.get("batch"), int) and asked["batch"] > 0
+        ):  # a share of a GPU's memory is a training's
+            asked.pop("batch", None)
         place = {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
         with quiet_host():
             found = YOLO(file).val(data=data, plots=False, verbose=False, **asked, **place)

@@ -104,14 +104,13 @@ def write_client(folder: Path, images: Sequence[LabelledImage], content: Mapping
         labels = label_files([image.file for image in images])
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             source = Path(image.file)
-            name = f"{number:06d}-{source.stem}"
+            name = f"{number:06d}-{source.stem[:50]}"  # file systems take 255 bytes
             _link(source, part / "images" / "train" / (name + source.suffix))
             if Path(label).is_file():
                 _link(Path(label), part / "labels" / "train" / f"{name}.txt")
         keys = ("kpt_shape", "flip_idx", "channels")
         described = {
-            "path": str(folder.resolve()),
-            "train": "images/train",
+            "train": "images/train",  # beside this file, wherever the folder is moved
             "val": content["val"],
             "names": class_names(content, Rules(rules.task)),
             **{k: content[k] for k in keys if k in content},
@@ -138,6 +137,7 @@ def own_folders(data: str, task: str) -> list[str]:
     if len(files) < 2:
         raise UserError(f"split=folders needs data=[a.yaml,b.yaml,...], one a client; got {data}")
     names: dict[int, str] = {}
+    found_at = []
     for file in files:
         content = check(file, task=task)
         found = class_names(content)
@@ -149,4 +149,5 @@ def own_folders(data: str, task: str) -> list[str]:
             )
         names = found
         read_split(content, "train", Rules(task))
-    return files
+        found_at.append(str(content["yaml_file"]))  # that of a mere name lies elsewhere
+    return found_at

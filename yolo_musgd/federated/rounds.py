@@ -22,12 +22,13 @@ from yolo_musgd.federated.arrays import Arrays, put, shared_names, take, under, 
 from yolo_musgd.federated.client import record
 from yolo_musgd.federated.compression import Compression, layout
 from yolo_musgd.federated.history import Progress
-from yolo_musgd.federated.judge import MAIN, METRICS, judge, save_checkpoint
+from yolo_musgd.federated.judge import MAIN, METRICS, judge, save_checkpoint, score
 from yolo_musgd.federated.settings import FederateSettings
 from yolo_musgd.federated.strategies import Receiver, build
 
 PATIENCE = 300.0  # seconds that clients have to say who they are
 GRACE = 30.0  # seconds beyond a timeout: the way there and back
+LIFE = 43200.0  # seconds after which Flower throws a message away, unless told
 
 
 class Stopped(Exception):  # noqa: N818 - it reads as what happened
@@ -144,7 +145,8 @@ class Federation:
         if not new:
             return
         question = RecordDict({"config": ConfigRecord({"timeout": PATIENCE})})
-        replies, silent = self._exchange([Message(question, node, "query") for node in new], PATIENCE)
+        patience = PATIENCE * self.plan.waves
+        replies, silent = self._exchange([Message(question, node, "query") for node in new], patience)
         for reply in replies:
             node = self._node_of(reply)
             facts: Any = {} if reply.has_error() else dict(reply.content["config"])
@@ -166,7 +168,9 @@ class Federation:
                 return f"it has yolo-musgd {facts['yolo-musgd']}, the server {__version__}; install the same"
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return f"it is no client of this kind: {type(error).__name__}: {error}"
-        if classes != dict(self.plan.classes):
+        if not self.plan.arguments.get("single_cls") and classes != dict(
+            self.plan.classes
+        ):  # it calls all of them item
             return f"its classes are {list(classes.values())}, the server's {list(self.plan.classes.values())}"
         return ""
 
@@ -242,7 +246,7 @@ class Federation:
                 content = RecordDict({"arrays": record(packed), "config": ConfigRecord({**config, "base": number - 1})})
             else:
                 content = _whole(arrays, config)
-            chosen.append(Message(content, node, "train"))
+            chosen.append(Message(content, node, "train", ttl=max(LIFE, self.plan.patience)))
         return chosen
 
     def _first_reason(self) -> str:
@@ -255,8 +259,9 @@ class Federation:
         if self.plan.judges:
             return judge(self.plan.model, str(self.plan.val), self.plan.arguments, self.plan.folder / "judged")
         content = _whole(self.arrays, self._config(number))
-        asked = [Message(content, node, "evaluate") for node in self.holders]
-        replies, _ = self._exchange(asked, self.plan.patience)
+        patience = self.plan.patience
+        asked = [Message(content, node, "evaluate", ttl=max(LIFE, patience)) for node in self.holders]
+        replies, _ = self._exchange(asked, patience)
         found = [dict(reply.content["metrics"]) for reply in replies if not reply.has_error()]
         total = sum(float(m["num-examples"]) for m in found)
         if not total:
@@ -268,7 +273,7 @@ class Federation:
     def _keep_checkpoints(self, row: Mapping[str, Any]) -> None:
         weights = self.plan.folder / "weights"
         save_checkpoint(weights / "last.pt", self.plan.model, self.plan.arguments)
-        if not any(r[MAIN] > row[MAIN] for r in self.progress.rows):
+        if not any(score(r) > score(row) for r in self.progress.rows):
             save_checkpoint(weights / "best.pt", self.plan.model, self.plan.arguments)
 
     def _baselines(self) -> None:
@@ -280,7 +285,7 @@ class Federation:
         total = s.rounds * s.local_epochs
         begin = self.progress.initial()
         for name, node, central in tasks:
-            if name in self.progress.baselines:
+            if self.progress.baselines.get(name, {}).get("epochs") == total:  # rounds= may have been raised since
                 continue
             LOGGER.info(f"beside it: {name}, {total} epochs")
             more = {
@@ -291,8 +296,10 @@ class Federation:
                 "average": "ema",
                 "epochs": total,
             }
-            config = self._config(0, **more, timeout=s.timeout * s.rounds, start=0)
-            replies, _ = self._exchange([Message(_whole(begin, config), node, "train")], s.timeout * s.rounds)
+            patience = s.timeout * s.rounds
+            config = self._config(0, **more, timeout=patience, start=0)
+            message = Message(_whole(begin, config), node, "train", ttl=max(LIFE, patience))
+            replies, _ = self._exchange([message], patience)
             if not replies or replies[0].has_error():
                 why = replies[0].error.reason if replies else "no answer"
                 LOGGER.warning(f"{name} could not be trained: {why}")
@@ -300,7 +307,7 @@ class Federation:
             came = {k: a.numpy() for k, a in replies[0].content["arrays"].items()}
             put(self.plan.model, Compression().decode(came, begin))
             found = judge(self.plan.model, str(self.plan.val), self.plan.arguments, self.plan.folder / "judged")
-            self.progress.add_baseline(name, found)
+            self.progress.add_baseline(name, {**found, "epochs": total})
             LOGGER.info(f"{name}: mAP50-95 {found[MAIN]:.4f}")
 
 

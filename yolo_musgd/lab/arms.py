@@ -55,7 +55,7 @@ class Arm:
 
     def spec(self, point: Mapping[str, Any], seed: int, epochs: int | None = None) -> RunSpec:
         """The run at a point of the search or grid ({} for neither)."""
-        args = {
+        args: dict[str, Any] = {
             **FIXED,
             **self.protocol.train,
             **self.data.train,
@@ -66,6 +66,9 @@ class Arm:
             "epochs": epochs or self.epochs,
             "seed": seed,
         }
+        for key in ("pretrained", "distill_model"):  # a run is trained in its own folder
+            if isinstance(args.get(key), str):
+                args[key] = identify.locate(args[key])
         where = (identify.locate(self.data.data), identify.locate(self.start.model))
         return RunSpec(*where, args, self.data_id, self.model_id)
 

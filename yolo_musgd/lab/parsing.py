@@ -18,7 +18,20 @@ from yolo_musgd.resources import read_recipe
 from yolo_musgd.settings import MOST_SEED, short
 from yolo_musgd.train.settings import argument_names
 
-RESERVED = ("model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time")
+RESERVED = (
+    "model",
+    "data",
+    "epochs",
+    "seed",
+    "project",
+    "name",
+    "exist_ok",
+    "resume",
+    "mode",
+    "save_dir",
+    "time",
+    "cfg",
+)
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""
 
 MOST_POINTS = 10_000
@@ -113,7 +126,8 @@ def train_arguments(where: str, given: Any) -> dict[str, Any]:
     for key in given:
         if key in RESERVED:
             raise UserError(
-                f"{where}: {key}= is not set here; the protocol has data, starts, seeds and epochs for that"
+                f"{where}: {key}= is not set here; the protocol has data, starts, seeds, epochs and an optimizer's cfg "
+                "for that"
             )
     _check_keys(where, given, argument_names())
     return dict(given)

@@ -88,7 +88,7 @@ def train_in_process(task: Task, folder: Path, processes: Processes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
     env |= {name: str(task.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    with (folder / LOG).open("w", encoding="utf-8") as log:
+    with (folder / LOG).open("a", encoding="utf-8") as log:  # another comparison may be training this run
         process = subprocess.Popen(
             [sys.executable, "-m", "yolo_musgd.lab.worker"],
             stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder,

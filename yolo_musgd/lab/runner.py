@@ -144,7 +144,8 @@ class _Bar:
         self._finished = self._count()
         self._bar = tqdm(
             total=sum(a.total_epochs() for a in arms), initial=self._finished, desc="comparing", unit="epoch",
-            smoothing=0, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 60,
+            smoothing=0, dynamic_ncols=True, mininterval=0.5 if sys.stderr and sys.stderr.isatty() else 60,
+            disable=sys.stderr is None,
         )  # fmt: skip
 
     def _count(self) -> int:

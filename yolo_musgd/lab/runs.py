@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,8 +106,9 @@ class RunSpec:
         text = json.dumps(self.identity, sort_keys=True, default=str)
         a = self.resolved
         parent = Path(self.data)
-        data = parent.parent.name if parent.stem == "data" else parent.stem
-        parts = (data, Path(self.model).stem, a["optimizer"], f"lr{a['lr0']:g}", f"e{a['epochs']}", f"s{a['seed']}")
+        names = (parent.parent.name if parent.stem == "data" else parent.stem, Path(self.model).stem)
+        data, model = (os.fsencode(name)[:80].decode(errors="ignore") for name in names)  # a name has 255 bytes
+        parts = (data, model, a["optimizer"], f"lr{a['lr0']:g}", f"e{a['epochs']}", f"s{a['seed']}")
         return "-".join((*parts, hashlib.sha256(text.encode()).hexdigest()[:10]))
 
     @property
@@ -117,7 +120,7 @@ class RunSpec:
     def command(self) -> str:
         """The same run for the command line."""
         given = {"model": self.model, "data": self.data, **self.args}
-        return "yolo train " + " ".join(f"{k}={v}" for k, v in given.items())
+        return shlex.join(["yolo", "train", *(f"{k}={v}" for k, v in given.items())])
 
     def to_dict(self) -> dict[str, Any]:
         """For the process that trains; :meth:`from_dict` is the way back."""

@@ -119,6 +119,7 @@ def diverged(error: RuntimeError) -> bool:
 def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.name == LOG:
+            os.truncate(entry, 0)
             continue
         if entry.is_dir():
             shutil.rmtree(entry)

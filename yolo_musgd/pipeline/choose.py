@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -145,8 +146,9 @@ def count_gflops(model: str) -> float:
 
 
 def _as_yaml(model: str) -> str:
-    """``yolo26n.pt`` -> ``yolo26n.yaml``: equal FLOPs, and nothing to download."""
-    return model[:-3] + ".yaml" if model.endswith(".pt") and "/" not in model else model
+    """``yolo26n.pt`` -> ``yolo26n.yaml``: equal FLOPs, and nothing to download; a file that is here stays."""
+    there = "/" in model or Path(model).is_file()
+    return model[:-3] + ".yaml" if model.endswith(".pt") and not there else model
 
 
 def _widths(model: str) -> list[str]:
@@ -154,4 +156,5 @@ def _widths(model: str) -> list[str]:
     stem, dot, suffix = model.rpartition(".")
     if "/" in model or not stem.startswith("yolo") or stem[-1:] not in WIDTHS:
         return [model]
-    return [f"{stem[:-1]}{w}{dot}{suffix}" for w in WIDTHS[WIDTHS.index(stem[-1]) :]]
+    wider = [f"{stem[:-1]}{w}" for w in WIDTHS[WIDTHS.index(stem[-1]) + 1 :]]
+    return [model, *(f"{name}{dot}{suffix}" for name in wider if resources.host_describes(f"{name}.yaml"))]

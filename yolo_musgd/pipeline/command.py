@@ -29,6 +29,7 @@ from yolo_musgd.pipeline.samples import photos
 from yolo_musgd.pipeline.settings import PipelineSettings, read_settings
 from yolo_musgd.pipeline.step import Step
 from yolo_musgd.places import check_parent
+from yolo_musgd.resources import read_recipe
 
 OVERHEAD = 1.15  # of an epoch beside training: validation, checkpoints
 CACHE = ".files.json"
@@ -109,7 +110,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    known = (folder / "args.yaml").is_file() or not folder.is_dir()
+    args = folder / "args.yaml"
+    known = "finetune_epochs" in read_recipe(args) if args.is_file() else not folder.is_dir()  # a training has one, too
     if not known and any(not file.name.startswith(".") for file in folder.iterdir()):  # .lock and the like are ours
         raise UserError(f"{folder} holds something else than a pipeline; choose another name=")
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def digest(data: DataSet, cache: Path | None) -> str:
     total = hashlib.sha256(json.dumps(data.names).encode())
     for split, images in data.images.items():
         for image, label in zip(images, label_files(images), strict=True):
-            total.update(f"{split}/{Path(image).name}".encode())
+            total.update(os.fsencode(f"{split}/{Path(image).name}"))
             for file in (image, label):
                 total.update(_digest(file, known, fresh).encode())
     if cache is not None and fresh != known:
@@ -86,7 +87,7 @@ def digest_folder(path: Path) -> str:
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.is_file())
     total = hashlib.sha256()
     for file in files:
-        total.update(file.name.encode() + sha256_of(str(file)).encode())
+        total.update(os.fsencode(file.name) + sha256_of(str(file)).encode())
     return total.hexdigest()
 
 

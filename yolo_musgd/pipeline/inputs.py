@@ -195,11 +195,22 @@ def rules_of(settings: PipelineSettings) -> Rules:
     """What the base's training recipe makes of the data set (``single_cls``, ``classes``).
 
     Raises:
-        UserError: the recipe is not a mapping.
+        UserError: the recipe is not a mapping, or that of the fine-tuning would train for other classes.
     """
     from ultralytics.utils.checks import check_yaml
 
-    return Rules.of_training(read_recipe(Path(check_yaml(settings.cfg))))
+    names = (settings.cfg, settings.finetune_cfg)
+    base, tuned = (Rules.of_training(read_recipe(Path(check_yaml(name)))) for name in names)
+    if (
+        settings.prunes
+        and settings.finetune_epochs
+        and (base.single_cls, base.classes) != (tuned.single_cls, tuned.classes)
+    ):
+        raise UserError(
+            f"cfg={names[0]} and finetune_cfg={names[1]} differ in single_cls or classes: fine-tuning would be for "
+            "other classes; give both the same"
+        )
+    return base
 
 
 def collect(

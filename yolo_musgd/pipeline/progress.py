@@ -41,7 +41,7 @@ class Bar:
         self._seen = 0.0
         self._accuracy: float | None = None
         self._bar = tqdm(
-            total=100, leave=False, disable=hidden or not sys.stderr.isatty(), file=sys.stderr,
+            total=100, leave=False, disable=hidden or sys.stderr is None or not sys.stderr.isatty(), file=sys.stderr,
             bar_format="    |{bar:24}| {postfix}", dynamic_ncols=True,
         )  # fmt: skip
 

@@ -44,7 +44,8 @@ def main(words: Sequence[str]) -> int:
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
     for number, file in enumerate(files):
-        shutil.copyfile(file, folder / f"{number}_{Path(file).name.replace(' ', '_')}")
+        source = Path(file)  # of whose name file systems take 255 bytes
+        shutil.copyfile(file, folder / f"{number}_{source.stem[:50].replace(' ', '_')}{source.suffix}")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,12 +50,7 @@ class Step:
 
     def command(self, places: Mapping[str, str]) -> list[str]:
         """The words with every place filled in."""
-        filled = []
-        for word in self.words:
-            for name, path in places.items():
-                word = word.replace(f"{{{name}}}", path)
-            filled.append(word)
-        return filled
+        return [re.sub(r"{([\w-]+)}", lambda found: places.get(found[1], found[0]), word) for word in self.words]
 
 
 @dataclass(frozen=True)

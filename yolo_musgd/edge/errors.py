@@ -25,7 +25,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return an error's first non-empty line, shortened, for a one-line message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:240] if lines else type(error).__name__

@@ -14,6 +14,7 @@ from yolo_musgd.data.reader import Rules
 from yolo_musgd.edge.runtimes.artifact import MANIFEST
 from yolo_musgd.edge.runtimes.onnxfile import read_onnx
 from yolo_musgd.edge.runtimes.open import available
+from yolo_musgd.edge.runtimes.openvino_runtime import without_telemetry
 from yolo_musgd.export import mnn, ncnn, openvino, tensorrt_graph
 from yolo_musgd.export.backend import Backend
 from yolo_musgd.export.checkpoint import export_by_ultralytics, require
@@ -90,7 +91,8 @@ class OpenVinoBackend(Backend):
     calibrated_by_us = False
 
     def _converted(self) -> Path:
-        return self._by_ultralytics(".xml")
+        with without_telemetry():
+            return self._by_ultralytics(".xml")
 
     def _quantize(self, plan: QuantizationPlan, layers: Sequence[str], folder: Path) -> Path:
         require(("openvino", "nncf"), "openvino")

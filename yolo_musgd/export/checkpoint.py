@@ -149,7 +149,7 @@ def export_by_ultralytics(
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     packages = {"onnx": ("onnx", "onnxslim", "onnxruntime")}
-    require(packages.get(fmt, (fmt,)), fmt if fmt == "executorch" else "export")
+    require(packages.get(fmt, (fmt,)), fmt if fmt in ("executorch", "openvino") else "export")
     copy = folder / "model.pt"  # Ultralytics writes beside the checkpoint, and the user's folder is not ours
     shutil.copyfile(checkpoint.path, copy)
     model = load_model(copy)

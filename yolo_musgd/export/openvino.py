@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yolo_musgd.edge.runtimes.openvino_runtime import without_telemetry
 from yolo_musgd.export.calibration import blobs
 from yolo_musgd.export.checkpoint import require
 
@@ -52,8 +53,9 @@ def save_int8(
     """
     require(("openvino", "nncf"), "openvino")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # NNCF asks it for CUDA, it warns
-    import nncf
-    import openvino
+    with without_telemetry():
+        import nncf
+        import openvino
 
     nncf.set_log_level(logging.ERROR)
     network = openvino.convert_model(str(model))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from yolo_musgd.edge.runtimes.artifact import Artifact
+from yolo_musgd.edge.runtimes.openvino_runtime import OpenVino
 from yolo_musgd.tables import markdown_table, write_png
 
 RUNS = 20
@@ -41,8 +42,7 @@ def by_onnxruntime(artifact: Artifact, blob: np.ndarray, threads: int) -> dict[s
 
 def by_openvino(artifact: Artifact, blob: np.ndarray, threads: int) -> dict[str, float]:
     """The same in OpenVINO."""
-    import openvino
-
+    openvino = OpenVino.load()
     config: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True,
         "INFERENCE_PRECISION_HINT": "f32",

@@ -40,13 +40,14 @@ TAKEN_BY = {
 
 
 def require_flower() -> None:
-    """Refuse to begin without Flower and Ray, and keep Flower from reporting to its makers.
+    """Refuse to begin without Flower and Ray, and keep both from reporting to their makers.
 
     Raises:
         UserError: one of them is not installed.
     """
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr is imported
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if missing := [name for name in ("flwr", "ray") if find_spec(name) is None]:
         raise UserError(f"{missing[0]} is not installed: {install('federated')} (Python 3.11 or newer)")

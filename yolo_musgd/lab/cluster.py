@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
+import os
 import socket
 import threading
 from pathlib import Path
@@ -33,6 +34,7 @@ class RayExecutor:
     """
 
     def __init__(self, address: str, jobs: int | None, threads: int, keep_weights: bool, gpus: float = 0):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
         try:
             import ray
         except ImportError:

@@ -1,6 +1,8 @@
 """OpenVINO: runs its own IR and .onnx files on the CPU."""
 
-from typing import Dict, Optional
+import sys
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
@@ -8,6 +10,24 @@ from ..errors import UserError, first_line
 from . import fusion
 from .artifact import Artifact
 from .base import Runtime, as_matrix
+
+TELEMETRY = "openvino_telemetry"
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Import OpenVINO or NNCF without the package by which they report their use to their makers.
+
+    It does so from a forked process, which may never end, and then neither does the program.
+    """
+    known = TELEMETRY in sys.modules
+    if not known:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[TELEMETRY]
 
 
 class OpenVino(Runtime):
@@ -47,6 +67,12 @@ class OpenVino(Runtime):
             "hint": "latency",
             "computes_in": computes.split("'")[1] if "'" in computes else computes,
         }
+
+    @classmethod
+    def load(cls) -> Any:
+        """See Runtime.load and without_telemetry."""
+        with without_telemetry():
+            return super().load()
 
     def infer(self, blob: np.ndarray) -> np.ndarray:
         """See Runtime.infer."""

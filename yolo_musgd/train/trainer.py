@@ -92,11 +92,11 @@ class MuSGDTrainerMixin:
         args = vars(self.args)  # type: ignore[attr-defined]
         activation = args.get("activation")
         if pruned.is_pruned(weights):
-            model: Any = pruned.trainable(weights, self.data, args["dropout"])  # type: ignore[attr-defined]
+            model: Any = pruned.trainable(weights, self.data, args.get("dropout") or 0.0)  # type: ignore[attr-defined]
         else:
             if pruned.is_pruned(cfg):
                 LOGGER.warning(
-                    f"pretrained={args['pretrained']} starts from the architecture before pruning, at its full width"
+                    f"pretrained={args.get('pretrained')} starts from the architecture before pruning, at its full width"
                 )
                 cfg = {k: v for k, v in cfg.items() if k != pruned.MARK}
             activation = activation or activations.told(cfg)

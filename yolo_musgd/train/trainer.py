@@ -96,7 +96,7 @@ class MuSGDTrainerMixin:
         else:
             if pruned.is_pruned(cfg):
                 LOGGER.warning(
-                    f"pretrained={args.get('pretrained')} starts from the architecture before pruning, at its full width"
+                    f"pretrained={args.get('pretrained')} starts from the architecture before pruning, full width"
                 )
                 cfg = {k: v for k, v in cfg.items() if k != pruned.MARK}
             activation = activation or activations.told(cfg)

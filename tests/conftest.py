@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import pickle
 import shutil
@@ -43,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What the tests have imported stays; Ultralytics collects garbage in every training, half a second each."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> None:
+    """Levels that a library left behind in an earlier test do not decide what this one reads in the log."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("yolo_musgd").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

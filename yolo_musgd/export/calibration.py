@@ -45,6 +45,7 @@ class Histogram:
     """
 
     BLOCK = 1 << 16
+    TINY = 1e-30  # bins below are too narrow for float32, which counts them
 
     def __init__(self, bins: int) -> None:
         self.counts = np.zeros(bins, np.int64)
@@ -56,7 +57,7 @@ class Histogram:
             return
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         reach = max(-self.low, self.high)
-        if not math.isfinite(reach) or not reach:  # no range to be had, or nothing but zeros so far
+        if not math.isfinite(reach) or reach < self.TINY:  # no range to be had, or nothing but zeros so far
             return
         if reach > self.reach:
             self._grow(reach)

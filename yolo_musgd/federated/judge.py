@@ -62,9 +62,8 @@ def judge(model: nn.Module, data: str, arguments: Mapping[str, Any], folder: Pat
     save_checkpoint(file, model, arguments)
     try:
         asked = {key: arguments[key] for key in _ASKED if arguments.get(key) is not None}
-        if not (
-            isinstance(asked.get("batch"), int) and asked["batch"] > 0
-        ):  # a share of a GPU's memory is a training's
+        batch = asked.get("batch")
+        if not isinstance(batch, int) or batch <= 0:  # a share of a GPU's memory is a training's
             asked.pop("batch", None)
         place = {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
         with quiet_host():

@@ -168,9 +168,8 @@ class Federation:
                 return f"it has yolo-musgd {facts['yolo-musgd']}, the server {__version__}; install the same"
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return f"it is no client of this kind: {type(error).__name__}: {error}"
-        if not self.plan.arguments.get("single_cls") and classes != dict(
-            self.plan.classes
-        ):  # it calls all of them item
+        one = self.plan.arguments.get("single_cls")  # which calls all of them item
+        if not one and classes != dict(self.plan.classes):
             return f"its classes are {list(classes.values())}, the server's {list(self.plan.classes.values())}"
         return ""
 

@@ -19,19 +19,8 @@ from yolo_musgd.settings import MOST_SEED, short
 from yolo_musgd.train.settings import argument_names
 
 RESERVED = (
-    "model",
-    "data",
-    "epochs",
-    "seed",
-    "project",
-    "name",
-    "exist_ok",
-    "resume",
-    "mode",
-    "save_dir",
-    "time",
-    "cfg",
-)
+    "model", "data", "epochs", "seed", "project", "name", "exist_ok", "resume", "mode", "save_dir", "time", "cfg",
+)  # fmt: skip
 """Arguments of ``yolo train`` that have their own place in a protocol, or none."""
 
 MOST_POINTS = 10_000

@@ -122,7 +122,8 @@ class StepTimeSettings(Settings):
             raise SettingsError("models= names none; try yolo26n, yolo26s or yolo26m")
         for model in items(self.models):
             file = Path(model if model.endswith(".yaml") else f"{model}.yaml")
-            if not (os.path.isfile(file) or resources.host_describes(file.name)):  # noqa: PTH113  False for a name too long, too
+            here = os.path.isfile(file)  # noqa: PTH113 - it says no to a name too long, too
+            if not (here or resources.host_describes(file.name)):
                 raise SettingsError(
                     f"models={model} is not a model of this Ultralytics; try yolo26n, yolo26s or yolo26m"
                 )
